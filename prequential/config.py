@@ -1,0 +1,385 @@
+"""Everything that decides an archive's bits besides the data and the seed.
+
+A `Config` is a tree of frozen dataclasses. It is read from TOML (`configs/*.toml` are the presets),
+changed with `section.key=value`, and written into the archive's header in full by `to_bytes`.
+Unknown keys, wrong types and values out of range are errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+from prequential.errors import ConfigError
+
+DEFAULT_PRESET = "literal"
+
+# The largest magnitude of a quantised operand: 7 bits and a sign, so that it also fits an int8.
+OPERAND_MAX = 127
+# A product of two operands, summed this often, stays below 2^24 and is exact in float32.
+MAX_TERMS = (1 << 24) // (OPERAND_MAX * OPERAND_MAX)  # 1040
+
+# How far back a context may reach: bytes, and words (the current one and three before it).
+HISTORY_BYTES = 32
+HISTORY_WORDS = 4
+_CONTEXT_KINDS = {"o": 0, "w": 1, "s": 2}
+_CONTEXT_SIZES = {"o": (0, HISTORY_BYTES), "w": (0, HISTORY_WORDS - 1), "s": (2, HISTORY_BYTES)}
+
+
+class Range(NamedTuple):
+    """The values a field may take, both ends included."""
+
+    low: float
+    high: float
+
+
+def _bounded(default: Any, low: float, high: float) -> Any:
+    return field(default=default, metadata={"range": Range(low, high)})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The transformer: `layers` blocks of attention and MLP on rows of `width` numbers."""
+
+    width: int = _bounded(128, 16, 1024)
+    layers: int = _bounded(2, 0, 64)
+    heads: int = _bounded(4, 1, 64)
+    hidden: int = _bounded(512, 16, 1040)
+    # Positions before the chunk that attention still sees.
+    window: int = _bounded(64, 0, 508)
+    # Taps of the causal convolution over the input embeddings; 1 means none.
+    conv: int = _bounded(4, 1, 16)
+    # Hashed contexts whose embeddings are summed at the input, see `contexts.py`.
+    inputs: tuple[str, ...] = ("o1", "o2", "o3", "o4")
+    input_rows_log2: int = _bounded(16, 8, 22)
+    input_rate: float = _bounded(0.02, 0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class NgramConfig:
+    """Hashed n-gram logits: rows of `slots` (symbol, logit) pairs, joined by learned gates."""
+
+    contexts: tuple[str, ...] = ("o1", "o2", "o3", "o4", "o5", "o6", "o8", "o11", "w0", "w1", "w2")
+    slots: int = _bounded(16, 1, 64)
+    # Rows of each table; 0 follows the input's length.
+    rows_log2: int = _bounded(0, 0, 24)
+    rate: float = _bounded(0.7, 0.0, 10.0)
+    gate_rate: float = _bounded(0.03, 0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """One step per chunk on the transformer's weights."""
+
+    name: str = field(default="adam", metadata={"choices": ("adam", "sgd")})
+    rate: float = _bounded(0.003, 0.0, 100.0)
+    beta1: float = _bounded(0.9, 0.0, 0.9999)
+    beta2: float = _bounded(0.98, 0.0, 0.999999)
+    epsilon: float = _bounded(1e-6, 1e-12, 1.0)
+    warmup: int = _bounded(100, 0, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the decoder must know, but for the data's length and the seed."""
+
+    # Streams side by side; 0 follows the input's length.
+    streams: int = _bounded(0, 0, 4096)
+    # Tokens of each stream in a chunk, that is, per optimizer step.
+    chunk: int = _bounded(16, 1, 1024)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    ngrams: NgramConfig = field(default_factory=NgramConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def resolve(self, token_count: int) -> Config:
+        """The same config with every size that follows the input's length filled in.
+
+        One stream up to 256 KiB, then one more for every 256 KiB, as a power of two up to 64.
+        Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^20.
+
+        >>> Config().resolve(1_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
+        (4, 18)
+        """
+        streams = self.streams or min(64, 1 << max(0, (token_count >> 18).bit_length()))
+        streams = max(1, min(streams, token_count))
+        rows_log2 = self.ngrams.rows_log2 or min(20, max(10, (token_count // 4).bit_length()))
+        ngrams = dataclasses.replace(self.ngrams, rows_log2=rows_log2)
+        return dataclasses.replace(self, streams=streams, ngrams=ngrams)
+
+    def memory_bytes(self) -> int:
+        """About what a learner of this resolved config allocates."""
+        m, n = self.model, self.ngrams
+        tokens = self.streams * self.chunk
+        embeddings = (256 + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
+        rows = len(n.contexts) << n.rows_log2
+        weights = m.layers * (4 * m.width + 2 * m.hidden) * m.width * 20
+        attention = 4 * self.streams * m.heads * self.chunk * (m.window + self.chunk)
+        activations = tokens * m.layers * (20 * m.width + 8 * m.hidden) + m.layers * attention
+        window = 8 * m.layers * self.streams * m.window * m.width
+        return embeddings + rows * (5 + 9 * n.slots) + weights + 4 * activations + window
+
+    def to_bytes(self) -> bytes:
+        """Every field in schema order: see docs/FORMAT.md."""
+        return b"".join(_pack(value) for _, value in _leaves(self))
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> Config:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ConfigError: not the canonical bytes of a valid config.
+        """
+        reader = _Reader(packed)
+        config = _build(cls, "", lambda name, hint: reader.read(name, hint))
+        if reader.offset != len(packed):
+            raise ConfigError(f"config: {len(packed) - reader.offset} bytes too many")
+        return config
+
+
+def preset_names() -> list[str]:
+    """Names that `load` accepts as a preset."""
+    folder = resources.files("prequential.configs")
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def load(
+    preset: str | None = None, path: str | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """A preset or a TOML file, changed by overrides such as `"model.width=64"`.
+
+    Raises:
+        ConfigError: an unknown preset or key, a wrong type, a value out of range.
+    """
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as a config ({error})") from error
+        source = path
+    else:
+        source = preset or DEFAULT_PRESET
+        if source not in preset_names():
+            raise ConfigError(f"no preset {source!r}; there are {', '.join(preset_names())}")
+        text = (resources.files("prequential.configs") / f"{source}.toml").read_text("utf-8")
+    for override in overrides:
+        if "=" not in override or "\n" in override:
+            raise ConfigError(f"--set {override!r}: expected KEY=VALUE, as in model.width=64")
+    try:
+        tree = tomllib.loads(text)
+        for override in overrides:
+            key, value = override.split("=", 1)
+            _set(tree, key.strip(), _parse_value(value.strip()))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    return from_tree(tree, source)
+
+
+def from_tree(tree: Mapping[str, Any], source: str = "config") -> Config:
+    """A config from nested dictionaries, defaults where a key is absent.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range.
+    """
+    return _from_tree(Config, tree, source, "")
+
+
+def _from_tree(cls: Any, tree: Mapping[str, Any], source: str, prefix: str) -> Any:
+    known = {f.name for f in fields(cls)}
+    for key in tree:
+        if key not in known:
+            raise ConfigError(
+                f"{source}: unknown key {prefix}{key}; known: {', '.join(sorted(known))}"
+            )
+    values: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls).items():
+        if name not in tree:
+            continue
+        value = tree[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{source}: {prefix}{name} is a section, not a value")
+            values[name] = _from_tree(hint, value, source, f"{prefix}{name}.")
+        else:
+            values[name] = _coerce(value, hint, f"{source}: {prefix}{name}")
+    config = cls(**values)
+    for f in fields(cls):
+        if not dataclasses.is_dataclass(getattr(config, f.name)):
+            _check(getattr(config, f.name), f, f"{source}: {prefix}{f.name}")
+    _check_together(config, source)
+    return config
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint == tuple[str, ...] and isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif type(value) is hint:
+        return value
+    wanted = "a list of strings" if hint == tuple[str, ...] else f"of type {hint.__name__}"
+    raise ConfigError(f"{where} must be {wanted}, not {value!r}")
+
+
+def _check(value: Any, f: dataclasses.Field[Any], where: str) -> None:
+    bounds = f.metadata.get("range")
+    if bounds is not None and not bounds.low <= value <= bounds.high:
+        raise ConfigError(f"{where} = {value} is not within {bounds.low} .. {bounds.high}")
+    choices = f.metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise ConfigError(f"{where} = {value!r} is none of {', '.join(choices)}")
+    if isinstance(value, tuple):
+        if len(value) > 64:
+            raise ConfigError(f"{where} has {len(value)} contexts; at most 64 are possible")
+        for name in value:
+            parse_context(name, where)
+
+
+def _check_together(config: Any, source: str) -> None:
+    """Bounds that join several fields: every exact reduction must stay below 2^24."""
+    if isinstance(config, ModelConfig):
+        if config.width % config.heads:
+            raise ConfigError(
+                f"{source}: model.width = {config.width} is not a multiple of"
+                f" model.heads = {config.heads}"
+            )
+    if isinstance(config, Config):
+        keys = config.model.window + config.chunk
+        if keys > MAX_TERMS:
+            raise ConfigError(
+                f"{source}: model.window + chunk = {keys} keys; a sum over more than {MAX_TERMS}"
+                f" products of {OPERAND_MAX}-bounded operands is not exact in float32"
+            )
+
+
+def parse_context(name: str, where: str = "context") -> tuple[int, int]:
+    """(kind, size) of a context's name, see `contexts`.
+
+    >>> parse_context("w1")
+    (1, 1)
+
+    Raises:
+        ConfigError: not a letter o, w or s with a size in range.
+    """
+    match = re.fullmatch(r"([ows])(0|[1-9][0-9]?)", name)
+    low, high = _CONTEXT_SIZES[match[1]] if match else (0, 0)
+    if match is None or not low <= int(match[2]) <= high:
+        raise ConfigError(f"{where}: {name!r} is not a context such as o4, w1 or s3")
+    return _CONTEXT_KINDS[match[1]], int(match[2])
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {key}: {section} is a value, not a section")
+    tree[last] = value
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value; anything that is not one is taken as a bare string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+# Canonical bytes: integers as LEB128 varints, floats as the length and text of their shortest
+# decimal form, strings as length and UTF-8, tuples as count and items. No field is left out.
+
+
+def _leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found += _leaves(value, f"{prefix}{f.name}.")
+        else:
+            found.append((prefix + f.name, value))
+    return found
+
+
+def _pack(value: Any) -> bytes:
+    """One value's bytes.
+
+    >>> _pack(300), _pack(0.5), _pack(("o1",))
+    (b'\\xac\\x02', b'\\x030.5', b'\\x01\\x02o1')
+    """
+    if isinstance(value, int):
+        out = bytearray()
+        while value >= 0x80:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        return bytes([*out, value])
+    if isinstance(value, tuple):
+        return _pack(len(value)) + b"".join(_pack(item) for item in value)
+    text = (repr(value) if isinstance(value, float) else value).encode()
+    return _pack(len(text)) + text
+
+
+def _build(cls: Any, prefix: str, read: Any) -> Any:
+    """A config whose leaves come from `read(name, type)`, in schema order, fully checked."""
+    tree: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            tree[name] = dataclasses.asdict(_build(hint, f"{prefix}{name}.", read))
+        else:
+            tree[name] = read(prefix + name, hint)
+    return _from_tree(cls, tree, "config", prefix)
+
+
+class _Reader:
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+        self.offset = 0
+
+    def read(self, name: str, hint: Any) -> Any:
+        if hint is int:
+            return self._varint(name)
+        if hint == tuple[str, ...]:
+            return tuple(self._text(name) for _ in range(self._length(name)))
+        text = self._text(name)
+        if hint is not float:
+            return text
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if repr(value) != text or value != value:
+            raise ConfigError(f"config: {name} = {text!r} is not a number in shortest form")
+        return value
+
+    def _text(self, name: str) -> str:
+        length = self._length(name)
+        raw = self.packed[self.offset : self.offset + length]
+        self.offset += length
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"config: {name} is not UTF-8") from error
+
+    def _length(self, name: str) -> int:
+        length = self._varint(name)
+        if length > len(self.packed) - self.offset:
+            raise ConfigError(f"config: {name} is longer than the config")
+        return length
+
+    def _varint(self, name: str) -> int:
+        value = shift = 0
+        while self.offset < len(self.packed) and shift < 63:
+            byte = self.packed[self.offset]
+            self.offset += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    break
+                return value
+            shift += 7
+        raise ConfigError(f"config: {name} is cut off or not in shortest form")

@@ -1,0 +1,299 @@
+"""The ``.pq`` format: a header, data frames, an end frame (``docs/FORMAT.md``, byte by byte).
+
+The reader trusts nothing: no length is believed before its bytes have arrived, every size has a
+cap, and one running checksum covers all that came before, so a frame that is damaged, swapped,
+repeated or missing is noticed in that frame. It works on pipes and never seeks.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+from prequential.config import Config
+from prequential.errors import ArchiveError, ConfigError
+
+# High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
+MAGIC = b"\xb7pq\r\n\n"
+CONTAINER_VERSION = 1
+NUMERICS_VERSION = 1
+
+FRAME_BYTES = 2**18  # original bytes per data frame; the codec rounds up to whole chunks
+DIGEST_BYTES = 8  # of the weights, after a coded data frame
+FINAL_DIGEST_BYTES = 32  # of the weights, in the end frame of a coded archive
+SHA256_BYTES = 32
+CRC_BYTES = 4
+
+MAX_HEADER_BYTES = 2**16
+MAX_PAYLOAD_BYTES = 2**26
+MAX_ORIGINAL_BYTES = 2**63 - 1
+MAX_SEED = 2**64 - 1
+
+_PIECE_BYTES = 2**20  # largest single read
+_STORED, _CODED = 0, 1
+_DATA, _END = b"D", b"E"
+_COPY_AGAIN = "the archive is damaged, fetch or copy it again"
+
+
+@dataclass(frozen=True)
+class Header:
+    """All a decoder needs beside the payload.
+
+    ``config`` is None for a stored archive, whose payload is the original itself.
+    """
+
+    original_bytes: int
+    seed: int
+    sha256: bytes  # of the original
+    config: Config | None
+    numerics_version: int = NUMERICS_VERSION
+
+    @property
+    def mode(self) -> Literal["stored", "coded"]:
+        """How the payload is to be read."""
+        return "stored" if self.config is None else "coded"
+
+    def to_bytes(self) -> bytes:
+        """Serialise without the checksum. Raises ValueError when a field is out of range."""
+        if not 0 <= self.original_bytes <= MAX_ORIGINAL_BYTES:
+            raise ValueError(f"original_bytes {self.original_bytes} is not in 0..2^63-1")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed {self.seed} is not in 0..2^64-1")
+        if len(self.sha256) != SHA256_BYTES:
+            raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {SHA256_BYTES}")
+        config = b"" if self.config is None else self.config.to_bytes()
+        mode = _STORED if self.config is None else _CODED
+        fields = [
+            MAGIC,
+            bytes([CONTAINER_VERSION, self.numerics_version, mode]),
+            varint(self.original_bytes),
+            varint(self.seed),
+            varint(len(config)),
+            config,
+            self.sha256,
+        ]
+        serial = b"".join(fields)
+        if len(serial) + CRC_BYTES > MAX_HEADER_BYTES:
+            raise ValueError(f"the header would exceed {MAX_HEADER_BYTES} bytes")
+        return serial
+
+
+def varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, least significant first, high bit on all but the last.
+
+    >>> varint(300).hex()
+    'ac02'
+    """
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def stored_bytes(original_bytes: int, seed: int) -> int:
+    """Size of the archive that holds the original as it is."""
+    header = Header(original_bytes, seed, bytes(SHA256_BYTES), None)
+    size = len(header.to_bytes()) + CRC_BYTES + _frame_bytes(0)
+    full, rest = divmod(original_bytes, FRAME_BYTES)
+    return size + full * _frame_bytes(FRAME_BYTES) + (_frame_bytes(rest) if rest else 0)
+
+
+def _frame_bytes(payload_bytes: int) -> int:
+    return 1 + len(varint(payload_bytes)) + payload_bytes + CRC_BYTES
+
+
+class ArchiveWriter:
+    """Writes the header at once, then frames. ``bytes_written`` counts all bytes so far."""
+
+    def __init__(self, f: BinaryIO, header: Header) -> None:
+        self._f = f
+        self._coded = header.config is not None
+        self._crc = 0
+        self.bytes_written = 0
+        self._write(header.to_bytes())
+        self.header_bytes = self.bytes_written
+
+    def data(self, payload: bytes, digest: bytes = b"") -> None:
+        """Append a data frame; ``digest`` is 8 bytes of the weights after it, empty if stored."""
+        self._frame(_DATA, payload, digest, DIGEST_BYTES if self._coded else 0)
+
+    def end(self, digest: bytes = b"") -> None:
+        """Append the end frame; ``digest`` is 32 bytes of the final weights, empty if stored."""
+        self._frame(_END, digest, b"", 0)
+
+    def _frame(self, kind: bytes, payload: bytes, digest: bytes, digest_bytes: int) -> None:
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"frame payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
+        if kind == _END and len(payload) != (FINAL_DIGEST_BYTES if self._coded else 0):
+            raise ValueError(f"final digest of {len(payload)} bytes")
+        if len(digest) != digest_bytes:
+            raise ValueError(f"digest of {len(digest)} bytes, not {digest_bytes}")
+        self._write(kind + varint(len(payload)), payload, digest)
+
+    def _write(self, *parts: bytes) -> None:
+        for part in parts:
+            self._f.write(part)
+            self._crc = zlib.crc32(part, self._crc)
+        self._f.write(self._crc.to_bytes(CRC_BYTES, "little"))
+        self.bytes_written += sum(map(len, parts)) + CRC_BYTES
+
+
+class ArchiveReader:
+    """Reads the header at once, then frames as they are asked for.
+
+    ``bytes_read`` counts all bytes so far; ``name`` stands in the messages. Every method raises
+    ArchiveError on malformed input, naming file, field or frame, and byte offset.
+    """
+
+    def __init__(self, f: BinaryIO, name: str) -> None:
+        self._f = f
+        self._name = name
+        self._crc = 0
+        self._frames = 0
+        self._stored_bytes = 0
+        self.bytes_read = 0
+        self.header = self._header()
+        self.header_bytes = self.bytes_read
+
+    def data(self) -> tuple[bytes, bytes]:
+        """Read a data frame: its payload and the digest of the weights after it."""
+        self._frames += 1
+        frame = f"data frame {self._frames}"
+        start = self.bytes_read
+        self._kind(_DATA, frame)
+        length = self._varint(f"the payload length of {frame}", MAX_PAYLOAD_BYTES)
+        coded = self.header.config is not None
+        if not coded:
+            self._stored_bytes += length
+            if length == 0 or self._stored_bytes > self.header.original_bytes:
+                raise self._error(f"payload length {length} of {frame} does not fit", start)
+        payload = self._take(length, f"the payload of {frame}")
+        digest = self._take(DIGEST_BYTES if coded else 0, f"the digest of {frame}")
+        self._checksum(frame, start)
+        return payload, digest
+
+    def end(self) -> bytes:
+        """Read the end frame, after which nothing may follow: the final digest of the weights."""
+        start = self.bytes_read
+        self._kind(_END, "the end frame")
+        coded = self.header.config is not None
+        length = self._varint("the payload length of the end frame", MAX_PAYLOAD_BYTES)
+        if length != (FINAL_DIGEST_BYTES if coded else 0):
+            raise self._error(f"payload length {length} of the end frame is wrong", start)
+        if not coded and self._stored_bytes != self.header.original_bytes:
+            raise self._error("data frames are missing before the end frame", start)
+        digest = self._take(length, "the digest in the end frame")
+        self._checksum("the end frame", start)
+        if self._f.read(1):
+            raise ArchiveError(
+                f"{self._name}: unexpected bytes after the end of the archive"
+                f" at byte {self.bytes_read}: cut the file there, or fetch or copy it again"
+            )
+        return digest
+
+    def _header(self) -> Header:
+        self._magic()
+        version = self._take(1, "the header field container version")[0]
+        if version != CONTAINER_VERSION:
+            raise self._unsupported("container", version, CONTAINER_VERSION)
+        numerics_version = self._take(1, "the header field numerics version")[0]
+        mode = self._take(1, "the header field mode")[0]
+        if mode not in (_STORED, _CODED):
+            raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
+        original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
+        seed = self._varint("the header field seed", MAX_SEED)
+        room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHA256_BYTES - CRC_BYTES
+        length = self._varint("the header field config length", room)
+        if (length > 0) != (mode == _CODED):
+            raise self._error(f"header field config has {length} bytes", self.bytes_read)
+        config_at = self.bytes_read
+        config = self._take(length, "the header field config")
+        sha256 = self._take(SHA256_BYTES, "the header field sha256")
+        self._checksum("the header", 0)
+        if numerics_version != NUMERICS_VERSION:
+            raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)
+        return Header(
+            original_bytes, seed, sha256, self._config(config, config_at), numerics_version
+        )
+
+    def _magic(self) -> None:
+        found = self._read(len(MAGIC))
+        if found == MAGIC:
+            self.bytes_read = len(MAGIC)
+            self._crc = zlib.crc32(MAGIC)
+        elif found and MAGIC.startswith(found):
+            raise self._error("truncated in the signature", len(found))
+        elif found[:3] == MAGIC[:3]:
+            raise ArchiveError(
+                f"{self._name}: damaged in the signature at byte 3, probably by a text-mode"
+                " transfer: copy it again in binary mode"
+            )
+        else:
+            raise ArchiveError(
+                f"{self._name}: not a preq archive (no .pq signature at byte 0):"
+                " give a file that preq encode wrote"
+            )
+
+    def _config(self, serial: bytes, offset: int) -> Config | None:
+        if not serial:
+            return None
+        try:
+            return Config.from_bytes(serial)
+        except ConfigError as error:
+            raise self._error(f"header field config is invalid ({error})", offset) from error
+
+    def _kind(self, expected: bytes, frame: str) -> None:
+        kind = self._take(1, f"the kind of {frame}")
+        if kind != expected:
+            problem = {_DATA: "a data frame", _END: "the end frame"}.get(kind, f"0x{kind.hex()}")
+            raise self._error(f"{problem} where {frame} should be", self.bytes_read - 1)
+
+    def _varint(self, field: str, limit: int) -> int:
+        start = self.bytes_read
+        value = shift = 0
+        while True:
+            byte = self._take(1, field)[0]
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if value > limit or (byte >= 0x80 and shift >= limit.bit_length()):
+                raise self._error(f"{field} exceeds its limit {limit}", start)
+            if byte < 0x80:
+                break
+        if byte == 0 and shift > 7:
+            raise self._error(f"{field} is not in its shortest form", start)
+        return value
+
+    def _take(self, count: int, field: str) -> bytes:
+        taken = self._read(count)
+        if len(taken) < count:
+            raise self._error(f"truncated in {field}", self.bytes_read + len(taken))
+        self.bytes_read += count
+        self._crc = zlib.crc32(taken, self._crc)
+        return taken
+
+    def _read(self, count: int) -> bytes:
+        """Up to count bytes, fewer only at the end; holds no more than what has arrived."""
+        taken = bytearray()
+        while len(taken) < count:
+            piece = self._f.read(min(count - len(taken), _PIECE_BYTES))
+            if not piece:
+                break
+            taken += piece
+        return bytes(taken)
+
+    def _checksum(self, part: str, start: int) -> None:
+        crc = self._crc
+        found = int.from_bytes(self._take(CRC_BYTES, f"the checksum of {part}"), "little")
+        self._crc = crc  # checksums are not part of what is summed
+        if found != crc:
+            raise self._error(f"the checksum of {part} does not match", start)
+
+    def _error(self, problem: str, offset: int) -> ArchiveError:
+        return ArchiveError(f"{self._name}: {problem} (byte {offset}): {_COPY_AGAIN}")
+
+    def _unsupported(self, kind: str, found: int, supported: int) -> ArchiveError:
+        return ArchiveError(
+            f"{self._name}: {kind} version {found}, but this preq reads version {supported}:"
+            f" use the release of preq that wrote it"
+        )

@@ -1,0 +1,89 @@
+"""Input embeddings: one row for the last byte plus rows of hashed contexts, summed.
+
+Sparse, so they live on the host: rows are read and updated in coding order by one loop, which
+makes every float operation's place fixed. Updates are Adagrad (Duchi et al. 2011), per element.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from prequential.config import ModelConfig
+from prequential.contexts import Contexts, History
+from prequential.optimizer import uniform
+
+_EPSILON = np.float32(1e-6)
+_SEED_INDEX = 1 << 32  # away from the transformer's weights
+
+jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+
+class Embeddings:
+    """Tables of `width` float32 numbers a row, and the rows that a chunk used."""
+
+    def __init__(self, config: ModelConfig, streams: int, columns: int, seed: int) -> None:
+        self.contexts = Contexts(config.inputs)
+        self.rate = np.float32(config.input_rate)
+        self.shift = np.uint64(64 - config.input_rows_log2)
+        count = len(config.inputs)
+        shape = (256 + (count << config.input_rows_log2), config.width)
+        self.table = np.zeros(shape, np.float32)
+        self.table[:256] = uniform((256, config.width), 1.0, seed, _SEED_INDEX).numpy()
+        self.squares = np.zeros(shape, np.float32)
+        self.hashes = np.zeros((streams, count), np.uint64)
+        self.rows = np.zeros((columns, streams, 1 + count), np.int64)
+
+    def locate(self, history: History, column: int) -> None:
+        """Remember the rows for a column's symbols, from the past alone."""
+        self.contexts.hash(history, self.hashes)
+        _locate(self.hashes, history.bytes, self.shift, self.rows[column])
+
+    def gather(self, first: int, end: int) -> np.ndarray:
+        """Summed embeddings (n, D) float32 of columns first..end, time-major."""
+        rows = self.rows[first:end].reshape(-1, self.rows.shape[2])
+        out = np.empty((len(rows), self.table.shape[1]), np.float32)
+        _gather(self.table, rows, out)
+        return out
+
+    def learn(self, gradient: np.ndarray) -> None:
+        """One Adagrad update of every row used, from the input gradient (n, D)."""
+        rows = self.rows.reshape(-1, self.rows.shape[2])[: len(gradient)]
+        _learn(self.table, self.squares, rows, gradient, self.rate)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything learned, by name."""
+        return {"embeddings.table": self.table, "embeddings.squares": self.squares}
+
+
+@jit
+def _locate(hashes: Any, history: Any, shift: Any, rows: Any) -> None:
+    for b in range(rows.shape[0]):
+        rows[b, 0] = history[b, 0]
+        for c in range(hashes.shape[1]):
+            row = np.int64(hashes[b, c] >> shift)
+            rows[b, c + 1] = 256 + (np.int64(c) << np.int64(np.uint64(64) - shift)) + row
+
+
+@jit
+def _gather(table: Any, rows: Any, out: Any) -> None:
+    for i in range(rows.shape[0]):
+        for j in range(table.shape[1]):
+            out[i, j] = table[rows[i, 0], j]
+        for c in range(1, rows.shape[1]):
+            r = rows[i, c]
+            for j in range(table.shape[1]):
+                out[i, j] += table[r, j]
+
+
+@jit
+def _learn(table: Any, squares: Any, rows: Any, gradient: Any, rate: Any) -> None:
+    for i in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            r = rows[i, c]
+            for j in range(table.shape[1]):
+                g = gradient[i, j]
+                squares[r, j] += g * g
+                table[r, j] -= rate * g / np.sqrt(squares[r, j] + _EPSILON)

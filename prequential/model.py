@@ -1,0 +1,351 @@
+"""The transformer: causal, from scratch, in exact arithmetic, forward and backward by hand.
+
+Tokens are laid out time-major: row t * B + b is stream b at column t of the chunk. A column is then
+a contiguous slice of rows, so one `forward` serves the encoder (all columns at once) and the
+decoder (one at a time), and both leave the same activations behind for `backward`.
+
+    input rows (n, D)                        summed embeddings, from `embeddings`
+    x = input + causal convolution
+    for each layer:                          pre-norm, no gains
+        x = x + attention(norm(x))           chunk and a cached window, linear biases
+        x = x + W2 relu(W1 norm(x))^2
+    logits (n, 256) = W norm(x)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from prequential import numerics
+from prequential.config import ModelConfig
+from prequential.optimizer import Weight, uniform
+
+SYMBOLS = 256
+
+
+class _Linear:
+    """y = x W^T on quantised rows, remembering x for the backward pass."""
+
+    def __init__(self, weight: Weight, rows: int) -> None:
+        outputs, inputs = weight.value.shape
+        new = weight.value.new_zeros
+        self.weight = weight
+        self.xq = new(rows, inputs)  # (N, K) integers
+        self.x_scale = new(rows)  # (N,)
+        self.products = new(rows, outputs)  # (N, M)
+        self.dyq = new(rows, outputs)
+        self.dy_scale = new(rows)
+        self.dx_products = new(rows, inputs)
+
+    def forward(self, a: int, b: int) -> Tensor:
+        """Integer products (b - a, M) of rows a..b, to be scaled by x_scale and weight.scale."""
+        products = self.products[a:b]
+        numerics.matmul(self.xq[a:b], self.weight.quantised.T, products)
+        return products
+
+    def backward(self, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the weight's gradient; return dx as integers (n, K) and row scales (n,)."""
+        n = dy.shape[0]
+        w, dyq, dy_scale = self.weight, self.dyq[:n], self.dy_scale[:n]
+        numerics.quantise_columns_scaled(dy, self.x_scale[:n], dyq, w.product_scale)
+        numerics.matmul(dyq.T, self.xq[:n], w.products)
+        numerics.quantise_rows_scaled(dy, w.scale, dyq, dy_scale)
+        dx = self.dx_products[:n]
+        numerics.matmul(dyq, w.quantised, dx)
+        return dx, dy_scale
+
+
+class _Norm:
+    """RMS norm in front of a linear layer, writing the layer's quantised input."""
+
+    def __init__(self, linear: _Linear) -> None:
+        self.linear = linear
+        self.inverse_rms = torch.zeros_like(linear.x_scale)  # (N,)
+
+    def forward(self, x: Tensor, a: int, b: int) -> None:
+        numerics.norm_quantise(
+            x[a:b], self.linear.xq[a:b], self.linear.x_scale[a:b], self.inverse_rms[a:b]
+        )
+
+    def backward(self, dy: Tensor, dx: Tensor) -> None:
+        """dx (n, D) += the gradient through the norm and the linear layer at dy (n, M)."""
+        n = dy.shape[0]
+        products, scale = self.linear.backward(dy)
+        dy_norm = torch.empty_like(products)
+        numerics.scale_outer(products, scale, torch.ones_like(products[0]), dy_norm)
+        numerics.norm_backward(
+            dy_norm, self.linear.xq[:n], self.linear.x_scale[:n], self.inverse_rms[:n], dx
+        )
+
+
+class _Attention:
+    """Multi-head attention over the chunk and `window` cached positions before it."""
+
+    def __init__(self, config: ModelConfig, qkv: Weight, out: Weight, B: int, T: int) -> None:
+        D, H, W = config.width, config.heads, config.window
+        new = qkv.value.new_zeros
+        self.B, self.T, self.D, self.H, self.window = B, T, D, H, W
+        self.qkv = _Linear(qkv, T * B)
+        self.norm = _Norm(self.qkv)
+        self.out = _Linear(out, T * B)
+        # Quantised heads of the cached window, then of the chunk. Only the chunk has queries.
+        self.query = new(T, B * H, D // H)
+        self.query_scale = new(T, B * H)
+        self.key = new(W + T, B * H, D // H)
+        self.key_scale = new(W + T, B * H)
+        self.value = new(W + T, B * H, D // H)
+        self.value_scale = new(W + T, B * H)
+        self.weights = new(B * H, T, W + T)
+        # 2^-1, 2^-2, ... bits per position, repeated over the streams: exact powers of two.
+        slopes = [2.0 ** -(1 + 8 * h // max(1, H)) for h in range(H)]
+        self.slopes = qkv.value.new_tensor(slopes).repeat(B)  # (G,), G = B * H
+
+    def forward(self, x: Tensor, a: int, b: int) -> None:
+        """x[a:b] += attention, for the rows of whole columns a / B .. b / B."""
+        B, D, H, W = self.B, self.D, self.H, self.window
+        first, end = a // B, b // B  # columns
+        heads = ((end - first) * B * H, D // H)
+        self.norm.forward(x, a, b)
+        products = self.qkv.forward(a, b)  # (n, 3D)
+        y = torch.empty_like(products)
+        numerics.scale_outer(products, self.qkv.x_scale[a:b], self.qkv.weight.scale, y)
+        for part, (target, scale, offset) in enumerate(
+            (
+                (self.query, self.query_scale, 0),
+                (self.key, self.key_scale, W),
+                (self.value, self.value_scale, W),
+            )
+        ):
+            where = slice(offset + first, offset + end)
+            numerics.quantise_rows(
+                y[:, part * D : (part + 1) * D].reshape(heads),
+                target[where].view(heads),
+                scale[where].view(-1),
+            )
+        # Each query sees itself and `window` keys before it; later keys are not even read.
+        keys = slice(first, W + end)
+        scores = x.new_empty(B * H, end - first, W + end - first)
+        numerics.matmul(
+            self.query[first:end].transpose(0, 1),  # (G, Tq, hs)
+            self.key[keys].permute(1, 2, 0),  # (G, hs, Nk)
+            scores,
+        )
+        weights, folded = torch.empty_like(scores), torch.empty_like(scores)
+        folded_scale = x.new_empty(B * H, end - first)
+        numerics.attention_weights(
+            scores,
+            self.query_scale[first:end],
+            self.key_scale[keys],
+            self.value_scale[keys],
+            self.slopes,
+            D // H,
+            W,
+            W,
+            weights,
+            folded,
+            folded_scale,
+        )
+        self.weights[:, first:end, keys] = weights
+        mixed = x.new_empty(B * H, end - first, D // H)
+        numerics.matmul(folded, self.value[keys].transpose(0, 1), mixed)  # (G, Tq, hs)
+        mixed *= folded_scale[:, :, None]
+        o = mixed.transpose(0, 1).reshape(b - a, D)  # (n, D)
+        numerics.quantise_rows(o, self.out.xq[a:b], self.out.x_scale[a:b])
+        numerics.add_scaled_outer(
+            self.out.forward(a, b), self.out.x_scale[a:b], self.out.weight.scale, x[a:b]
+        )
+
+    def backward(self, dx: Tensor) -> None:
+        """dx (n, D) holds the gradient after the block; add the gradient through it."""
+        B, D, H, W = self.B, self.D, self.H, self.window
+        n, columns, G, hs = dx.shape[0], dx.shape[0] // B, B * H, D // H
+        new = dx.new_empty
+        products, scale = self.out.backward(dx)
+        do = new(n, D)
+        numerics.scale_outer(products, scale, torch.ones_like(products[0]), do)
+        doq, do_scale = new(columns, G, hs), new(columns, G)
+        numerics.quantise_rows(do.view(n * H, hs), doq.view(n * H, hs), do_scale.view(-1))
+        # sum_k weights dweights, as the product of the output with its gradient.
+        dots = new(columns, G)
+        numerics.row_dots(
+            doq.view(n * H, hs),
+            do_scale.view(-1),
+            self.out.xq[:n].view(n * H, hs),
+            self.out.x_scale[:n].repeat_interleave(H),
+            dots.view(-1),
+        )
+        keys = slice(0, W + columns)
+        key, value = self.key[keys], self.value[keys]
+        weights = self.weights[:, :columns, keys].contiguous()  # (G, Tq, Nk)
+        dweights = new(G, columns, W + columns)
+        numerics.matmul(doq.transpose(0, 1), value.permute(1, 2, 0), dweights)
+        dscores = torch.empty_like(dweights)
+        numerics.attention_backward(
+            dweights, do_scale, self.value_scale[keys], dots, weights, dscores
+        )
+        slope = numerics.float32(1.0 / math.sqrt(hs))  # d(score) / d(query . key), float32
+        query_major = dscores * self.key_scale[keys].T[:, None, :]  # (G, Tq, Nk)
+        dq = _product(query_major, key.transpose(0, 1)) * slope  # (G, Tq, hs)
+        # Cached keys and values are constants, so only the chunk's own are differentiated.
+        key_major = dscores[:, :, W:].transpose(1, 2) * self.query_scale[:columns].T[:, None, :]
+        dk = _product(key_major, self.query[:columns].transpose(0, 1)) * slope  # (G, T, hs)
+        value_major = weights[:, :, W:].transpose(1, 2) * do_scale.T[:, None, :]
+        dv = _product(value_major, doq.transpose(0, 1))  # (G, T, hs)
+        dheads = torch.stack((dq, dk, dv))  # (3, G, T, hs)
+        dheads = dheads.view(3, B, H, columns, hs).permute(3, 1, 0, 2, 4)  # (T, B, 3, H, hs)
+        self.norm.backward(dheads.reshape(n, 3 * D), dx)
+
+    def advance(self, columns: int) -> None:
+        """Slide the window past the chunk's first `columns` columns."""
+        for cache in (self.key, self.key_scale, self.value, self.value_scale):
+            cache[: self.window] = cache[columns : columns + self.window].clone()
+
+
+def _product(x: Tensor, integers: Tensor) -> Tensor:
+    """x (G, N, K) quantised per row, times integers (G, K, M): (G, N, M)."""
+    G, N, K = x.shape
+    quantised, scale = x.new_empty(G, N, K), x.new_empty(G, N)
+    numerics.quantise_rows(x.contiguous().view(G * N, K), quantised.view(G * N, K), scale.view(-1))
+    out = x.new_empty(G, N, integers.shape[2])
+    numerics.matmul(quantised, integers, out)
+    return out.mul_(scale[:, :, None])
+
+
+class _MLP:
+    """x + W2 relu(W1 norm(x))^2."""
+
+    def __init__(self, up: Weight, down: Weight, rows: int) -> None:
+        self.up = _Linear(up, rows)
+        self.norm = _Norm(self.up)
+        self.down = _Linear(down, rows)
+        self.positive = torch.zeros_like(self.up.products)  # (N, hidden)
+
+    def forward(self, x: Tensor, a: int, b: int) -> None:
+        """x[a:b] += mlp."""
+        self.norm.forward(x, a, b)
+        products = self.up.forward(a, b)
+        squared = torch.empty_like(products)
+        numerics.relu_squared(
+            products, self.up.x_scale[a:b], self.up.weight.scale, self.positive[a:b], squared
+        )
+        numerics.quantise_rows(squared, self.down.xq[a:b], self.down.x_scale[a:b])
+        numerics.add_scaled_outer(
+            self.down.forward(a, b), self.down.x_scale[a:b], self.down.weight.scale, x[a:b]
+        )
+
+    def backward(self, dx: Tensor) -> None:
+        """dx (n, D) holds the gradient after the block; add the gradient through it."""
+        products, scale = self.down.backward(dx)
+        dy = torch.empty_like(products)
+        numerics.relu_squared_backward(products, scale, self.positive[: dx.shape[0]], dy)
+        self.norm.backward(dy, dx)
+
+
+class _Convolution:
+    """x_t + sum_k w_k * x_{t-k}, per channel, k = 1 .. taps - 1, across chunk borders."""
+
+    def __init__(self, weight: Weight, B: int, T: int) -> None:
+        self.weight = weight  # (taps - 1, D)
+        self.B = B
+        self.past = weight.value.shape[0] * B  # rows kept from before the chunk
+        self.x = weight.value.new_zeros(self.past + T * B, weight.value.shape[1])
+
+    def forward(self, rows: Tensor, a: int, b: int, out: Tensor) -> None:
+        """out[a:b] = convolution of input rows (b - a, D)."""
+        self.x[self.past + a : self.past + b] = rows
+        y = rows
+        for k, w in enumerate(self.weight.value, start=1):
+            shift = self.past - k * self.B
+            y = y + self.x[shift + a : shift + b] * w
+        out[a:b] = y
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """The gradient (n, D) of the chunk's input rows; the weight's gradient is stored."""
+        n, D = dy.shape
+        dx = dy.clone()
+        xq, x_scale = torch.empty_like(self.x), self.x.new_empty(self.x.shape[0])
+        numerics.quantise_rows(self.x, xq, x_scale)
+        dyq, column_scale = torch.empty_like(dy), dy.new_empty(D)
+        weight = self.weight
+        for k, w in enumerate(weight.value, start=1):
+            delay = k * self.B
+            if delay < n:
+                dx[: n - delay] += dy[delay:] * w
+            shift = self.past - delay
+            numerics.quantise_columns_scaled(dy, x_scale[shift : shift + n], dyq, column_scale)
+            # Integer terms, at most MAX_TERMS of them: exact in any order.
+            total = numerics.column_sums(xq[shift : shift + n], dyq)
+            weight.products[k - 1] = total * column_scale
+        return dx
+
+    def advance(self, columns: int) -> None:
+        """Keep the last rows of the chunk's first `columns` columns."""
+        n = columns * self.B
+        self.x[: self.past] = self.x[n : n + self.past].clone()
+
+
+class Transformer:
+    """Logits for each row of a chunk of B streams and up to T columns, and their gradients."""
+
+    def __init__(self, config: ModelConfig, B: int, T: int, seed: int, device: str) -> None:
+        D, F = config.width, config.hidden
+        self.B, self.weights = B, list[Weight]()
+
+        def weight(name: str, outputs: int, inputs: int, gain: float) -> Weight:
+            bound = gain * math.sqrt(3.0 / inputs)  # variance gain^2 / inputs
+            value = uniform((outputs, inputs), bound, seed, len(self.weights))
+            self.weights.append(Weight(name, value.to(device)))
+            return self.weights[-1]
+
+        # What writes into the residual stream starts at zero: the net starts as the identity.
+        self.convolution = (
+            _Convolution(weight("convolution", config.conv - 1, D, 0.0), B, T)
+            if config.conv > 1
+            else None
+        )
+        self.blocks: list[_Attention | _MLP] = []
+        for i in range(config.layers):
+            qkv = weight(f"layer{i}.qkv", 3 * D, D, 1.0)
+            self.blocks.append(_Attention(config, qkv, weight(f"layer{i}.out", D, D, 0.0), B, T))
+            up = weight(f"layer{i}.up", F, D, 1.0)
+            self.blocks.append(_MLP(up, weight(f"layer{i}.down", D, F, 0.0), T * B))
+        self.head = _Linear(weight("head", SYMBOLS, D, 0.0), T * B)
+        self.norm = _Norm(self.head)
+        self.x = self.head.weight.value.new_zeros(T * B, D)  # the residual stream
+
+    def forward(self, rows: Tensor, first: int) -> Tensor:
+        """Logits (n, 256) in nats of the columns that start at `first`; rows (n, D) is the input."""
+        a, b = first * self.B, first * self.B + rows.shape[0]
+        if self.convolution is None:
+            self.x[a:b] = rows
+        else:
+            self.convolution.forward(rows, a, b, self.x)
+        for block in self.blocks:
+            block.forward(self.x, a, b)
+        self.norm.forward(self.x, a, b)
+        products = self.head.forward(a, b)
+        logits = torch.empty_like(products)
+        numerics.scale_outer(products, self.head.x_scale[a:b], self.head.weight.scale, logits)
+        return logits
+
+    def backward(self, dlogits: Tensor) -> Tensor:
+        """Store every weight's gradient at dlogits (n, 256); return that of the input rows (n, D).
+
+        n is all rows of the chunk that `forward` has seen since the last `advance`.
+        """
+        dx = self.x.new_zeros(dlogits.shape[0], self.x.shape[1])
+        self.norm.backward(dlogits, dx)
+        for block in reversed(self.blocks):
+            block.backward(dx)
+        return dx if self.convolution is None else self.convolution.backward(dx)
+
+    def advance(self, columns: int) -> None:
+        """Move the caches past a finished chunk of `columns` columns."""
+        for block in self.blocks:
+            if isinstance(block, _Attention):
+                block.advance(columns)
+        if self.convolution is not None:
+            self.convolution.advance(columns)

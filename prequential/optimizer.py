@@ -1,0 +1,133 @@
+"""Dense weights and the exact optimizer step.
+
+A `Weight` keeps its master copy in float32 and a quantised copy that the products use. Its
+gradient arrives as integers with one power of two per row, straight from an exact product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prequential import kernels, numerics
+from prequential.config import OptimizerConfig
+
+
+class Weight:
+    """A matrix (M, K) of M outputs and K inputs: value, quantised copy, gradient, moments."""
+
+    def __init__(self, name: str, value: Tensor) -> None:
+        self.name = name
+        self.value = value.contiguous()  # (M, K)
+        rows = value.shape[0]
+        self.quantised = torch.empty_like(self.value)  # (M, K)
+        self.scale = value.new_empty(rows)  # (M,)
+        self.products = torch.zeros_like(self.value)  # (M, K), the gradient's integers
+        self.product_scale = value.new_ones(rows)  # (M,)
+        self.mean = torch.zeros_like(self.value)
+        self.square = torch.zeros_like(self.value)
+        numerics.quantise_rows(self.value, self.quantised, self.scale)
+
+
+def uniform(shape: tuple[int, int], bound: float, seed: int, index: int) -> Tensor:
+    """Values in [-bound, bound] from the raw words of NumPy's Philox, keyed by (seed, index).
+
+    >>> uniform((1, 2), 1.0, seed=0, index=0).shape
+    torch.Size([1, 2])
+    """
+    generator = np.random.Philox(key=np.array([seed, index], dtype=np.uint64))
+    words = generator.random_raw(shape[0] * shape[1])
+    # 24 bits of each word as an odd multiple of 2^-24 in (-1, 1), exact in float32.
+    integers = (words >> np.uint64(40)).astype(np.int64) * 2 + 1 - (1 << 24)
+    unit = integers.astype(np.float64) / float(1 << 24)
+    return torch.from_numpy((unit * bound).astype(np.float32).reshape(shape))
+
+
+class Optimizer:
+    """One step per chunk: Adam (Kingma & Ba 2015) or plain gradient descent, rate warmed up."""
+
+    def __init__(self, config: OptimizerConfig) -> None:
+        self.config = config
+        self.steps = 0
+        # beta^step by recurrence: a platform's pow is not the same everywhere.
+        self._power1 = 1.0
+        self._power2 = 1.0
+
+    def step(self, weights: list[Weight], token_count: int) -> None:
+        """Update every weight from its gradient, the sum over token_count tokens."""
+        c = self.config
+        self.steps += 1
+        self._power1 *= c.beta1
+        self._power2 *= c.beta2
+        rate = c.rate * min(1.0, self.steps / max(1, c.warmup))
+        if c.name == "sgd":
+            # The rate is per mean gradient, as the loss is usually stated.
+            for w in weights:
+                _sgd(w, np.float32(rate / token_count))
+            return
+        constants = _AdamConstants(
+            rate=np.float32(rate),
+            beta1=np.float32(c.beta1),
+            beta2=np.float32(c.beta2),
+            unbias1=np.float32(1.0 / (1.0 - self._power1)),
+            unbias2=np.float32(1.0 / (1.0 - self._power2)),
+            epsilon=np.float32(c.epsilon),
+        )
+        for w in weights:
+            _adam(w, constants)
+
+
+class _AdamConstants:
+    def __init__(
+        self,
+        rate: np.float32,
+        beta1: np.float32,
+        beta2: np.float32,
+        unbias1: np.float32,
+        unbias2: np.float32,
+        epsilon: np.float32,
+    ) -> None:
+        self.rate = rate
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.unbias1 = unbias1
+        self.unbias2 = unbias2
+        self.epsilon = epsilon
+
+
+def _adam(w: Weight, c: _AdamConstants) -> None:
+    if numerics.compiled(w.value):
+        kernels.adam_rows(
+            w.value.numpy(),
+            w.mean.numpy(),
+            w.square.numpy(),
+            w.products.numpy(),
+            w.product_scale.numpy(),
+            w.quantised.numpy(),
+            w.scale.numpy(),
+            c.rate,
+            c.beta1,
+            c.beta2,
+            c.unbias1,
+            c.unbias2,
+            c.epsilon,
+            np.float32(numerics.WEIGHT_BOUND),
+        )
+        return
+    keep1, keep2 = float(np.float32(1) - c.beta1), float(np.float32(1) - c.beta2)
+    gradient = w.products * w.product_scale[:, None]
+    w.mean.copy_(w.mean * float(c.beta1) + gradient * keep1)
+    w.square.copy_(w.square * float(c.beta2) + (gradient * gradient) * keep2)
+    inverse = numerics.rsqrt(w.square * float(c.unbias2) + float(c.epsilon))
+    change = ((w.mean * float(c.unbias1)) * inverse) * float(c.rate)
+    _apply(w, change)
+
+
+def _sgd(w: Weight, rate: np.float32) -> None:
+    _apply(w, (w.products * w.product_scale[:, None]) * float(rate))
+
+
+def _apply(w: Weight, change: Tensor) -> None:
+    w.value.copy_((w.value - change).clamp(-numerics.WEIGHT_BOUND, numerics.WEIGHT_BOUND))
+    numerics.quantise_rows(w.value, w.quantised, w.scale)

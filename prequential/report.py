@@ -1,0 +1,71 @@
+"""What a run measured: one object for the API, the JSON output and the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from prequential.config import Config
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """Sizes in bytes or bits, times in seconds. See docs/REPORT.md for each field.
+
+    The description length is that of the archive plus the decoder's code:
+    description_length_bits = 8 * (archive_bytes + code_bytes).
+    """
+
+    original_bytes: int
+    archive_bytes: int
+    header_bytes: int
+    payload_bytes: int
+    payload_bits: int
+    loss_integral_bits: float
+    code_bytes: int
+    description_length_bits: int
+    bits_per_byte: float
+    seconds: float
+    bytes_per_second: float
+    seed: int
+    mode: str
+    config: dict[str, Any] | None
+    sha256: str
+    weights_digest: str
+    parameters: int
+    steps: int
+    versions: dict[str, str]
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """One JSON object, keys in the order of the fields."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+
+def versions(numerics: int, container: int) -> dict[str, str]:
+    """The versions that the result depends on (numerics, container) or was made with."""
+    named = {name: metadata.version(name) for name in ("torch", "numpy", "numba")}
+    return {
+        "prequential": _own_version(),
+        "numerics": str(numerics),
+        "container": str(container),
+        "python": platform.python_version(),
+        **named,
+    }
+
+
+def config_tree(config: Config | None) -> dict[str, Any] | None:
+    """The config as nested dictionaries; None for a stored archive."""
+    return None if config is None else dataclasses.asdict(config)
+
+
+def _own_version() -> str:
+    from prequential import __version__
+
+    return __version__
