@@ -23,7 +23,6 @@ from prequential.container import (
     CONTAINER_VERSION,
     DIGEST_BYTES,
     FRAME_BYTES,
-    NUMERICS_VERSION,
     ArchiveReader,
     ArchiveWriter,
     Header,
@@ -105,7 +104,7 @@ def codelength(
     started = time.monotonic()
     array = np.frombuffer(data, np.uint8)
     resolved = _resolved(config or load(), len(array))
-    header = Header(len(array), seed, hashlib.sha256(array).digest(), resolved)
+    header = Header(len(array), seed, _sha256(array), resolved)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
     with _exact(device):
@@ -137,7 +136,7 @@ def encode(
         ConfigError: the model would need more than the memory limit, or no such device.
     """
     started = time.monotonic()
-    sha256 = hashlib.sha256(data).digest()
+    sha256 = _sha256(data)
     if len(data) == 0:
         return _store(data, archive, seed, sha256, started)
     resolved = _resolved(config, len(data))
@@ -214,12 +213,16 @@ def decode(
             digest = run.learner.digest()
         if reader.end() != digest:
             raise DivergenceError(_diverged(name, "final weights"))
-    if hashlib.sha256(data).digest() != header.sha256:
+    if _sha256(data) != header.sha256:
         raise DivergenceError(_diverged(name, "output"))
     return _report(
         header, reader.header_bytes, payload_bytes, reader.bytes_read,
         decoder.loss_bits if run else 8.0 * payload_bytes, digest, run, started,
     )  # fmt: skip
+
+
+def _sha256(data: np.ndarray) -> bytes:
+    return hashlib.sha256(data.data).digest()
 
 
 def _diverged(name: str, what: str) -> str:

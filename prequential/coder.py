@@ -90,7 +90,7 @@ class Encoder:
         if value >> 64:
             _carry(self._buffer, self._size)
         tail = (value & ((1 << 64) - 1)).to_bytes(8, "big")[:count]
-        payload = (self._buffer[: self._size].tobytes() + tail).rstrip(b"\0")
+        payload = self._buffer[: self._size].tobytes() + tail
         self._reset()
         return payload
 
@@ -122,7 +122,7 @@ class Decoder:
             self._position = _decode(
                 frequencies, chunk[t, :valid], self._state, self._payload, self._position
             )
-            if self._position > len(self._payload) + 8:
+            if self._position > len(self._payload):
                 raise DivergenceError("the payload ends too early for the decoded symbols")
             self.loss_bits += _codelength(frequencies, chunk[t, :valid])
             predictor.observe(chunk[t])

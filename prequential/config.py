@@ -136,7 +136,7 @@ class Config:
             ConfigError: not the canonical bytes of a valid config.
         """
         reader = _Reader(packed)
-        config = _build(cls, "", lambda name, hint: reader.read(name, hint))
+        config: Config = _build(cls, "", reader.read)
         if reader.offset != len(packed):
             raise ConfigError(f"config: {len(packed) - reader.offset} bytes too many")
         return config
@@ -186,7 +186,8 @@ def from_tree(tree: Mapping[str, Any], source: str = "config") -> Config:
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range.
     """
-    return _from_tree(Config, tree, source, "")
+    config: Config = _from_tree(Config, tree, source, "")
+    return config
 
 
 def _from_tree(cls: Any, tree: Mapping[str, Any], source: str, prefix: str) -> Any:
@@ -243,12 +244,11 @@ def _check(value: Any, f: dataclasses.Field[Any], where: str) -> None:
 
 def _check_together(config: Any, source: str) -> None:
     """Bounds that join several fields: every exact reduction must stay below 2^24."""
-    if isinstance(config, ModelConfig):
-        if config.width % config.heads:
-            raise ConfigError(
-                f"{source}: model.width = {config.width} is not a multiple of"
-                f" model.heads = {config.heads}"
-            )
+    if isinstance(config, ModelConfig) and config.width % config.heads:
+        raise ConfigError(
+            f"{source}: model.width = {config.width} is not a multiple of"
+            f" model.heads = {config.heads}"
+        )
     if isinstance(config, Config):
         keys = config.model.window + config.chunk
         if keys > MAX_TERMS:
@@ -307,10 +307,10 @@ def _leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _pack(value: Any) -> bytes:
-    """One value's bytes.
+    r"""One value's bytes.
 
     >>> _pack(300), _pack(0.5), _pack(("o1",))
-    (b'\\xac\\x02', b'\\x030.5', b'\\x01\\x02o1')
+    (b'\xac\x02', b'\x030.5', b'\x01\x02o1')
     """
     if isinstance(value, int):
         out = bytearray()

@@ -15,7 +15,7 @@ import numpy as np
 from prequential.config import OPERAND_MAX
 
 _LIMIT = np.float32(OPERAND_MAX)
-# Adding and subtracting 1.5 * 2^23 rounds a float32 below 2^22 to the nearest integer, ties to even.
+# Adding and subtracting 1.5 * 2^23 rounds a float32 below 2^22 to an integer, ties to even.
 _MAGIC = np.float32(12582912.0)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _HALF = np.float32(0.5)
@@ -285,6 +285,14 @@ def attention_weights(
                 weights[g, i, k] = zero
                 folded[g, i, k] = zero
             folded_scale[g, i] = POWERS[e - 6]
+
+
+@jit
+def to_int16(x: Any, out: Any) -> None:
+    """out (N, K) int16 = the integers x (N, K)."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = np.int16(x[i, j])
 
 
 @jit

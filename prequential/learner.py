@@ -14,6 +14,7 @@ import torch
 
 from prequential import kernels
 from prequential.coder import TOTAL_BITS
+from prequential.columns import Columns
 from prequential.config import Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
@@ -32,6 +33,8 @@ class Learner:
         self.history = History(B)
         self.embeddings = Embeddings(config.model, B, T, seed)
         self.model = Transformer(config.model, B, T, seed, device)
+        # Elsewhere than on the CPU, a column is a chunk of one column.
+        self.columns = Columns(self.model) if self.device.type == "cpu" else None
         self.ngrams = Ngrams(config.ngrams, B, T)
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, SYMBOLS), np.int32)
@@ -47,7 +50,12 @@ class Learner:
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, 256) int32 of the next column, given the columns observed before."""
         self._locate(column)
-        return self._forward(column, column + 1)
+        if self.columns is None:
+            return self._forward(column, column + 1)
+        if column == 0:
+            self.columns.refresh()
+        rows = torch.from_numpy(self.embeddings.gather(column, column + 1))
+        return self._frequencies(self.columns.forward(rows, column), column)
 
     def observe(self, symbols: np.ndarray) -> None:
         """Take in a decoded column (B,) uint8."""
@@ -89,9 +97,12 @@ class Learner:
 
     def _forward(self, first: int, end: int) -> np.ndarray:
         rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)
-        logits = self.model.forward(rows, first).cpu().numpy()  # (n, 256)
+        return self._frequencies(self.model.forward(rows, first), first)
+
+    def _frequencies(self, model_logits: torch.Tensor, first: int) -> np.ndarray:
+        logits = model_logits.cpu().numpy()  # (n, 256)
         self.ngrams.add_logits(logits, first)
-        frequencies = self.frequencies[first * self.B : end * self.B]
+        frequencies = self.frequencies[first * self.B :][: len(logits)]
         kernels.frequencies(logits, TOTAL_BITS, frequencies)
         return frequencies
 

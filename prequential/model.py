@@ -26,7 +26,7 @@ from prequential.optimizer import Weight, uniform
 SYMBOLS = 256
 
 
-class _Linear:
+class Linear:
     """y = x W^T on quantised rows, remembering x for the backward pass."""
 
     def __init__(self, weight: Weight, rows: int) -> None:
@@ -61,7 +61,7 @@ class _Linear:
 class _Norm:
     """RMS norm in front of a linear layer, writing the layer's quantised input."""
 
-    def __init__(self, linear: _Linear) -> None:
+    def __init__(self, linear: Linear) -> None:
         self.linear = linear
         self.inverse_rms = torch.zeros_like(linear.x_scale)  # (N,)
 
@@ -81,16 +81,16 @@ class _Norm:
         )
 
 
-class _Attention:
+class Attention:
     """Multi-head attention over the chunk and `window` cached positions before it."""
 
     def __init__(self, config: ModelConfig, qkv: Weight, out: Weight, B: int, T: int) -> None:
         D, H, W = config.width, config.heads, config.window
         new = qkv.value.new_zeros
         self.B, self.T, self.D, self.H, self.window = B, T, D, H, W
-        self.qkv = _Linear(qkv, T * B)
+        self.qkv = Linear(qkv, T * B)
         self.norm = _Norm(self.qkv)
-        self.out = _Linear(out, T * B)
+        self.out = Linear(out, T * B)
         # Quantised heads of the cached window, then of the chunk. Only the chunk has queries.
         self.query = new(T, B * H, D // H)
         self.query_scale = new(T, B * H)
@@ -102,6 +102,10 @@ class _Attention:
         # 2^-1, 2^-2, ... bits per position, repeated over the streams: exact powers of two.
         slopes = [2.0 ** -(1 + 8 * h // max(1, H)) for h in range(H)]
         self.slopes = qkv.value.new_tensor(slopes).repeat(B)  # (G,), G = B * H
+
+    def linears(self) -> list[Linear]:
+        """The block's linear layers."""
+        return [self.qkv, self.out]
 
     def forward(self, x: Tensor, a: int, b: int) -> None:
         """x[a:b] += attention, for the rows of whole columns a / B .. b / B."""
@@ -214,14 +218,18 @@ def _product(x: Tensor, integers: Tensor) -> Tensor:
     return out.mul_(scale[:, :, None])
 
 
-class _MLP:
+class MLP:
     """x + W2 relu(W1 norm(x))^2."""
 
     def __init__(self, up: Weight, down: Weight, rows: int) -> None:
-        self.up = _Linear(up, rows)
+        self.up = Linear(up, rows)
         self.norm = _Norm(self.up)
-        self.down = _Linear(down, rows)
+        self.down = Linear(down, rows)
         self.positive = torch.zeros_like(self.up.products)  # (N, hidden)
+
+    def linears(self) -> list[Linear]:
+        """The block's linear layers."""
+        return [self.up, self.down]
 
     def forward(self, x: Tensor, a: int, b: int) -> None:
         """x[a:b] += mlp."""
@@ -306,18 +314,18 @@ class Transformer:
             if config.conv > 1
             else None
         )
-        self.blocks: list[_Attention | _MLP] = []
+        self.blocks: list[Attention | MLP] = []
         for i in range(config.layers):
             qkv = weight(f"layer{i}.qkv", 3 * D, D, 1.0)
-            self.blocks.append(_Attention(config, qkv, weight(f"layer{i}.out", D, D, 0.0), B, T))
+            self.blocks.append(Attention(config, qkv, weight(f"layer{i}.out", D, D, 0.0), B, T))
             up = weight(f"layer{i}.up", F, D, 1.0)
-            self.blocks.append(_MLP(up, weight(f"layer{i}.down", D, F, 0.0), T * B))
-        self.head = _Linear(weight("head", SYMBOLS, D, 0.0), T * B)
+            self.blocks.append(MLP(up, weight(f"layer{i}.down", D, F, 0.0), T * B))
+        self.head = Linear(weight("head", SYMBOLS, D, 0.0), T * B)
         self.norm = _Norm(self.head)
         self.x = self.head.weight.value.new_zeros(T * B, D)  # the residual stream
 
     def forward(self, rows: Tensor, first: int) -> Tensor:
-        """Logits (n, 256) in nats of the columns that start at `first`; rows (n, D) is the input."""
+        """Logits (n, 256) in nats of the columns from `first` on; rows (n, D) is the input."""
         a, b = first * self.B, first * self.B + rows.shape[0]
         if self.convolution is None:
             self.x[a:b] = rows
@@ -345,7 +353,7 @@ class Transformer:
     def advance(self, columns: int) -> None:
         """Move the caches past a finished chunk of `columns` columns."""
         for block in self.blocks:
-            if isinstance(block, _Attention):
+            if isinstance(block, Attention):
                 block.advance(columns)
         if self.convolution is not None:
             self.convolution.advance(columns)

@@ -31,11 +31,16 @@ _COUNT_MAX = 65535
 jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
-def _count_buckets() -> np.ndarray:
-    """Half octaves of a count below 256: 0, 1, then two buckets per doubling, up to 15."""
-    buckets = [0] + [1 + 2 * (n.bit_length() - 1) + (n * 2 >> n.bit_length() - 1 & 1) * (n > 1)
-                     for n in range(1, 256)]  # fmt: skip
-    return np.minimum(np.array(buckets), 15).astype(np.int64)
+def _count_buckets() -> Any:
+    """Half octaves of a count below 256: 0, 1, then two buckets per doubling, up to 15.
+
+    >>> _count_buckets()[[0, 1, 2, 3, 4, 6, 8, 255]]
+    array([ 0,  1,  3,  4,  5,  6,  7, 15])
+    """
+    octave = [n.bit_length() - 1 for n in range(1, 256)]
+    upper = [n > 1 and n >> (k - 1) & 1 for n, k in enumerate(octave, start=1)]
+    buckets = [0] + [1 + 2 * k + u for k, u in zip(octave, upper, strict=True)]
+    return np.minimum(np.array(buckets), 15)
 
 
 _BUCKETS = _count_buckets()
@@ -128,9 +133,8 @@ class Ngrams:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
-        names = ("tags", "counts", "used", "symbols", "logits", "squares", "gates")
-        names += ("gate_squares", "biases", "bias_squares")
-        return {f"ngrams.{name}": getattr(self, name) for name in names}
+        names = "tags counts used symbols logits squares gates gate_squares biases bias_squares"
+        return {f"ngrams.{name}": getattr(self, name) for name in names.split()}
 
 
 @jit
@@ -232,10 +236,10 @@ def _learn_rows(
                 tags[r] = np.uint16(hashes[i, c] & np.uint64(0xFFFF))
                 counts[r] = 0
                 used[r] = 0
-            counts[r] = min(np.int64(counts[r]) + 1, _COUNT_MAX)
+            counts[r] = min(np.int64(counts[r]) + 1, np.int64(_COUNT_MAX))
             held = np.int64(used[r])
             found = False
-            lowest = 0
+            lowest = np.int64(0)
             for q in range(held):
                 found = found or symbols[r, q] == target
                 if values[r, q] < values[r, lowest]:
@@ -243,7 +247,7 @@ def _learn_rows(
             if not found:
                 if held < slots:
                     lowest = held
-                    held += 1
+                    held = np.int64(held + 1)
                     used[r] = held
                 symbols[r, lowest] = target
                 values[r, lowest] = 0

@@ -117,7 +117,7 @@ def quantise_columns_scaled(x: Tensor, factor: Tensor, quantised: Tensor, scale:
 
 
 def rsqrt(x: Tensor) -> Tensor:
-    """1 / sqrt(x) for positive float32: a bit-trick seed and three Newton steps, about 1 ulp off."""
+    """1 / sqrt(x) for positive float32: a bit-trick seed, then three Newton steps."""
     y = (0x5F375A86 - (x.view(torch.int32) >> 1)).view(torch.float32)
     half = x * 0.5
     for _ in range(3):

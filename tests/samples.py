@@ -1,0 +1,29 @@
+"""Data and configs that several tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prequential.config import Config, load
+
+WORDS = (
+    b"the of and to in that was his with for had you not but her she they have him one"
+).split()
+
+
+def text(size: int, seed: int = 0) -> bytes:
+    """English-like words from a seeded generator, `size` bytes."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    words = [WORDS[int(w) % len(WORDS)] for w in generator.bit_generator.random_raw(size // 2 + 2)]
+    return b" ".join(words)[:size]
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Uniform random bytes."""
+    words = np.random.Philox(seed).random_raw(size // 8 + 1)
+    return words.astype("<u8").tobytes()[:size]
+
+
+def small(*overrides: str) -> Config:
+    """The preset `tiny`, shrunk further so that a test takes a fraction of a second."""
+    return load("tiny", overrides=["ngrams.rows_log2=10", "chunk=8", "model.window=8", *overrides])

@@ -1,0 +1,150 @@
+"""One archive, one set of weights: whatever the batch shape, threads, SIMD level or load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import noise, small, text
+
+from prequential import codec
+from prequential.config import Config, load
+from prequential.learner import Learner
+
+DATA = text(3000)
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def columns_of(learner: Learner, chunk: np.ndarray) -> np.ndarray:
+    """Frequencies of a chunk, asked for as the decoder does."""
+    parts = []
+    for t, symbols in enumerate(chunk):
+        parts.append(learner.predict_column(t).copy())
+        learner.observe(symbols)
+    return np.concatenate(parts)
+
+
+def chunks(config: Config, count: int, seed: int = 0) -> np.ndarray:
+    shape = (count, config.chunk, config.streams)
+    data = text(int(np.prod(shape)), seed)
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+@pytest.mark.parametrize("preset", ["literal", "tiny"])
+@pytest.mark.parametrize("overrides", [(), ("model.window=0",), ("model.conv=1", "chunk=3")])
+def test_whole_chunk_equals_column_by_column(preset: str, overrides: tuple[str, ...]) -> None:
+    """Every integer frequency, and every weight after the step."""
+    config = load(preset, overrides=["ngrams.rows_log2=10", "model.input_rows_log2=10", *overrides])
+    config = config.resolve(3000)
+    whole, stepwise = Learner(config, 1), Learner(config, 1)
+    for chunk in chunks(config, 12):
+        a, b = whole.predict(chunk), columns_of(stepwise, chunk)
+        assert np.array_equal(a, b)
+        whole.learn(chunk, chunk.size)
+        stepwise.learn(chunk, chunk.size)
+        assert whole.digest() == stepwise.digest()
+
+
+def test_the_future_changes_no_earlier_frequency() -> None:
+    config = small().resolve(3000)
+    a, b = Learner(config, 1), Learner(config, 1)
+    for chunk in chunks(config, 5):
+        a.predict(chunk)
+        b.predict(chunk)
+        a.learn(chunk, chunk.size)
+        b.learn(chunk, chunk.size)
+    chunk = chunks(config, 1, seed=9)[0]
+    changed = chunk.copy()
+    changed[5:] ^= 0x55
+    B = config.streams
+    x, y = a.predict(chunk), b.predict(changed)
+    assert np.array_equal(x[: 6 * B], y[: 6 * B])  # column 5 is predicted from columns before it
+    assert not np.array_equal(x[6 * B :], y[6 * B :])
+
+
+def test_threads_change_nothing() -> None:
+    archives = {codec.compress(DATA, 3, small(), threads=n) for n in (1, 2)}
+    assert len(archives) == 1
+
+
+def test_the_portable_operations_give_the_same_archive() -> None:
+    from prequential import numerics
+
+    archive = codec.compress(DATA, 3, small())
+    with numerics.portable():
+        assert codec.compress(DATA, 3, small()) == archive
+
+
+PROGRAM = """
+import json, sys, hashlib
+from samples import small, text
+from prequential import codec
+archive = codec.compress(text(3000), 3, small(), threads=int(sys.argv[1]))
+assert codec.decompress(archive) == text(3000)
+print(json.dumps(hashlib.sha256(archive).hexdigest()))
+"""
+
+
+def in_process(threads: int = 1, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(threads)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return str(json.loads(result.stdout))
+
+
+def test_settings_of_the_machine_change_nothing() -> None:
+    expected = hashlib.sha256(codec.compress(DATA, 3, small())).hexdigest()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert in_process(2) == expected
+    finally:
+        busy.kill()
+        busy.wait()
+    for name, value in (
+        ("ATEN_CPU_CAPABILITY", "default"),
+        ("ATEN_CPU_CAPABILITY", "avx2"),
+        ("MKL_CBWR", "COMPATIBLE"),
+        ("OMP_NUM_THREADS", "7"),
+    ):
+        assert in_process(**{name: value}) == expected, (name, value)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.pq")), ids=lambda p: p.stem)
+def test_golden_archives(path: Path) -> None:
+    """Made once by `scripts/make-golden`: they decode, and encoding makes the same bytes."""
+    expected = json.loads((GOLDEN / "golden.json").read_text())[path.stem]
+    original = golden_input(path.stem)
+    archive = path.read_bytes()
+    assert hashlib.sha256(archive).hexdigest() == expected["archive_sha256"]
+    assert codec.decompress(archive) == original
+    preset = path.stem.split("-")[0]
+    config = None if preset == "stored" else load(preset)
+    assert codec.compress(original, expected["seed"], config) == archive
+    report = codec.codelength(original, expected["seed"], config)
+    if preset != "stored":
+        assert report.weights_digest == expected["weights_digest"]
+
+
+def golden_input(name: str) -> bytes:
+    """The inputs of the golden archives, from generators that do not change."""
+    return {
+        "tiny-text": text(6000, 1),
+        "tiny-bytes": bytes(range(256)) * 12 + noise(500),
+        "literal-text": text(2500, 2),
+        "stored-noise": noise(700, 4),
+    }[name]
+
+
+def test_there_are_golden_archives() -> None:
+    names = {path.stem for path in GOLDEN.glob("*.pq")}
+    assert names == {"tiny-text", "tiny-bytes", "literal-text", "stored-noise"}

@@ -1,0 +1,217 @@
+"""Every exact operation: the compiled loop, the PyTorch form and Python's integers agree."""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from prequential import kernels, numerics
+from prequential.config import MAX_TERMS, OPERAND_MAX, OptimizerConfig
+from prequential.optimizer import Optimizer, Weight, uniform
+
+LENGTHS = [*range(1, 66), 127, 128, 129, 512, 1024]
+
+
+def values(*shape: int, seed: int = 0, spread: float = 6.0) -> torch.Tensor:
+    """Normal float32 numbers times row-wise powers of two over 2 * spread octaves."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal(shape)
+    rows = 2.0 ** generator.uniform(-spread, spread, (*shape[:-1], 1))
+    return torch.from_numpy((x * rows).astype(np.float32))
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal bit for bit, but for the sign of zero, which no operation can tell apart."""
+    return bool(torch.equal(a, b))
+
+
+def both(operation, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    """Run an operation that writes into outputs of these shapes, compiled and portable."""
+    compiled = [torch.full(shape, 7.0) for shape in shapes]
+    operation(*compiled)
+    portable = [torch.full(shape, 7.0) for shape in shapes]
+    with numerics.portable():
+        operation(*portable)
+    for a, b in zip(compiled, portable, strict=True):
+        assert same(a, b)
+    return compiled
+
+
+@pytest.mark.parametrize("columns", LENGTHS)
+def test_quantised_rows_are_the_nearest_integers(columns: int) -> None:
+    x = values(5, columns, seed=columns)
+    x[0] = 0
+    x[1] *= 2.0**-60  # below the smallest scale
+    x[2] *= 2.0**60  # above the largest
+    q, scale = both(lambda q, s: numerics.quantise_rows(x, q, s), (5, columns), (5,))
+    for i in range(5):
+        step = Fraction(scale[i].item())
+        assert step.numerator == 1 or step.denominator == 1  # a power of two
+        for j in range(columns):
+            exact = Fraction(x[i, j].item()) / step
+            nearest = max(-OPERAND_MAX, min(OPERAND_MAX, round(exact)))  # ties to even
+            assert q[i, j].item() == nearest
+        if i > 2:
+            assert q[i].abs().max() >= 63  # seven bits are in use
+
+
+@pytest.mark.parametrize("columns", [1, 7, 33, 128])
+def test_scaled_quantisers_agree(columns: int) -> None:
+    x = values(9, columns, seed=1)
+    column, row = values(1, columns, seed=2)[0], values(9, 1, seed=3)[:, 0]
+    q, s = both(lambda q, s: numerics.quantise_rows_scaled(x, column, q, s), (9, columns), (9,))
+    expected, scale = torch.empty_like(x), torch.empty(9)
+    numerics.quantise_rows(x * column, expected, scale)
+    assert same(q, expected)
+    assert same(s, scale)
+    q, s = both(
+        lambda q, s: numerics.quantise_columns_scaled(x, row, q, s), (9, columns), (columns,)
+    )
+    expected, scale = torch.empty(columns, 9), torch.empty(columns)
+    numerics.quantise_rows((x * row[:, None]).T.contiguous(), expected, scale)
+    assert same(q, expected.T)
+    assert same(s, scale)
+
+
+@pytest.mark.parametrize("columns", [1, 16, 65, 128, 1024])
+def test_norm_forward_and_backward_agree(columns: int) -> None:
+    x, dy = values(7, columns, seed=4), values(7, columns, seed=5)
+    x[0] = 0
+    q, scale, rms = both(
+        lambda q, s, r: numerics.norm_quantise(x, q, s, r), (7, columns), (7,), (7,)
+    )
+    both(lambda dx: numerics.norm_backward(dy, q, scale, rms, dx), (7, columns))
+    # Up to what quantisation loses, the mean square becomes m / (m + epsilon).
+    m = (x.double() ** 2).mean(-1)
+    y = (q * scale[:, None]).double()
+    assert torch.allclose((y * y).mean(-1), m / (m + numerics.NORM_EPSILON), atol=0.02)
+
+
+def test_elementwise_operations_agree() -> None:
+    products, row, column = values(6, 40, seed=6), values(6, 1, seed=7)[:, 0], values(1, 40)[0]
+    both(lambda out: numerics.scale_outer(products, row, column, out), (6, 40))
+    both(lambda out: numerics.add_scaled_outer(products, row, column, out), (6, 40))
+    positive, _ = both(
+        lambda p, s: numerics.relu_squared(products, row, column, p, s), (6, 40), (6, 40)
+    )
+    both(lambda out: numerics.relu_squared_backward(products, row, positive, out), (6, 40))
+
+
+@pytest.mark.parametrize("first", [0, 3, 12])
+def test_attention_forms_agree(first: int) -> None:
+    G, Tq, Nk, hs = 6, 4, first + 4, 16
+    q = torch.randint(-127, 128, (G, Tq, hs)).float()
+    k = torch.randint(-127, 128, (G, hs, Nk)).float()
+    scales = [2.0 ** torch.randint(-9, -3, (n, G)).float() for n in (Tq, Nk, Nk, Tq)]
+    slopes = 2.0 ** -torch.arange(G).float()
+    weights, folded, _ = both(
+        lambda w, f, s: numerics.attention_weights(
+            q @ k, *scales[:3], slopes, hs, first, 5, w, f, s
+        ),
+        (G, Tq, Nk),
+        (G, Tq, Nk),
+        (G, Tq),
+    )
+    assert torch.allclose(weights.sum(-1), torch.ones(G, Tq), atol=1e-5)
+    position = torch.arange(Tq)[:, None] + first - torch.arange(Nk)
+    hidden = (position < 0) | (position > 5)
+    assert not weights[:, hidden].any()
+    assert not folded[:, hidden].any()
+    dots = values(Tq, G, seed=9)
+    both(
+        lambda d: numerics.attention_backward(q @ k, scales[3], scales[2], dots, weights, d),
+        (G, Tq, Nk),
+    )
+    a, b = q.reshape(G * Tq, hs), q.flip(0).reshape(G * Tq, hs)
+    s = scales[0].reshape(-1)
+    both(lambda out: numerics.row_dots(a, s, b, s, out), (G * Tq,))
+
+
+def test_adam_forms_agree_and_follow_the_formula() -> None:
+    results = []
+    for portable in (False, True):
+        weight = Weight("w", uniform((12, 33), 1.0, seed=1, index=2))
+        optimizer = Optimizer(OptimizerConfig(warmup=0, rate=0.01))
+        reference = weight.value.double()
+        m = v = torch.zeros_like(reference)
+        for step in range(1, 6):
+            weight.products = torch.randint(-(2**20), 2**20, (12, 33)).float()
+            torch.manual_seed(step)
+            weight.products = torch.randint(-(2**20), 2**20, (12, 33)).float()
+            weight.product_scale = torch.full((12,), 2.0**-18)
+            gradient = weight.products.double() * 2.0**-18
+            m, v = 0.9 * m + 0.1 * gradient, 0.98 * v + 0.02 * gradient**2
+            denominator = (v / (1 - 0.98**step) + 1e-6).sqrt()
+            reference = reference - 0.01 * m / (1 - 0.9**step) / denominator
+            if portable:
+                with numerics.portable():
+                    optimizer.step([weight], 1)
+            else:
+                optimizer.step([weight], 1)
+        assert torch.allclose(weight.value.double(), reference, atol=1e-5)
+        results.append((weight.value, weight.quantised, weight.scale))
+    for a, b in zip(*results, strict=True):
+        assert same(a, b)
+
+
+def test_products_at_the_bound_are_exact() -> None:
+    for terms in (1, 2, MAX_TERMS - 1, MAX_TERMS, MAX_TERMS + 1, 3 * MAX_TERMS + 5):
+        for sign in (1, -1):
+            a = torch.full((3, terms), float(OPERAND_MAX))
+            b = torch.full((terms, 2), float(sign * OPERAND_MAX))
+            b[0] -= sign  # odd totals
+            out = torch.empty(3, 2)
+            numerics.matmul(a, b, out)
+            exact = sign * (terms * OPERAND_MAX**2 - OPERAND_MAX)
+            assert out[1, 1].item() == float(np.float32(exact))
+
+
+def test_one_term_beyond_the_bound_is_not_exact() -> None:
+    """The bound is tight enough to matter: a float32 sum past 2^24 loses odd totals."""
+    terms = MAX_TERMS + 1
+    exact = terms * OPERAND_MAX**2
+    assert exact > 1 << 24
+    total = np.float32(0)
+    for _ in range(terms):
+        total += np.float32(OPERAND_MAX * OPERAND_MAX)
+    assert int(total) != exact
+
+
+def test_reciprocal_root_is_close_everywhere() -> None:
+    x = torch.tensor([2.0**e * f for e in range(-60, 61) for f in (1.0, 1.3, 1.9999)])
+    y = numerics.rsqrt(x)
+    assert (y.double() * x.double().sqrt() - 1).abs().max() < 3e-7
+
+
+def test_tables_are_the_ones_of_the_format() -> None:
+    table = kernels.EXP2_TABLE.astype("<i4").tobytes()
+    assert (
+        hashlib.sha256(table).hexdigest()
+        == "22cf82166e48ce1b638761db987f44e4ee4b1b91d6a7c544b5fbefd8935a228c"
+    )
+
+
+def test_frequencies_are_proper() -> None:
+    logits = values(40, 256, seed=11).numpy()
+    logits[0] = 0
+    logits[1] = -1e30
+    logits[2, 3] = 1e30
+    logits[3] = np.linspace(-40, 0, 256)
+    out = np.empty((40, 256), np.int32)
+    kernels.frequencies(logits, 24, out)
+    assert out.min() >= 1
+    assert (out.sum(1, dtype=np.int64) == 1 << 24).all()
+    assert out[2, 3] == (1 << 24) - 255
+    p = np.exp(logits[3].astype(np.float64))
+    assert np.allclose(out[3] / 2.0**24, p / p.sum(), rtol=1e-3, atol=2e-7)
+
+
+def test_initial_weights_are_pinned() -> None:
+    weights = uniform((2, 3), 1.0, seed=5, index=7)
+    assert weights.abs().max() < 1
+    digest = hashlib.sha256(uniform((64, 64), 0.25, 5, 7).numpy().astype("<f4").tobytes())
+    assert digest.hexdigest().startswith("35c127440f2fb827ae50305e596ff107")

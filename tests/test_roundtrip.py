@@ -1,0 +1,125 @@
+"""What goes in comes out, at every size and for every kind of data."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import noise, small, text
+
+import prequential
+from prequential import codec
+from prequential.errors import ArchiveError, ConfigError
+from prequential.progress import Progress
+
+STEP = 4 * 8  # streams * chunk of `small`
+
+
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, 2, 3, 4, 5, STEP - 1, STEP, STEP + 1, 2 * STEP, 2 * STEP + 3, 255, 256, 257, 1023],
+)
+def test_sizes(size: int) -> None:
+    for data in (text(size), noise(size), bytes(size)):
+        archive = codec.compress(data, 5, small())
+        assert codec.decompress(archive) == data
+        assert len(archive) <= size * 1.001 + 256
+
+
+def test_default_preset_keeps_small_files_small() -> None:
+    data = text(300)
+    archive = prequential.compress(data)
+    assert prequential.decompress(archive) == data
+    report = prequential.codelength(data)
+    assert len(archive) - report.payload_bytes <= 256
+
+
+def test_all_byte_values_and_binary() -> None:
+    every = bytes(range(256))
+    numbers = np.arange(600, dtype="<u4").tobytes()
+    for data in (every, every[::-1] * 3, numbers, b"\r\n\x00\xff" * 99):
+        assert codec.decompress(codec.compress(data, 0, small())) == data
+
+
+def test_incompressible_data_is_stored() -> None:
+    data = noise(20_000)
+    archive = codec.compress(data, 0, small())
+    assert len(archive) <= len(data) * 1.001 + 256
+    assert codec.decompress(archive) == data
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    data=st.binary(max_size=600),
+    seed=st.integers(0, 2**64 - 1),
+    streams=st.integers(1, 7),
+    chunk=st.integers(1, 9),
+    window=st.integers(0, 9),
+    layers=st.integers(0, 2),
+    optimizer=st.sampled_from(["adam", "sgd"]),
+)
+def test_any_data_and_shape(
+    data: bytes, seed: int, streams: int, chunk: int, window: int, layers: int, optimizer: str
+) -> None:
+    config = small(
+        f"streams={streams}",
+        f"chunk={chunk}",
+        f"model.window={window}",
+        f"model.layers={layers}",
+        f"optimizer.name={optimizer}",
+        "optimizer.rate=0.1" if optimizer == "sgd" else "optimizer.rate=0.01",
+    )
+    assert codec.decompress(codec.compress(data, seed, config)) == data
+
+
+def test_several_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "FRAME_BYTES", 500)
+    data = text(2300)
+    archive = codec.compress(data, 0, small())
+    assert codec.decompress(archive) == data
+
+
+def test_payload_is_the_loss_integral() -> None:
+    data = text(20_000)
+    file = io.BytesIO()
+    r = codec.encode(np.frombuffer(data, np.uint8), file, config=small())
+    assert r.mode == "coded"
+    assert abs(r.payload_bits - r.loss_integral_bits) <= 64 + 1e-4 * r.loss_integral_bits
+    assert r.archive_bytes == len(file.getvalue())
+    measured = codec.codelength(data, 0, small())
+    assert measured.loss_integral_bits == r.loss_integral_bits
+    assert measured.weights_digest == r.weights_digest
+    assert abs(measured.archive_bytes - r.archive_bytes) <= 8
+    assert r.description_length_bits == 8 * (r.archive_bytes + r.code_bytes)
+    assert 5_000 < r.code_bytes < 60_000
+
+
+def test_learning_pays() -> None:
+    """The point of it all: later bytes are cheaper, and the seed matters."""
+    data = text(30_000)
+    seen: list[Progress] = []
+    archive = codec.compress(data, 0, small(), progress=seen.append)
+    bits = [next(p.payload_bits for p in seen if p.bytes_done >= n) for n in (5000, 25_000)]
+    assert seen[-1].bytes_done == len(data)
+    assert seen[-1].payload_bits - bits[1] < 0.8 * bits[0]
+    assert codec.compress(data, 1, small()) != archive
+
+
+def test_diverging_hyperparameters_stay_exact() -> None:
+    """A rate at which training blows up still decodes: numbers saturate, nothing turns to NaN."""
+    for name in ("adam", "sgd"):
+        config = small(f"optimizer.name={name}", "optimizer.rate=100.0", "optimizer.warmup=0")
+        data = text(1500)
+        assert codec.decompress(codec.compress(data, 0, config)) == data
+
+
+def test_refusals() -> None:
+    with pytest.raises(ArchiveError):
+        codec.decompress(b"")
+    with pytest.raises(ArchiveError):
+        codec.decompress(b"not an archive at all, just text")
+    with pytest.raises(ConfigError, match="GiB"):
+        codec.compress(b"abc" * 100, 0, small("ngrams.rows_log2=24", "ngrams.slots=64"))
