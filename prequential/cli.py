@@ -2,21 +2,23 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prequential import __version__, config
+from prequential import __version__, cli_compare, cli_mdl, config
 from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader
-from prequential.errors import DivergenceError, PrequentialError
+from prequential.errors import DivergenceError, PlatformError, PrequentialError
 from prequential.files import (
     STDIO,
     Output,
@@ -30,6 +32,7 @@ from prequential.files import (
 from prequential.progress import ProgressCallback, progress_bar
 
 if TYPE_CHECKING:
+    from prequential.prior import Prior
     from prequential.report import Report
 
 OK, ERROR, INTERRUPTED = 0, 1, 130  # wrong usage is argparse's 2
@@ -69,15 +72,39 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compute(encode)
     _add_config(encode)
     encode.add_argument("--verify", action="store_true", help="decode in a second process first")
+    encode.add_argument(
+        "--epochs", type=_epochs, metavar="E", help="steps per chunk, E - 1 of them on past chunks"
+    )
+    encode.add_argument(
+        "--self-extracting",
+        action="store_true",
+        help="write FILE.pyz, decoder included: python FILE.pyz -o FILE restores the file",
+    )
+    _add_prior(encode)
+    encode.add_argument("--save-weights", metavar="OUT", help="write the final weights to a file")
 
     decode = _command(commands, _decode, "decode", "restore the original of ARCHIVE", "ARCHIVE")
     _add_output(decode)
     _add_compute(decode)
+    _add_prior(decode)
 
     test = _command(commands, _test, "test", "decode ARCHIVE without writing", "ARCHIVE")
     _add_compute(test)
+    _add_prior(test)
 
     _command(commands, _info, "info", "show the header of ARCHIVE", "ARCHIVE")
+
+    mdl = cli_mdl.add_mdl(commands)
+    _add_compute(mdl)
+    _add_config(mdl)
+    cli_mdl.add_curve(commands)
+    cli_compare.add_compare(commands)
+
+    text = "check what this platform's arithmetic must do"
+    doctor = commands.add_parser("doctor", help=text, description=text + ".")
+    doctor.set_defaults(action=_doctor, output=None, files=[""])
+    doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    doctor.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser
 
 
@@ -110,6 +137,12 @@ def _add_compute(parser: argparse.ArgumentParser) -> None:
     volume.add_argument("-v", "--verbose", action="store_true", help="a longer result table")
 
 
+def _add_prior(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prior", metavar="F.safetensors", help="weights to start from, part of the description"
+    )
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="0 to 2^64 - 1")
     source = parser.add_mutually_exclusive_group()
@@ -128,6 +161,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _seed(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 2^64 - 1")
+    return int(text)
+
+
+def _epochs(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of epochs from 1 to 64")
     return int(text)
 
 
@@ -174,28 +213,58 @@ def _say(message: str) -> None:
 
 
 def _encode(args: argparse.Namespace, source: str) -> None:
-    cfg = config.load(args.preset, args.config, args.overrides)
-    target = args.output or default_target(source, decoding=False)
+    overrides = args.overrides + ([f"epochs={args.epochs}"] if args.epochs else [])
+    cfg = config.load(args.preset, args.config, overrides)
+    if args.self_extracting and source != STDIO:
+        target = args.output or source + ".pyz"
+    else:
+        target = args.output or default_target(source, decoding=False)
     check_target(target, source, force=args.force, binary=True)
-    with (
-        open_input(source) as original,
-        atomic_output(target, force=args.force, mode=original.mode) as output,
-    ):
+    with ExitStack() as stack:
+        original = stack.enter_context(open_input(source))
+        output = stack.enter_context(atomic_output(target, force=args.force, mode=original.mode))
+        weights = None
+        if args.save_weights:
+            check_target(args.save_weights, source, force=args.force, binary=True)
+            weights = stack.enter_context(atomic_output(args.save_weights, force=args.force)).file
         from prequential import codec
 
+        archive = io.BytesIO() if args.self_extracting else output.file
         with _progress(args, source) as progress:
             report = codec.encode(
                 original.data,
-                output.file,
+                archive,
                 config=cfg,
                 seed=args.seed,
                 device=args.device,
                 threads=args.threads,
                 progress=progress,
+                prior=_load_prior(args),
+                weights=weights,
             )
+        if isinstance(archive, io.BytesIO):
+            report = _write_self_extracting(archive, output, report)
         if args.verify:
             _verify(args, output)
     _show_report(args, source, target, report)
+
+
+def _load_prior(args: argparse.Namespace) -> "Prior | None":
+    if args.prior is None:
+        return None
+    from prequential import prior
+
+    return prior.load(args.prior)
+
+
+def _write_self_extracting(archive: io.BytesIO, output: Output, report: "Report") -> "Report":
+    """Write decoder and archive; all that is not the archive counts as code."""
+    from prequential import selfextract
+
+    size = selfextract.write(archive.getvalue(), output.file)
+    code = size - report.archive_bytes
+    total = 8 * (size + report.prior_bytes)
+    return dataclasses.replace(report, code_bytes=code, description_length_bits=total)
 
 
 def _verify(args: argparse.Namespace, output: Output) -> None:
@@ -203,10 +272,21 @@ def _verify(args: argparse.Namespace, output: Output) -> None:
     output.file.flush()
     threads = 2 if args.threads == 1 else 1
     options = ["--threads", str(threads), "--device", args.device, "--quiet", "--no-progress"]
-    command = [sys.executable, "-m", "prequential", "test", *options, "--", output.path]
-    result = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    if args.prior is not None:
+        options += ["--prior", args.prior]
+    with ExitStack() as stack:
+        path = output.path
+        if args.self_extracting:
+            from prequential import selfextract
+
+            inner = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pq"))
+            inner.write(selfextract.payload(output.target, output.file))
+            inner.flush()
+            path = inner.name
+        command = [sys.executable, "-m", "prequential", "test", *options, "--", path]
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
     if result.returncode != OK:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise DivergenceError(
@@ -255,6 +335,27 @@ def _info(args: argparse.Namespace, source: str) -> None:
     _table(sys.stdout, list(_flatten(fields)))
 
 
+def _doctor(args: argparse.Namespace, _: str) -> None:
+    from prequential import doctor, selftest
+
+    platform = doctor.fingerprint()
+    results = selftest.run(args.device)
+    failed = [fact.name for fact, ok in results if not ok]
+    if args.json:
+        facts = [
+            {"name": fact.name, "claim": fact.claim, "ok": ok, "usual_cause": fact.cause}
+            for fact, ok in results
+        ]
+        print(json.dumps({"ok": not failed, "platform": platform, "facts": facts}))
+    else:
+        _table(sys.stdout, list(platform.items()))
+        print()
+        _table(sys.stdout, [("ok" if ok else "failed", fact.claim) for fact, ok in results])
+    if failed:
+        causes = {fact.cause: None for fact, ok in results if not ok}  # in order, each once
+        raise PlatformError(f"failed: {', '.join(failed)}; usual causes: {'; '.join(causes)}")
+
+
 def _flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Rows of a table from nested dictionaries, None left out.
 
@@ -286,6 +387,7 @@ def _run_decoder(
             device=args.device,
             threads=args.threads,
             progress=progress,
+            prior=_load_prior(args),
         )
 
 
@@ -314,11 +416,23 @@ def _show_report(
         ("original", f"{report.original_bytes:,} bytes"),
         ("archive", f"{report.archive_bytes:,} bytes"),
         ("rate", f"{report.bits_per_byte:.4f} bits/byte"),
+        ("description", _description(report)),
         ("time", f"{report.seconds:.1f} s, {report.bytes_per_second / 1000:.1f} kB/s"),
     ]
+    if args.verbose or getattr(args, "save_weights", None):
+        rows.append(("final weights", f"{report.weights_bytes:,} bytes, none of them sent"))
     if args.verbose:
         rows += [("sha256", report.sha256), ("weights", report.weights_digest)]
     _table(sys.stderr, rows)
+
+
+def _description(report: "Report") -> str:
+    """The terms of the description length, in bytes."""
+    prior = f" + prior {report.prior_bytes:,}" if report.prior_bytes else ""
+    return (
+        f"{report.description_length_bits // 8:,} bytes ="
+        f" archive {report.archive_bytes:,} + code {report.code_bytes:,}{prior}"
+    )
 
 
 def _table(stream: TextIO, rows: Sequence[tuple[str, str]]) -> None:

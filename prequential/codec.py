@@ -16,7 +16,8 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from prequential import codesize, loop
+from prequential import codesize, loop, selftest
+from prequential import prior as priors
 from prequential.coder import Decoder, Encoder, Meter
 from prequential.config import Config, load
 from prequential.container import (
@@ -30,6 +31,7 @@ from prequential.container import (
 )
 from prequential.errors import ArchiveError, ConfigError, DivergenceError
 from prequential.learner import Learner
+from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
 from prequential.report import Report, config_tree, versions
 
@@ -129,29 +131,37 @@ def encode(
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    prior: Prior | None = None,
+    weights: BinaryIO | None = None,
 ) -> Report:
     """Write the archive of data (n,) uint8 into a seekable file that is at its beginning.
 
+    With a prior the weights start from it instead of the seed's; the decoder will need it too.
+    The final weights go to the file `weights`; they are no part of the archive.
+
     Raises:
-        ConfigError: the model would need more than the memory limit, or no such device.
+        ConfigError: the model would need more than the memory limit, no such device, or the prior
+            does not fit the config.
     """
     started = time.monotonic()
     sha256 = _sha256(data)
     if len(data) == 0:
         return _store(data, archive, seed, sha256, started)
     resolved = _resolved(config, len(data))
-    header = Header(len(data), seed, sha256, resolved)
+    header = Header(len(data), seed, sha256, resolved, prior.identity if prior else None)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder()
     payload_bytes = 0
     with _exact(device):
-        run = _Run(resolved, seed, device, threads, data, encoder, progress, started)
+        run = _Run(resolved, seed, device, threads, data, encoder, progress, started, prior)
         for _ in run.frames():
             payload = encoder.finish()
             payload_bytes += len(payload)
             writer.data(payload, run.learner.digest()[:DIGEST_BYTES])
         digest = run.learner.digest()
     writer.end(digest)
+    if weights is not None:
+        weights.write(priors.to_bytes(run.learner.learned()))
     if writer.bytes_written > stored_bytes(len(data), seed):
         archive.seek(0)
         archive.truncate()
@@ -170,16 +180,19 @@ def decode(
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    prior: Prior | None = None,
 ) -> Report:
     """Fill allocate(original_bytes), a writable uint8 array, with the original.
 
     Raises:
-        ArchiveError: not an archive, damaged, or of an unsupported version.
+        ArchiveError: not an archive, damaged, of an unsupported version, or made with a prior that
+            is not the given one.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
     started = time.monotonic()
     reader = ArchiveReader(archive, name)
     header = reader.header
+    prior = _needed_prior(name, header, prior)
     decoder = Decoder()
     run = None
     payload_bytes = 0
@@ -200,8 +213,9 @@ def decode(
         data = allocate(header.original_bytes)
         with _exact(device):
             run = _Run(
-                header.config, header.seed, device, threads, data, decoder, progress, started
-            )
+                header.config, header.seed, device, threads, data, decoder, progress, started,
+                prior,
+            )  # fmt: skip
             frames = run.frames()
             for index in range(run.frame_count):
                 payload, expected = reader.data()
@@ -219,6 +233,20 @@ def decode(
         header, reader.header_bytes, payload_bytes, reader.bytes_read,
         decoder.loss_bits if run else 8.0 * payload_bytes, digest, run, started,
     )  # fmt: skip
+
+
+def _needed_prior(name: str, header: Header, prior: Prior | None) -> Prior | None:
+    """The given prior, if the archive is made with it; None if it is made without."""
+    if header.prior is None:
+        return None
+    if prior is None or prior.identity.sha256 != header.prior.sha256:
+        wanted = ascii(header.prior.name)[1:-1]
+        given = f"; {ascii(prior.identity.name)[1:-1]} is another file" if prior else ""
+        raise ArchiveError(
+            f"{name}: was made with the prior {wanted} (SHA-256 {header.prior.sha256.hex()}):"
+            f" give it with --prior{given}"
+        )
+    return prior
 
 
 def _sha256(data: np.ndarray) -> bytes:
@@ -244,9 +272,14 @@ class _Run:
     coder: Encoder | Decoder | Meter
     progress: ProgressCallback | None
     started: float
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
-        self.learner = Learner(self.config, self.seed, self.device, self.threads or DEFAULT_THREADS)
+        threads = self.threads or DEFAULT_THREADS
+        self.learner = Learner(self.config, self.seed, self.device, threads, self._past)
+        if self.prior is not None:
+            priors.check(self.prior, self.learner.learned(), self.config.ngrams.slots)
+            self.learner.restore(self.prior.arrays)
         B, T = self.config.streams, self.config.chunk
         # Streams of equal length; the first ones take the rest, one byte each.
         self.base, self.extra = divmod(len(self.data), B)
@@ -266,23 +299,32 @@ class _Run:
 
     def _chunks(self, first: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
         """(chunk (T, B) uint8, count of real tokens); what a decoder fills in goes to data."""
-        B, T = self.config.streams, self.config.chunk
         decoding = isinstance(self.coder, Decoder)
         for step in range(first, end):
-            a = step * T
-            full = min(T, self.base - a)  # columns in which every stream has a byte
-            chunk = np.zeros((min(T, self.columns - a), B), np.uint8)
-            count = full * B + (self.extra if full < len(chunk) else 0)
-            own = [len(chunk) if b < self.extra else full for b in range(B)]
-            parts = [self.data[s + a : s + a + n] for s, n in zip(self.starts, own, strict=True)]
+            chunk, parts, count = self._parts(step)
             if not decoding:
-                for b, part in enumerate(parts):
-                    chunk[: len(part), b] = part
+                _copy(parts, chunk)
             yield chunk, count
             if decoding:
                 for b, part in enumerate(parts):
                     part[:] = chunk[: len(part), b]
-            self._show(min(len(self.data), a * B + count))
+            self._show(min(len(self.data), step * self.config.chunk * len(parts) + count))
+
+    def _past(self, step: int) -> tuple[np.ndarray, int]:
+        """A chunk that is known already, to be replayed, and its count of real tokens."""
+        chunk, parts, count = self._parts(step)
+        _copy(parts, chunk)
+        return chunk, count
+
+    def _parts(self, step: int) -> tuple[np.ndarray, list[np.ndarray], int]:
+        """An empty chunk (T, B), each stream's share of the data (n,), and the tokens in all."""
+        B, T = self.config.streams, self.config.chunk
+        a = step * T
+        full = min(T, self.base - a)  # columns in which every stream has a byte
+        chunk = np.zeros((min(T, self.columns - a), B), np.uint8)
+        own = [len(chunk) if b < self.extra else full for b in range(B)]
+        parts = [self.data[s + a : s + a + n] for s, n in zip(self.starts, own, strict=True)]
+        return chunk, parts, sum(own)
 
     def _show(self, done: int) -> None:
         if self.progress is not None:
@@ -290,22 +332,60 @@ class _Run:
             self.progress(Progress(done, len(self.data), self.coder.loss_bits, seconds))
 
 
+def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
+    """chunk (T, B) = the streams' parts, side by side."""
+    for b, part in enumerate(parts):
+        chunk[: len(part), b] = part
+
+
 @contextmanager
 def _exact(device: str) -> Iterator[None]:
-    """PyTorch as the arithmetic needs it, whatever the host program has set; restored after."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this PyTorch sees no CUDA device; use --device cpu")
+    """PyTorch as the arithmetic needs it, whatever the host program has set; restored after.
+
+    Raises:
+        ConfigError: no such device.
+        PlatformError: this platform's arithmetic is not what the bits rest on.
+    """
+    with (
+        _host_settings(),
+        torch.inference_mode(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        selftest.require(device)
+        yield
+
+
+@contextmanager
+def _host_settings() -> Iterator[None]:
+    """Neutralise what can be; the self-test refuses the rest."""
     threads = torch.get_num_threads()
+    precision = _matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    flush = float(np.float32(2.0**-126) * np.float32(0.5)) == 0.0
     torch.set_num_threads(1)
+    if precision is not None:
+        torch.set_float32_matmul_precision("highest")
+    # Every algorithm is deterministic here, including those that PyTorch would refuse.
+    torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
     try:
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
-            yield
+        yield
     finally:
+        torch.set_flush_denormal(flush)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
         torch.set_num_threads(threads)
+
+
+def _matmul_precision() -> str | None:
+    """PyTorch's setting; None where the host has made it per backend, which cannot be mixed."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None  # harmless: integers up to 127 also fit bfloat16 and TF32
 
 
 def _resolved(config: Config, size: int) -> Config:
@@ -347,6 +427,7 @@ def _report(
 ) -> Report:
     seconds = time.monotonic() - started
     code = codesize.code_bytes()
+    prior = run.prior.compressed_bytes if run and run.prior else 0
     size = header.original_bytes
     return Report(
         original_bytes=size,
@@ -356,7 +437,8 @@ def _report(
         payload_bits=8 * payload_bytes,
         loss_integral_bits=loss_bits,
         code_bytes=code,
-        description_length_bits=8 * (archive_bytes + code),
+        prior_bytes=prior,
+        description_length_bits=8 * (archive_bytes + code + prior),
         bits_per_byte=8 * archive_bytes / size if size else 0.0,
         seconds=seconds,
         bytes_per_second=size / seconds if seconds else 0.0,
@@ -366,6 +448,7 @@ def _report(
         sha256=header.sha256.hex(),
         weights_digest=digest.hex(),
         parameters=run.learner.parameter_count() if run else 0,
-        steps=run.steps if run else 0,
+        weights_bytes=sum(a.nbytes for a in run.learner.learned().values()) if run else 0,
+        steps=run.learner.optimizer.steps if run else 0,
         versions=versions(header.numerics_version, CONTAINER_VERSION),
     )

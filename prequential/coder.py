@@ -20,14 +20,42 @@ _SHIFT = np.uint64(TOTAL_BITS)
 _SETTLED = np.uint64(1 << 48)
 _BYTE = np.uint64(8)
 _TOP = np.uint64(56)
-_ZERO = np.uint64(0)
 _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+ENCODE, DECODE, MEASURE = 0, 1, 2
 
 jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
+class SymbolCoder(Protocol):
+    """Codes symbols with a predictor's frequencies: `Direct`, or a memory that mixes them."""
+
+    def code(
+        self,
+        mode: int,
+        symbols: np.ndarray,
+        frequencies: np.ndarray,
+        first: int,
+        state: np.ndarray,
+        buffer: np.ndarray,
+        position: int,
+    ) -> tuple[int, float]:
+        """Encode, decode in place, or measure symbols (n,) uint8, in time-major order.
+
+        They start at the chunk's column `first`; frequencies (n, 256) int32. state holds the
+        interval (2,) uint64, position counts the bytes of buffer used. Returns the new position
+        and the codelength in bits.
+        """
+        ...
+
+
 class Predictor(Protocol):
     """What a coder needs of a learner: integer frequencies of what comes next."""
+
+    @property
+    def symbol_coder(self) -> SymbolCoder:
+        """What turns frequencies and symbols into code."""
+        ...
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, 256) int32 of a known chunk (T, B), all columns at once."""
@@ -51,7 +79,12 @@ class Meter:
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
         """Measure the first `count` tokens, in time-major order, of the chunk (T, B)."""
         frequencies = predictor.predict(chunk)[:count]
-        self.loss_bits += _codelength(frequencies, chunk.reshape(-1)[:count])
+        symbols = chunk.reshape(-1)[:count]
+        nowhere = np.zeros(0, np.uint8)
+        _, bits = predictor.symbol_coder.code(
+            MEASURE, symbols, frequencies, 0, _interval(), nowhere, 0
+        )
+        self.loss_bits += bits
 
 
 class Encoder:
@@ -63,21 +96,23 @@ class Encoder:
         self._reset()
 
     def _reset(self) -> None:
-        self._state = np.array([_ZERO, _FULL], np.uint64)  # low, range
+        self._state = _interval()
         self._size = 0
 
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
         """Code the first `count` tokens, in time-major order, of the chunk (T, B)."""
         frequencies = predictor.predict(chunk)[:count]
         symbols = chunk.reshape(-1)[:count]
-        # A symbol settles at most 4 bytes.
-        needed = self._size + 4 * count + 8
+        # A symbol settles at most 4 bytes, as eight bits at most 16.
+        needed = self._size + 16 * count + 8
         if needed > len(self._buffer):
             grown = np.zeros(2 * needed, np.uint8)
             grown[: self._size] = self._buffer[: self._size]
             self._buffer = grown
-        self._size = _encode(frequencies, symbols, self._state, self._buffer, self._size)
-        self.loss_bits += _codelength(frequencies, symbols)
+        self._size, bits = predictor.symbol_coder.code(
+            ENCODE, symbols, frequencies, 0, self._state, self._buffer, self._size
+        )
+        self.loss_bits += bits
 
     def finish(self) -> bytes:
         """The payload so far, closed with as few bytes as name a number in the interval."""
@@ -88,7 +123,7 @@ class Encoder:
             if value < low + width:
                 break
         if value >> 64:
-            _carry(self._buffer, self._size)
+            carry(self._buffer, self._size)
         tail = (value & ((1 << 64) - 1)).to_bytes(8, "big")[:count]
         payload = self._buffer[: self._size].tobytes() + tail
         self._reset()
@@ -104,9 +139,9 @@ class Decoder:
 
     def load(self, payload: bytes) -> None:
         """Begin a payload, as `Encoder.finish` returned it."""
-        self._payload = np.frombuffer(payload + bytes(8), np.uint8)
+        self._payload = np.frombuffer(bytearray(payload + bytes(8)), np.uint8)
         code = int.from_bytes(self._payload[:8].tobytes(), "big")
-        self._state = np.array([code, _FULL], np.uint64)  # value - low, range
+        self._state = _interval(code)
         self._position = 8
 
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
@@ -119,13 +154,79 @@ class Decoder:
         for t in range(columns):
             valid = min(streams, count - t * streams)
             frequencies = predictor.predict_column(t)[:valid]
-            self._position = _decode(
-                frequencies, chunk[t, :valid], self._state, self._payload, self._position
+            self._position, bits = predictor.symbol_coder.code(
+                DECODE, chunk[t, :valid], frequencies, t, self._state, self._payload, self._position
             )
+            self.loss_bits += bits
             if self._position > len(self._payload):
                 raise DivergenceError("the payload ends too early for the decoded symbols")
-            self.loss_bits += _codelength(frequencies, chunk[t, :valid])
             predictor.observe(chunk[t])
+
+
+def _interval(low: int = 0) -> np.ndarray:
+    """(low, range) of an encoder, or (value - low, range) of a decoder."""
+    return np.array([low, _FULL], np.uint64)
+
+
+class Direct:
+    """Codes each symbol with its frequency, out of 2^TOTAL_BITS."""
+
+    def code(
+        self,
+        mode: int,
+        symbols: np.ndarray,
+        frequencies: np.ndarray,
+        first: int,
+        state: np.ndarray,
+        buffer: np.ndarray,
+        position: int,
+    ) -> tuple[int, float]:
+        """See `SymbolCoder.code`."""
+        if mode == ENCODE:
+            position = _encode(frequencies, symbols, state, buffer, position)
+        elif mode == DECODE:
+            position = _decode(frequencies, symbols, state, buffer, position)
+        return position, _codelength(frequencies, symbols)
+
+
+@jit
+def carry(buffer: Any, size: Any) -> None:
+    """Add one to the number that the first `size` bytes are."""
+    i = size - 1
+    while buffer[i] == 255:
+        buffer[i] = 0
+        i -= 1
+    buffer[i] += np.uint8(1)
+
+
+@jit
+def narrow(state: Any, buffer: Any, size: Any, offset: Any, width: Any) -> Any:
+    """Encoder: take [offset, offset + width) of the interval, write settled bytes."""
+    low = state[0] + offset
+    if low < offset:  # wrapped around 2^64
+        carry(buffer, size)
+    while width < _SETTLED:
+        buffer[size] = np.uint8(low >> _TOP)
+        size += 1
+        low = low << _BYTE
+        width = width << _BYTE
+    state[0] = low
+    state[1] = width
+    return size
+
+
+@jit
+def follow(state: Any, payload: Any, position: Any, offset: Any, width: Any) -> Any:
+    """Decoder: take [offset, offset + width) of the interval, read as many bytes."""
+    code = state[0] - offset
+    while width < _SETTLED:
+        byte = payload[position] if position < len(payload) else np.uint8(0)
+        position += 1
+        code = (code << _BYTE) | np.uint64(byte)
+        width = width << _BYTE
+    state[0] = code
+    state[1] = width
+    return position
 
 
 @jit
@@ -137,57 +238,29 @@ def _codelength(frequencies: Any, symbols: Any) -> Any:
 
 
 @jit
-def _carry(buffer: Any, size: Any) -> None:
-    i = size - 1
-    while buffer[i] == 255:
-        buffer[i] = 0
-        i -= 1
-    buffer[i] += np.uint8(1)
-
-
-@jit
 def _encode(frequencies: Any, symbols: Any, state: Any, buffer: Any, size: Any) -> Any:
-    low, width = state[0], state[1]
     for i in range(len(symbols)):
         start = np.int64(0)
         for s in range(symbols[i]):
             start += frequencies[i, s]
-        unit = width >> _SHIFT
-        offset = unit * np.uint64(start)
+        unit = state[1] >> _SHIFT
         width = unit * np.uint64(frequencies[i, symbols[i]])
-        low += offset
-        if low < offset:  # wrapped around 2^64
-            _carry(buffer, size)
-        while width < _SETTLED:
-            buffer[size] = np.uint8(low >> _TOP)
-            size += 1
-            low = low << _BYTE
-            width = width << _BYTE
-    state[0] = low
-    state[1] = width
+        size = narrow(state, buffer, size, unit * np.uint64(start), width)
     return size
 
 
 @jit
 def _decode(frequencies: Any, symbols: Any, state: Any, payload: Any, position: Any) -> Any:
-    code, width = state[0], state[1]
     last = frequencies.shape[1] - 1
     for i in range(len(symbols)):
-        unit = width >> _SHIFT
-        point = np.int64(code // unit)
+        unit = state[1] >> _SHIFT
+        point = np.int64(state[0] // unit)
         start = np.int64(0)
         s = 0
         while s < last and start + frequencies[i, s] <= point:
             start += frequencies[i, s]
             s += 1
         symbols[i] = s
-        code -= unit * np.uint64(start)
         width = unit * np.uint64(frequencies[i, s])
-        while width < _SETTLED:
-            byte = payload[position] if position < len(payload) else np.uint8(0)
-            position += 1
-            code = (code << _BYTE) | np.uint64(byte)
-            width = width << _BYTE
-    state[0] = code
-    state[1] = width
+        position = follow(state, payload, position, unit * np.uint64(start), width)
     return position

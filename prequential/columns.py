@@ -18,7 +18,7 @@ from torch import Tensor
 from prequential import kernels
 from prequential.kernels import jit
 from prequential.model import Attention, Linear, Transformer
-from prequential.numerics import NORM_EPSILON
+from prequential.numerics import LOG2_E, NORM_EPSILON
 
 _EPSILON = np.float32(NORM_EPSILON)
 
@@ -78,7 +78,7 @@ class Columns:
             self._view(block.value)[keys],
             self._view(block.value_scale)[keys],
             self._view(block.slopes),
-            np.float32(math.log2(math.e) / math.sqrt(block.D // block.H)),
+            np.float32(LOG2_E / math.sqrt(block.D // block.H)),
             self._view(block.weights)[:, column, keys],
         )
 

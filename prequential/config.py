@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from prequential.errors import ConfigError
 
-DEFAULT_PRESET = "literal"
+DEFAULT_PRESET = "default"
 
 # The largest magnitude of a quantised operand: 7 bits and a sign, so that it also fits an int8.
 OPERAND_MAX = 127
@@ -74,6 +74,21 @@ class NgramConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """Counts of the past, mixed after every bit; `kind = "none"` leaves the literal scheme."""
+
+    kind: str = field(default="none", metadata={"choices": ("none", "mix")})
+    contexts: tuple[str, ...] = ("o2", "o3", "o4", "o5", "o6", "o8", "w0", "w1", "w2", "s3", "s4")
+    # Buckets of each context's table, and bytes of each stream that a match can reach; 0 follows
+    # the input's length.
+    buckets_log2: int = _bounded(0, 0, 24)
+    window_log2: int = _bounded(0, 0, 28)
+    # A count stops here, so that old evidence fades.
+    count_limit: int = _bounded(127, 1, 127)
+    mixer_rate: int = _bounded(6, 1, 64)
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """One step per chunk on the transformer's weights."""
 
@@ -89,28 +104,41 @@ class OptimizerConfig:
 class Config:
     """What the decoder must know, but for the data's length and the seed."""
 
-    # Streams side by side; 0 follows the input's length.
+    # Streams side by side; 0 follows the input's length, one for every `stream_bytes`.
     streams: int = _bounded(0, 0, 4096)
+    stream_bytes: int = _bounded(1 << 18, 1, 1 << 40)
     # Tokens of each stream in a chunk, that is, per optimizer step.
     chunk: int = _bounded(16, 1, 1024)
+    # Optimizer steps per chunk: one on the chunk itself, the others on replayed past chunks.
+    epochs: int = _bounded(1, 1, 64)
     model: ModelConfig = field(default_factory=ModelConfig)
     ngrams: NgramConfig = field(default_factory=NgramConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def resolve(self, token_count: int) -> Config:
         """The same config with every size that follows the input's length filled in.
 
-        One stream up to 256 KiB, then one more for every 256 KiB, as a power of two up to 64.
-        Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^20.
+        Streams: the largest power of two, up to 64, that leaves each at least `stream_bytes`.
+        Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19; the
+        memory's buckets two to four times as many.
 
         >>> Config().resolve(1_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
-        (4, 18)
+        (2, 18)
         """
-        streams = self.streams or min(64, 1 << max(0, (token_count >> 18).bit_length()))
+        enough = max(1, token_count // self.stream_bytes)
+        streams = self.streams or min(64, 1 << (enough.bit_length() - 1))
         streams = max(1, min(streams, token_count))
-        rows_log2 = self.ngrams.rows_log2 or min(20, max(10, (token_count // 4).bit_length()))
+        rows_log2 = self.ngrams.rows_log2 or min(19, max(10, (token_count // 4).bit_length()))
         ngrams = dataclasses.replace(self.ngrams, rows_log2=rows_log2)
-        return dataclasses.replace(self, streams=streams, ngrams=ngrams)
+        length_log2 = token_count.bit_length()
+        memory = dataclasses.replace(
+            self.memory,
+            buckets_log2=self.memory.buckets_log2 or min(20, max(10, length_log2 - 1)),
+            window_log2=self.memory.window_log2
+            or min(24, max(10, (token_count // streams).bit_length())),
+        )
+        return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
 
     def memory_bytes(self) -> int:
         """About what a learner of this resolved config allocates."""
@@ -118,11 +146,17 @@ class Config:
         tokens = self.streams * self.chunk
         embeddings = (256 + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
         rows = len(n.contexts) << n.rows_log2
+        memory = 0
+        if self.memory.kind != "none":
+            memory = (len(self.memory.contexts) * 64 << self.memory.buckets_log2) + (
+                self.streams << self.memory.window_log2
+            )
         weights = m.layers * (4 * m.width + 2 * m.hidden) * m.width * 20
         attention = 4 * self.streams * m.heads * self.chunk * (m.window + self.chunk)
         activations = tokens * m.layers * (20 * m.width + 8 * m.hidden) + m.layers * attention
-        window = 8 * m.layers * self.streams * m.window * m.width
-        return embeddings + rows * (5 + 9 * n.slots) + weights + 4 * activations + window
+        window = 8 * m.layers * self.streams * m.window * m.width * (1 + (self.epochs > 1))
+        tables = rows * (5 + 9 * n.slots)
+        return embeddings + tables + memory + weights + 4 * activations + window
 
     def to_bytes(self) -> bytes:
         """Every field in schema order: see docs/FORMAT.md."""

@@ -27,11 +27,20 @@ MAX_HEADER_BYTES = 2**16
 MAX_PAYLOAD_BYTES = 2**26
 MAX_ORIGINAL_BYTES = 2**63 - 1
 MAX_SEED = 2**64 - 1
+MAX_NAME_BYTES = 255
 
 _PIECE_BYTES = 2**20  # largest single read
-_STORED, _CODED = 0, 1
+_STORED, _CODED, _PRIOR = 0, 1, 2
 _DATA, _END = b"D", b"E"
 _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
+
+
+@dataclass(frozen=True)
+class PriorName:
+    """The file that the weights start from, which the decoder must be given."""
+
+    sha256: bytes  # of the file
+    name: str  # for people: the hash decides
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class Header:
     seed: int
     sha256: bytes  # of the original
     config: Config | None
+    prior: PriorName | None = None
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -61,7 +71,12 @@ class Header:
         if len(self.sha256) != SHA256_BYTES:
             raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {SHA256_BYTES}")
         config = b"" if self.config is None else self.config.to_bytes()
-        mode = _STORED if self.config is None else _CODED
+        mode, prior = _STORED if self.config is None else _CODED, b""
+        if self.prior is not None:
+            name = self.prior.name.encode()
+            if not (mode == _CODED and 0 < len(name) <= MAX_NAME_BYTES):
+                raise ValueError(f"prior of a stored archive, or its name {name!r} is too long")
+            mode, prior = _PRIOR, self.prior.sha256 + varint(len(name)) + name
         fields = [
             MAGIC,
             bytes([CONTAINER_VERSION, self.numerics_version, mode]),
@@ -70,6 +85,7 @@ class Header:
             varint(len(config)),
             config,
             self.sha256,
+            prior,
         ]
         serial = b"".join(fields)
         if len(serial) + CRC_BYTES > MAX_HEADER_BYTES:
@@ -199,23 +215,39 @@ class ArchiveReader:
             raise self._unsupported("container", version, CONTAINER_VERSION)
         numerics_version = self._take(1, "the header field numerics version")[0]
         mode = self._take(1, "the header field mode")[0]
-        if mode not in (_STORED, _CODED):
+        if mode not in (_STORED, _CODED, _PRIOR):
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
         room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHA256_BYTES - CRC_BYTES
+        if mode == _PRIOR:
+            room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
         length = self._varint("the header field config length", room)
-        if (length > 0) != (mode == _CODED):
+        if (length > 0) != (mode != _STORED):
             raise self._error(f"header field config has {length} bytes", self.bytes_read)
         config_at = self.bytes_read
         config = self._take(length, "the header field config")
         sha256 = self._take(SHA256_BYTES, "the header field sha256")
+        prior = self._prior() if mode == _PRIOR else None
         self._checksum("the header", 0)
         if numerics_version != NUMERICS_VERSION:
             raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)
         return Header(
-            original_bytes, seed, sha256, self._config(config, config_at), numerics_version
+            original_bytes, seed, sha256, self._config(config, config_at), prior, numerics_version
         )
+
+    def _prior(self) -> PriorName:
+        sha256 = self._take(SHA256_BYTES, "the header field prior sha256")
+        length = self._varint("the header field prior name length", MAX_NAME_BYTES)
+        start = self.bytes_read
+        raw = self._take(length, "the header field prior name")
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError as error:
+            raise self._error("header field prior name is not UTF-8", start) from error
+        if not name:
+            raise self._error("header field prior name is empty", start)
+        return PriorName(sha256, name)
 
     def _magic(self) -> None:
         found = self._read(len(MAGIC))

@@ -13,21 +13,33 @@ import numpy as np
 import torch
 
 from prequential import kernels
-from prequential.coder import TOTAL_BITS
+from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.columns import Columns
-from prequential.config import Config
+from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
+from prequential.memory import Memory
 from prequential.model import SYMBOLS, Transformer
 from prequential.ngrams import Ngrams
 from prequential.optimizer import Optimizer
+from prequential.replay import Draw, Past
 
 
 class Learner:
     """The state that encoder and decoder build in step, from the seed and the bytes paid for."""
 
-    def __init__(self, config: Config, seed: int, device: str = "cpu", threads: int = 1) -> None:
-        """config is resolved: see `Config.resolve`. Threads and device do not change a bit."""
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        device: str = "cpu",
+        threads: int = 1,
+        past: Past | None = None,
+    ) -> None:
+        """config is resolved: see `Config.resolve`. Threads and device do not change a bit.
+
+        past gives the chunks learned so far, by number; with epochs above 1 they are replayed.
+        """
         B, T = config.streams, config.chunk
         self.B, self.device = B, torch.device(device)
         self.history = History(B)
@@ -36,9 +48,17 @@ class Learner:
         # Elsewhere than on the CPU, a column is a chunk of one column.
         self.columns = Columns(self.model) if self.device.type == "cpu" else None
         self.ngrams = Ngrams(config.ngrams, B, T)
+        self.memory = Memory(config.memory, B, T) if config.memory.kind != "none" else None
+        self.symbol_coder: SymbolCoder = self.memory or Direct()
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, SYMBOLS), np.int32)
         self._pool = ThreadPoolExecutor(1) if threads > 1 else None
+        self._past = past
+        self._past_count = 0
+        self._draw = Draw(seed)
+        self._replays = config.epochs - 1
+        # Chunks before a replayed one that its attention, convolution and contexts reach into.
+        self._reach = -(-max(config.model.window, HISTORY_BYTES) // T)
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, 256) int32 of a known chunk (T, B) uint8, in one forward pass."""
@@ -62,13 +82,12 @@ class Learner:
         self.history.push(symbols)
 
     def learn(self, chunk: np.ndarray, count: int) -> None:
-        """One step on the first `count` tokens of the chunk (T, B), whose frequencies are known."""
-        rows = len(chunk) * self.B
+        """One step on the first `count` tokens of the chunk (T, B), whose frequencies are known.
+
+        Then one on a past chunk for every further epoch.
+        """
+        dlogits = self._gradient(chunk, count)
         targets = chunk.reshape(-1)
-        # p - y, exact: frequencies are below 2^24. Rows past the end of the data teach nothing.
-        dlogits = self.frequencies[:rows].astype(np.float32) * np.float32(2.0**-TOTAL_BITS)
-        dlogits[np.arange(rows), targets] -= np.float32(1)
-        dlogits[count:] = 0
         # The tables and the transformer learn independently of each other.
         if self._pool is not None:
             tables = self._pool.submit(self.ngrams.learn, dlogits[:count], targets[:count])
@@ -77,6 +96,28 @@ class Learner:
         else:
             self.ngrams.learn(dlogits[:count], targets[:count])
             self._learn_dense(dlogits, count, len(chunk))
+        if self._past is not None and self._past_count:
+            for _ in range(self._replays):
+                self._replay(self._draw.below(self._past_count), self._past)
+        self._past_count += 1
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """Everything learned so far, by name, but for the optimizers' state and the memory."""
+        arrays = self._tables()
+        for weight in self.model.weights:
+            arrays[f"model.{weight.name}"] = weight.value.cpu().numpy()
+        return arrays
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Start from what another learner of this config has `learned`."""
+        for name, table in self._tables().items():
+            table[...] = arrays[name]
+        for weight in self.model.weights:
+            weight.start(torch.from_numpy(arrays[f"model.{weight.name}"]))
+
+    def _tables(self) -> dict[str, np.ndarray]:
+        tables = {**self.embeddings.arrays(), **self.ngrams.arrays()}
+        return {name: table for name, table in tables.items() if not name.endswith("squares")}
 
     def parameter_count(self) -> int:
         """Numbers in the transformer's weights; the sparse tables are not counted."""
@@ -89,11 +130,48 @@ class Learner:
             sha.update(weight.value.cpu().numpy().astype("<f4").tobytes())
         for gates in (self.ngrams.gates, self.ngrams.biases):
             sha.update(gates.astype("<f4").tobytes())
+        if self.memory is not None:
+            sha.update(self.memory.weights.astype("<i4").tobytes())
         return sha.digest()
+
+    def _gradient(self, chunk: np.ndarray, count: int) -> np.ndarray:
+        """p - y (T * B, 256) float32, exact: frequencies are below 2^24."""
+        rows = len(chunk) * self.B
+        dlogits = self.frequencies[:rows].astype(np.float32) * np.float32(2.0**-TOTAL_BITS)
+        dlogits[np.arange(rows), chunk.reshape(-1)] -= np.float32(1)
+        dlogits[count:] = 0  # rows past the end of the data teach nothing
+        return dlogits
+
+    def _replay(self, index: int, past: Past) -> None:
+        """One more step of the transformer and the embeddings, on a past chunk.
+
+        Its context is computed anew with the present weights, from zeros as at the beginning, and
+        the live one put back. The n-gram tables and gates have counted the chunk once; counting it
+        twice makes them too sure.
+        """
+        live = [
+            torch.from_numpy(self.history.bytes),
+            torch.from_numpy(self.history.words),
+            *self.model.caches(),
+        ]
+        kept = [view.clone() for view in live]
+        for view in live:
+            view.zero_()
+        for earlier in range(max(0, index - self._reach), index):
+            chunk, _ = past(earlier)
+            self.predict(chunk)
+            self.model.advance(len(chunk))
+        chunk, count = past(index)
+        self.predict(chunk)
+        self._learn_dense(self._gradient(chunk, count), count, len(chunk))
+        for view, saved in zip(live, kept, strict=True):
+            view.copy_(saved)
 
     def _locate(self, column: int) -> None:
         self.embeddings.locate(self.history, column)
         self.ngrams.locate(self.history, column)
+        if self.memory is not None:
+            self.memory.locate(self.history, column)
 
     def _forward(self, first: int, end: int) -> np.ndarray:
         rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)

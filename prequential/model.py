@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from prequential import numerics
+from prequential import bounds, numerics
 from prequential.config import ModelConfig
 from prequential.optimizer import Weight, uniform
 
@@ -100,7 +100,7 @@ class Attention:
         self.value_scale = new(W + T, B * H)
         self.weights = new(B * H, T, W + T)
         # 2^-1, 2^-2, ... bits per position, repeated over the streams: exact powers of two.
-        slopes = [2.0 ** -(1 + 8 * h // max(1, H)) for h in range(H)]
+        slopes = [math.ldexp(1.0, -(1 + 8 * h // H)) for h in range(H)]
         self.slopes = qkv.value.new_tensor(slopes).repeat(B)  # (G,), G = B * H
 
     def linears(self) -> list[Linear]:
@@ -284,7 +284,6 @@ class _Convolution:
                 dx[: n - delay] += dy[delay:] * w
             shift = self.past - delay
             numerics.quantise_columns_scaled(dy, x_scale[shift : shift + n], dyq, column_scale)
-            # Integer terms, at most MAX_TERMS of them: exact in any order.
             total = numerics.column_sums(xq[shift : shift + n], dyq)
             weight.products[k - 1] = total * column_scale
         return dx
@@ -299,6 +298,7 @@ class Transformer:
     """Logits for each row of a chunk of B streams and up to T columns, and their gradients."""
 
     def __init__(self, config: ModelConfig, B: int, T: int, seed: int, device: str) -> None:
+        bounds.check(config, B, T)
         D, F = config.width, config.hidden
         self.B, self.weights = B, list[Weight]()
 
@@ -349,6 +349,15 @@ class Transformer:
         for block in reversed(self.blocks):
             block.backward(dx)
         return dx if self.convolution is None else self.convolution.backward(dx)
+
+    def caches(self) -> list[Tensor]:
+        """Views of what a chunk needs of the chunks before it; zeros at the beginning."""
+        views = [] if self.convolution is None else [self.convolution.x[: self.convolution.past]]
+        for block in self.blocks:
+            if isinstance(block, Attention):
+                cached = (block.key, block.key_scale, block.value, block.value_scale)
+                views += [cache[: block.window] for cache in cached]
+        return views
 
     def advance(self, columns: int) -> None:
         """Move the caches past a finished chunk of `columns` columns."""

@@ -28,6 +28,7 @@ from prequential.config import MAX_TERMS, OPERAND_MAX
 # Held constants are float32, so that no operation mixes precisions.
 NORM_EPSILON = 1e-5
 WEIGHT_BOUND = 8.0
+LOG2_E = 1.4426950408889634  # not math.log2, which is the platform's
 
 _EXPONENT_LOW, _EXPONENT_HIGH = 127 - 40, 127 + 40
 _use_kernels = True
@@ -68,9 +69,15 @@ def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
     """out = a @ b for integers of magnitude <= 127: (N, K) @ (K, M) or batched.
 
     Up to 1040 terms fit float32 exactly. Longer sums are cut into such blocks, the blocks are
-    added in float64 (exact up to 2^53) and the total is rounded once.
+    added in float64 (exact up to 2^53) and the total is rounded once. On CUDA, 8-bit tensor cores
+    add in int32 instead where the shapes allow.
     """
     terms = a.shape[-1]
+    if _fits_int8_cores(a, b):
+        # Rows times columns is the layout that every release takes.
+        columns = b.T.to(torch.int8).contiguous().T
+        out.copy_(torch._int_mm(a.to(torch.int8).contiguous(), columns))
+        return
     if terms <= MAX_TERMS:
         torch.matmul(a, b, out=out)
         return
@@ -79,6 +86,18 @@ def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
         part = torch.matmul(a[..., start : start + MAX_TERMS], b[..., start : start + MAX_TERMS, :])
         total += part.double()
     out.copy_(total)
+
+
+def _fits_int8_cores(a: Tensor, b: Tensor) -> bool:
+    """Whether `torch._int_mm` takes a and b and its int32 sums hold. On the CPU it is not safe."""
+    return (
+        a.device.type == "cuda"
+        and a.dim() == 2
+        and a.shape[0] > 16
+        and a.shape[1] % 8 == 0
+        and b.shape[1] % 8 == 0
+        and 0 < a.shape[1] * OPERAND_MAX**2 < 1 << 31
+    )
 
 
 def quantise_rows(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
@@ -228,7 +247,7 @@ def attention_weights(
     probabilities, and weights * value_scale quantised per row: folded and folded_scale (G, Tq).
     Source: Vaswani et al. 2017; Press et al. 2022 (ALiBi).
     """
-    temperature = np.float32(math.log2(math.e) / math.sqrt(head_width))
+    temperature = np.float32(LOG2_E / math.sqrt(head_width))
     if compiled(scores):
         kernels.attention_weights(
             scores.numpy(),
@@ -251,7 +270,7 @@ def attention_weights(
     visible = (distance >= 0) & (distance <= window)
     scale = (query_scale * float(temperature)).T[:, :, None] * key_scale.T[:, None, :]
     s = scores * scale - slopes[:, None, None] * distance.float()  # (G, Tq, Nk)
-    s = torch.where(visible, s, torch.full_like(s, -3e38))
+    s = torch.where(visible, s, torch.full_like(s, float32(-3e38)))
     s = s - s.amax(-1, keepdim=True)
     power = _exp2_integers(s) >> (kernels.EXP2_ONE_BITS - 15)
     power = torch.where(visible, power, torch.zeros_like(power))

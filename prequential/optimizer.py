@@ -29,6 +29,11 @@ class Weight:
         self.square = torch.zeros_like(self.value)
         numerics.quantise_rows(self.value, self.quantised, self.scale)
 
+    def start(self, value: Tensor) -> None:
+        """Begin from value (M, K) instead."""
+        self.value.copy_(value.clamp(-numerics.WEIGHT_BOUND, numerics.WEIGHT_BOUND))
+        numerics.quantise_rows(self.value, self.quantised, self.scale)
+
 
 def uniform(shape: tuple[int, int], bound: float, seed: int, index: int) -> Tensor:
     """Values in [-bound, bound] from the raw words of NumPy's Philox, keyed by (seed, index).

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prequential.coder import TOTAL_BITS, Decoder, Encoder, Meter
+from prequential.coder import TOTAL_BITS, Decoder, Direct, Encoder, Meter
 from prequential.errors import DivergenceError
 
 TOTAL = 1 << TOTAL_BITS
@@ -21,6 +21,7 @@ class Fixed:
     def __init__(self, frequencies: np.ndarray, streams: int) -> None:
         self.frequencies = frequencies
         self.streams = streams
+        self.symbol_coder = Direct()
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         return self.frequencies

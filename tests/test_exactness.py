@@ -14,7 +14,7 @@ import pytest
 from samples import noise, small, text
 
 from prequential import codec
-from prequential.config import Config, load
+from prequential.config import Config, load, preset_names
 from prequential.learner import Learner
 
 DATA = text(3000)
@@ -36,7 +36,7 @@ def chunks(config: Config, count: int, seed: int = 0) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-@pytest.mark.parametrize("preset", ["literal", "tiny"])
+@pytest.mark.parametrize("preset", ["default", "fast", "literal", "tiny"])
 @pytest.mark.parametrize("overrides", [(), ("model.window=0",), ("model.conv=1", "chunk=3")])
 def test_whole_chunk_equals_column_by_column(preset: str, overrides: tuple[str, ...]) -> None:
     """Every integer frequency, and every weight after the step."""
@@ -85,9 +85,13 @@ PROGRAM = """
 import json, sys, hashlib
 from samples import small, text
 from prequential import codec
-archive = codec.compress(text(3000), 3, small(), threads=int(sys.argv[1]))
-assert codec.decompress(archive) == text(3000)
-print(json.dumps(hashlib.sha256(archive).hexdigest()))
+sha = hashlib.sha256()
+for kind in ("none", "mix"):
+    config = small("memory.kind=" + kind)
+    archive = codec.compress(text(3000), 3, config, threads=int(sys.argv[1]))
+    assert codec.decompress(archive) == text(3000)
+    sha.update(archive)
+print(json.dumps(sha.hexdigest()))
 """
 
 
@@ -103,7 +107,9 @@ def in_process(threads: int = 1, **environment: str) -> str:
 
 
 def test_settings_of_the_machine_change_nothing() -> None:
-    expected = hashlib.sha256(codec.compress(DATA, 3, small())).hexdigest()
+    plain, mixed = small(), small("memory.kind=mix")
+    archives = codec.compress(DATA, 3, plain) + codec.compress(DATA, 3, mixed)
+    expected = hashlib.sha256(archives).hexdigest()
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         assert in_process(2) == expected
@@ -141,10 +147,13 @@ def golden_input(name: str) -> bytes:
         "tiny-text": text(6000, 1),
         "tiny-bytes": bytes(range(256)) * 12 + noise(500),
         "literal-text": text(2500, 2),
+        "default-text": text(3500, 3),
+        "fast-bytes": noise(300) * 4 + bytes(range(256)) * 6,
         "stored-noise": noise(700, 4),
     }[name]
 
 
 def test_there_are_golden_archives() -> None:
     names = {path.stem for path in GOLDEN.glob("*.pq")}
-    assert names == {"tiny-text", "tiny-bytes", "literal-text", "stored-noise"}
+    assert names == set(json.loads((GOLDEN / "golden.json").read_text()))
+    assert {name.split("-")[0] for name in names} == {*preset_names(), "stored"} - {"best"}

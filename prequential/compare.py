@@ -1,0 +1,193 @@
+"""Our presets beside well-known compressors on the same files, as a table and as JSON.
+
+Each run is a process of its own, so that its time (all of it, start-up included) and its peak
+memory are its own. What is not installed is left out and named.
+"""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from prequential.errors import PrequentialError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compressor on one file; times in seconds, decode_seconds None where not measured."""
+
+    file: str
+    method: str
+    original_bytes: int
+    archive_bytes: int
+    bits_per_byte: float
+    encode_seconds: float
+    decode_seconds: float | None
+    encode_peak_bytes: int
+
+
+def _zstandard(data: bytes) -> bytes:
+    level = import_module("zstandard").ZstdCompressor(level=22)
+    return bytes(level.compress(data))
+
+
+def _brotli(data: bytes) -> bytes:
+    return bytes(import_module("brotli").compress(data, quality=11, lgwin=24))
+
+
+def _ppmd(data: bytes) -> bytes:
+    return bytes(import_module("pyppmd").compress(data, max_order=16, mem_size=1 << 28))
+
+
+# In a process of its own: name -> (compress, decompress).
+LIBRARIES: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
+    "zlib -9": (lambda d: zlib.compress(d, 9), zlib.decompress),
+    "bz2 -9": (lambda d: bz2.compress(d, 9), bz2.decompress),
+    "xz -9e": (lambda d: lzma.compress(d, preset=9 | lzma.PRESET_EXTREME), lzma.decompress),
+    "zstd -22": (_zstandard, lambda d: import_module("zstandard").ZstdDecompressor().decompress(d)),
+    "brotli 11": (_brotli, lambda d: import_module("brotli").decompress(d)),
+    "PPMd o16": (
+        _ppmd,
+        lambda d: import_module("pyppmd").decompress(d, max_order=16, mem_size=1 << 28),
+    ),
+}
+_NEEDS = {"zstd -22": "zstandard", "brotli 11": "brotli", "PPMd o16": "pyppmd"}
+# On the PATH: name -> program, compressing, decompressing; {i} and {o} are input and output.
+PROGRAMS: dict[str, tuple[str, str, str]] = {
+    "zpaq -m5": ("zpaq", "zpaq a {o}.zpaq {i} -m5 -t1", ""),
+    "7z PPMd": ("7z", "7z a -m0=PPMd:o=16:mem=28 {o}.7z {i}", ""),
+    "paq8px -8": ("paq8px", "paq8px -8 {i} {o}", ""),
+    "cmix": ("cmix", "cmix -c {i} {o}", "cmix -d {i} {o}"),
+    "lstm-compress": ("lstm-compress", "lstm-compress -c {i} {o}", "lstm-compress -d {i} {o}"),
+    "nncp": ("nncp", "nncp c {i} {o}", "nncp d {i} {o}"),
+}
+
+
+def available() -> tuple[list[str], list[str]]:
+    """Methods that can run here, and those that cannot."""
+    here, missing = [], []
+    for name in [*LIBRARIES, *PROGRAMS]:
+        if name in LIBRARIES:
+            found = name not in _NEEDS or find_spec(_NEEDS[name]) is not None
+        else:
+            found = shutil.which(PROGRAMS[name][0]) is not None
+        (here if found else missing).append(name)
+    return here, missing
+
+
+def run(
+    path: Path, methods: Sequence[str], *, decode: bool = False, threads: int | None = None
+) -> list[Row]:
+    """Every method on one file; a method is one of `available` or `preq NAME` for a preset.
+
+    Raises:
+        PrequentialError: a compressor fails, or its decompressor does not give the file back.
+    """
+    return [_run(path, method, decode, threads) for method in methods]
+
+
+def _run(path: Path, method: str, decode: bool, threads: int | None) -> Row:
+    size = path.stat().st_size
+    with tempfile.TemporaryDirectory() as folder:
+        archive, output = Path(folder) / "archive", Path(folder) / "output"
+        seconds, peak = _timed(_command(method, "c", path, archive, threads), method)
+        made = [p for p in Path(folder).iterdir() if p.name.startswith("archive")]
+        if not made:
+            raise PrequentialError(f"{method} made no archive of {path}")
+        archive_bytes = made[0].stat().st_size
+        decode_seconds = None
+        if decode and (method not in PROGRAMS or PROGRAMS[method][2]):
+            command = _command(method, "d", made[0], output, threads)
+            decode_seconds, _ = _timed(command, method)
+            if output.read_bytes() != path.read_bytes():
+                raise PrequentialError(f"{method} does not give {path} back")
+    return Row(
+        file=path.name,
+        method=method,
+        original_bytes=size,
+        archive_bytes=archive_bytes,
+        bits_per_byte=8 * archive_bytes / max(1, size),
+        encode_seconds=seconds,
+        decode_seconds=decode_seconds,
+        encode_peak_bytes=peak,
+    )
+
+
+def _command(method: str, way: str, source: Path, target: Path, threads: int | None) -> list[str]:
+    if method.startswith("preq "):
+        command = [sys.executable, "-m", "prequential", "encode" if way == "c" else "decode"]
+        command += [str(source), "-o", str(target), "-q", "-f", "--no-progress"]
+        command += ["--preset", method.split()[1]] if way == "c" else []
+        return command + (["--threads", str(threads)] if threads else [])
+    if method in LIBRARIES:
+        return [sys.executable, "-m", "prequential.compare", method, way, str(source), str(target)]
+    template = PROGRAMS[method][1 if way == "c" else 2]
+    return [part.format(i=source, o=target) for part in template.split()]
+
+
+def _timed(command: list[str], method: str) -> tuple[float, int]:
+    """(wall seconds, peak resident bytes) of a finished process."""
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    message = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    if process.returncode != 0:
+        last = message.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise PrequentialError(f"{method} failed: {last[0]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return time.monotonic() - started, usage.ru_maxrss * unit
+
+
+def weissman(row: Row, reference: Row) -> float:
+    """Weissman score, alpha = 1: (r / r0) * log(t0) / log(t), with times in milliseconds."""
+    ratio = row.original_bytes / row.archive_bytes
+    ratio0 = reference.original_bytes / reference.archive_bytes
+    milliseconds = max(2.0, 1000 * row.encode_seconds)
+    return (
+        ratio
+        / ratio0
+        * math.log(max(2.0, 1000 * reference.encode_seconds))
+        / math.log(milliseconds)
+    )
+
+
+def to_json(rows: Sequence[Row], missing: Sequence[str]) -> str:
+    """All rows, the machine's cores, and what was not found."""
+    document = {
+        "cores": os.cpu_count(),
+        "not_found": list(missing),
+        "rows": [asdict(row) for row in rows],
+    }
+    return json.dumps(document, indent=1)
+
+
+def _main() -> None:
+    """Run one library on one file: METHOD c|d SOURCE TARGET."""
+    method, way, source, target = sys.argv[1:]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    data = Path(source).read_bytes()
+    Path(target).write_bytes(LIBRARIES[method][0 if way == "c" else 1](data))
+
+
+if __name__ == "__main__":
+    _main()

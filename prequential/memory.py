@@ -1,0 +1,517 @@
+"""The past-only memory: counts of what followed each context, mixed anew after every bit.
+
+A byte is eight binary decisions, most significant bit first. For each decision every context holds
+a probability and a count, found by hashing the context with the bits so far; a match model follows
+the longest repeat; the learner's distribution over bytes joins as one more expert. Their logits
+(in units of 1/256 nat) are weighed by several sets of weights, each chosen by a small context, the
+sets' outputs by one more, and the result is corrected by two adaptive maps. Everything learns from
+the bit just coded, in coding order, and is shared by all streams.
+
+Only integers reach the bits: probabilities have 16 bits, tables of logits and their inverse are
+made from integers, sums are 64-bit. Sources: Mahoney 2005, adaptive weighing of context models
+(the PAQ family); Knoll & de Freitas 2012; Willems et al. 1995 for the counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from prequential.coder import DECODE, ENCODE, follow, narrow
+from prequential.config import MemoryConfig
+from prequential.contexts import Contexts, History
+
+jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+# Logits are integers: 256 to the nat. Probabilities of a 1 have 16 bits.
+LOGIT_MAX = 3071  # 12 nats
+_HALF = 32768
+_NOTHING = np.uint64(0)
+# A node of a table: 18 bits of probability, 7 of history, 7 of count.
+_COUNT_MASK = np.uint32(127)
+_HISTORY_SHIFT = np.uint32(7)
+_P_SHIFT = np.uint32(14)
+_UNSEEN = np.uint32((1 << 31) | (1 << 7))  # one half, no history, no count
+
+
+def _squash_table() -> Any:
+    """65536 / (1 + exp(-x / 256)) for x in -3072..3071, rounded, within 1..65535; from integers."""
+    one = 1 << 128
+    term, exp_step, k = one, one, 1  # exp(1 / 256) by its series
+    while term:
+        term //= 256 * k
+        exp_step += term
+        k += 1
+    values, power = [], one  # exp(x / 256) for x = 0, 1, ...
+    for _ in range(LOGIT_MAX + 2):
+        values.append(power)
+        power = power * exp_step >> 128
+    upper = [(65536 * v + (v + one) // 2) // (v + one) for v in values]
+    lower = [(65536 * one + (v + one) // 2) // (v + one) for v in values[1:]]
+    table = np.array([*lower[::-1], *upper[:-1]], np.int64)
+    return np.clip(table, 1, 65535).astype(np.int32)
+
+
+def _stretch_table(squash: Any) -> Any:
+    """The logit of the probability (i + 1/2) / 4096: the inverse of the table above."""
+    centres = np.arange(4096) * 16 + 8
+    return (np.searchsorted(squash, centres) - (LOGIT_MAX + 1)).astype(np.int32)
+
+
+SQUASH = _squash_table()
+STRETCH = _stretch_table(SQUASH)
+# 65536 / (n + 1.5): the step of a probability that was updated n times.
+_RATES = (131072 // (2 * np.arange(128) + 3)).astype(np.int64)
+# Eleven buckets of a count: 0, 1, 2, 3, 4, 5.., 8.., 12.., 20.., 40.., 128..
+_BUCKET_STARTS = np.array([0, 1, 2, 3, 4, 5, 8, 12, 20, 40, 128])
+_BUCKETS = (np.searchsorted(_BUCKET_STARTS, np.arange(128), "right") - 1).astype(np.int64)
+_STAGES = np.minimum(np.searchsorted([7, 20], np.arange(128), "right"), 2).astype(np.int64)
+_CONFIDENCES = len(_BUCKET_STARTS)
+_CELLS = 33  # of an adaptive map, 3 * 256 / 4 logits apart
+_CELL = 192
+
+
+def _indirect_start() -> Any:
+    """Probabilities for a history of up to 6 bits: (ones + 0.4) / (bits + 0.8) in 16 bits."""
+    table = np.zeros((128, 3, 4), np.int32)
+    for h in range(1, 128):
+        length = h.bit_length() - 1
+        ones = (h - (1 << length)).bit_count()
+        table[h] = 65536 * (5 * ones + 2) // (5 * length + 4)
+    return table
+
+
+SETS = 5
+_MATCHES = 16
+
+
+class Memory:
+    """The tables, and what the current chunk looks up in them."""
+
+    def __init__(self, config: MemoryConfig, streams: int, columns: int) -> None:
+        self.config = config
+        self.contexts = Contexts(config.contexts)
+        count = len(config.contexts)
+        self.buckets_log2 = config.buckets_log2
+        # Per context, buckets of 16 words: a check, then a node for each of 15 bit prefixes of a
+        # nibble. A node holds a 22-bit probability and a 10-bit count.
+        self.nodes = np.zeros((count, 16 << config.buckets_log2), np.uint32)
+        self.direct = np.full(1 << 16, _UNSEEN, np.uint32)  # order 1, not hashed
+        middle = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
+        self.maps = np.tile(middle, (count + 1, _CONFIDENCES, 1)).astype(np.int32)
+        self.indirect = np.tile(_indirect_start(), (count + 1, 1, 1, 1))
+        # Two inputs a context, two of order 1, two of the match, two of the expert, a constant.
+        inputs = 2 * count + 7
+        self.sizes = np.array([256, 256 * 3, _MATCHES * 8, 256 * 8, 2048], np.int64)
+        self.weights = np.full((int(self.sizes.sum()), inputs), 65536 * 2 // 9, np.int32)
+        self.final = np.full((2048, SETS), 65536 // SETS, np.int32)
+        self.corrections = np.tile(middle, (1024 + 65536, 1)).astype(np.int32)
+        # The match model: the past of every stream, and where 6-byte contexts last occurred.
+        self.window_log2 = config.window_log2
+        self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
+        self.position = np.zeros(streams, np.int64)
+        self.where = np.full((2, 1 << min(22, config.window_log2 + 2)), -1, np.int64)
+        self.pointer = np.zeros((streams, 4), np.int64)  # stream, position, length, misses
+        self.match_maps = np.full((2, 64), 49152, np.int32)
+        self.streams = streams
+        tokens = streams * columns
+        self.hashes = np.zeros((tokens, count), np.uint64)
+        self.last = np.zeros((tokens, 4), np.uint8)
+
+    def locate(self, history: History, column: int) -> None:
+        """Remember the contexts of a column's symbols, from the past alone."""
+        a, b = column * self.streams, (column + 1) * self.streams
+        self.contexts.hash(history, self.hashes[a:b])
+        self.last[a:b] = history.bytes[:, :4]
+
+    def code(
+        self,
+        mode: int,
+        symbols: np.ndarray,
+        frequencies: np.ndarray,
+        first: int,
+        state: np.ndarray,
+        buffer: np.ndarray,
+        position: int,
+    ) -> tuple[int, float]:
+        """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's."""
+        a = first * self.streams
+        c = self.config
+        result: tuple[int, float] = _code(
+            mode,
+            symbols,
+            frequencies,
+            self.hashes[a : a + len(symbols)],
+            self.last[a : a + len(symbols)],
+            self.streams,
+            self.nodes,
+            self.buckets_log2,
+            self.direct,
+            self.maps,
+            self.indirect,
+            self.weights,
+            self.sizes,
+            self.final,
+            self.corrections,
+            self.past,
+            self.position,
+            self.where,
+            self.pointer,
+            self.match_maps,
+            c.count_limit,
+            c.mixer_rate,
+            state,
+            buffer,
+            position,
+        )
+        return result
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything learned, by name."""
+        names = (
+            "nodes direct maps indirect weights final corrections"
+            " past position where pointer match_maps"
+        )
+        return {f"memory.{name}": getattr(self, name) for name in names.split()}
+
+
+@jit
+def _stretch(p: Any) -> Any:
+    return np.int64(STRETCH[p >> 4])
+
+
+@jit
+def _squash(x: Any) -> Any:
+    return np.int64(SQUASH[min(max(x, -3072), 3071) + 3072])
+
+
+@jit
+def _bucket(nodes: Any, hashed: Any, log2: Any) -> Any:
+    """The first word of a context's bucket of 16, taking over the less used of two places."""
+    check = np.uint32((hashed & np.uint64(0xFFFF)) | np.uint64(0x10000))
+    base = np.int64(hashed >> np.uint64(64 - log2)) << 4
+    other = base ^ 16
+    if nodes[base] == check:
+        return base
+    if nodes[other] == check:
+        return other
+    if nodes[other + 1] & _COUNT_MASK < nodes[base + 1] & _COUNT_MASK:
+        base = other
+    nodes[base] = check
+    for k in range(1, 16):
+        nodes[base + k] = _UNSEEN
+    return base
+
+
+@jit
+def _interpolate(cells: Any, logit: Any) -> Any:
+    """(probability, nearer cell) of an adaptive map at a logit."""
+    x = min(max(logit, -LOGIT_MAX), LOGIT_MAX) + 3072
+    low = x // _CELL
+    share = x - low * _CELL
+    p = (np.int64(cells[low]) * (_CELL - share) + np.int64(cells[low + 1]) * share) // _CELL
+    return p, low + (1 if share * 2 >= _CELL else 0)
+
+
+@jit
+def _hash_past(past: Any, b: Any, end: Any, length: Any, size: Any) -> Any:
+    mask = past.shape[1] - 1
+    h = np.uint64(length)
+    for k in range(1, length + 1):
+        h = (h ^ np.uint64(past[b, (end - k) & mask])) * np.uint64(0xD6E8FEB86659FD93)
+        h ^= h >> np.uint64(29)
+    return np.int64(h % np.uint64(size))
+
+
+@jit
+def _follow(past: Any, position: Any, where: Any, pointer: Any, b: Any, symbol: Any) -> None:
+    """Append a symbol to stream b and move its match on."""
+    mask = past.shape[1] - 1
+    end = position[b]
+    past[b, end & mask] = symbol
+    end += 1
+    position[b] = end
+    if pointer[b, 2] > 0:
+        if past[pointer[b, 0], pointer[b, 1] & mask] == symbol:
+            pointer[b, 1] += 1
+            pointer[b, 2] += 1
+            pointer[b, 3] = max(0, pointer[b, 3] - (1 if pointer[b, 2] % 16 == 0 else 0))
+        else:
+            # Stay on the trail for a few misses: records and edits differ in places.
+            pointer[b, 1] += 1
+            pointer[b, 2] = 1
+            pointer[b, 3] += 8
+            if pointer[b, 3] > 16:
+                pointer[b, 2] = 0
+    for k in range(2):
+        length = 24 if k == 0 else 6
+        if end < length:
+            continue
+        slot = _hash_past(past, b, end, length, where.shape[1])
+        known = where[k, slot]
+        where[k, slot] = end * past.shape[0] + b
+        if known >= 0 and (pointer[b, 2] == 0 or (pointer[b, 2] < 16 and k == 0)):
+            stream, at = known % past.shape[0], known // past.shape[0]
+            if stream == b and at == end:
+                continue
+            # What lies further back than the window has been overwritten.
+            oldest = max(position[stream] - past.shape[1], 0)
+            found = 0
+            while (
+                found < 400
+                and at - found - 1 >= oldest
+                and end - found - 1 >= 0
+                and past[stream, (at - found - 1) & mask] == past[b, (end - found - 1) & mask]
+            ):
+                found += 1
+            if found >= length and at < position[stream]:
+                pointer[b, 0] = stream
+                pointer[b, 1] = at
+                pointer[b, 2] = found
+                pointer[b, 3] = 0
+
+
+@jit
+def _match_bucket(length: Any) -> Any:
+    if length < 16:
+        return length
+    if length < 32:
+        return 16 + (length - 16) // 4
+    return min(20 + (length - 32) // 16, 31)
+
+
+@jit
+def _context_inputs(
+    nodes: Any, direct: Any, maps: Any, indirect: Any, node: Any, near: Any, stage: Any, x: Any
+) -> None:
+    """What each context's node says, and what followed histories like its own: two inputs each.
+
+    node holds the words; near and stage are set to the cells of `maps` that were used.
+    """
+    C = nodes.shape[0]
+    for c in range(C + 1):
+        v = nodes[c, node[c]] if c < C else direct[node[c]]
+        n = np.int64(v & _COUNT_MASK)
+        stage[c] = _BUCKETS[n]
+        p, near[c] = _interpolate(maps[c, stage[c]], _stretch(np.int64(v >> np.uint32(16))))
+        if n == 0 and c < C:
+            x[2 * c] = 0
+            x[2 * c + 1] = 0
+        else:
+            history = np.int64(v >> _HISTORY_SHIFT) & 127
+            quarter = np.int64(v >> np.uint32(30))
+            x[2 * c] = _stretch(p)
+            x[2 * c + 1] = _stretch(np.int64(indirect[c, history, _STAGES[n], quarter]))
+
+
+@jit
+def _learn_contexts(
+    nodes: Any,
+    direct: Any,
+    maps: Any,
+    indirect: Any,
+    node: Any,
+    near: Any,
+    stage: Any,
+    bit: Any,
+    limit: Any,
+) -> None:
+    C = nodes.shape[0]
+    target = bit * 65535
+    for c in range(C + 1):
+        v = nodes[c, node[c]] if c < C else direct[node[c]]
+        n = np.int64(v & _COUNT_MASK)
+        history = np.int64(v >> _HISTORY_SHIFT) & 127
+        quarter = np.int64(v >> np.uint32(30))
+        cells = indirect[c, history, _STAGES[n]]
+        cells[quarter] += (target - cells[quarter]) >> 6
+        history = history * 2 + bit
+        if history > 127:
+            history = (history & 63) | 64
+        p = np.int64(v >> _P_SHIFT)
+        p += ((bit * 262143 - p) * _RATES[n]) >> 16
+        v = np.uint32((p << 14) | (history << 7) | min(n + 1, limit))
+        if c < C:
+            nodes[c, node[c]] = v
+        else:
+            direct[node[c]] = v
+        trusted = maps[c, stage[c]]
+        trusted[near[c]] += (target - trusted[near[c]]) >> 6
+
+
+@jit
+def _is_letter(c: Any) -> Any:
+    return np.int64(1 if 65 <= c <= 90 or 97 <= c <= 122 or c >= 128 else 0)
+
+
+@jit
+def _choose_sets(rows: Any, sizes: Any, k: Any, c0: Any, c1: Any, c2: Any, choice: Any) -> None:
+    """Which row of weights each set uses at bit k; choice is (match grade, letters, stage)."""
+    grade, letters, stage = choice
+    rows[0] = c0
+    rows[1] = c1 * 3 + (0 if k == 0 else (1 if k < 4 else 2))
+    rows[2] = min(grade, _MATCHES - 1) * 8 + k
+    rows[3] = c2 * 8 + k
+    rows[4] = ((letters * 16 + stage) * 8 + k) & 2047
+    offset = np.int64(0)
+    for s in range(SETS):
+        rows[s] += offset
+        offset += sizes[s]
+
+
+@jit
+def _dot(w: Any, x: Any) -> Any:
+    """A logit: sum_j w[j] * x[j] / 65536, held in range."""
+    total = np.int64(0)
+    for j in range(len(x)):
+        total += np.int64(w[j]) * np.int64(x[j])
+    return min(max(total >> 16, -LOGIT_MAX), LOGIT_MAX)
+
+
+@jit
+def _code_bit(mode: Any, state: Any, buffer: Any, place: Any, known: Any, p: Any) -> Any:
+    """(bit, place) of a bit that is 1 with probability p / 65536.
+
+    A 1 takes the lower part of the interval, in proportion to its probability.
+    """
+    bound = (state[1] >> np.uint64(16)) * np.uint64(p)
+    bit = known
+    if mode == DECODE:
+        bit = np.int64(1 if state[0] < bound else 0)
+    offset = _NOTHING if bit else bound
+    width = bound if bit else state[1] - bound
+    if mode == ENCODE:
+        place = narrow(state, buffer, place, offset, width)
+    elif mode == DECODE:
+        place = follow(state, buffer, place, offset, width)
+    return bit, place
+
+
+@jit
+def _code(
+    mode: Any,
+    symbols: Any,
+    frequencies: Any,
+    hashes: Any,
+    last: Any,
+    streams: Any,
+    nodes: Any,
+    log2: Any,
+    direct: Any,
+    maps: Any,
+    indirect: Any,
+    weights: Any,
+    sizes: Any,
+    final: Any,
+    corrections: Any,
+    past: Any,
+    position: Any,
+    where: Any,
+    pointer: Any,
+    match_maps: Any,
+    limit: Any,
+    mixer_rate: Any,
+    state: Any,
+    buffer: Any,
+    place: Any,
+) -> Any:
+    C = hashes.shape[1]
+    inputs = 2 * C + 7
+    bits = 0.0
+    tree = np.empty(512, np.int64)
+    bases = np.empty(C, np.int64)
+    node = np.empty(C + 1, np.int64)
+    near = np.empty(C + 1, np.int64)
+    stage = np.empty(C + 1, np.int64)
+    x = np.empty(inputs, np.int32)
+    rows = np.empty(SETS, np.int64)
+    outs = np.empty(SETS, np.int64)
+    ps = np.empty(SETS, np.int64)
+    window = past.shape[1] - 1
+    for i in range(len(symbols)):
+        b = i % streams
+        for s in range(256):
+            tree[256 + s] = frequencies[i, s]
+        for s in range(255, 0, -1):
+            tree[s] = tree[2 * s] + tree[2 * s + 1]
+        c1, c2 = np.int64(last[i, 0]), np.int64(last[i, 1])
+        length = pointer[b, 2]
+        expected = np.int64(0)
+        if length > 0:
+            expected = np.int64(past[pointer[b, 0], pointer[b, 1] & window]) | 256
+        misses = min(pointer[b, 3], 31) // 16
+        letters = np.int64(0)
+        for k in range(4):
+            letters = letters * 2 + _is_letter(np.int64(last[i, k]))
+        c0 = np.int64(1)
+        known = np.int64(symbols[i])
+        for k in range(8):
+            if k == 0 or k == 4:
+                for c in range(C):
+                    h = hashes[i, c]
+                    if k == 4:
+                        h = (h ^ np.uint64(c0)) * np.uint64(0x9E3779B97F4A7C15)
+                        h ^= h >> np.uint64(31)
+                        h *= np.uint64(0xD6E8FEB86659FD93)
+                    bases[c] = _bucket(nodes[c], h, log2)
+            nibble = c0 if k < 4 else (c0 & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
+            for c in range(C):
+                node[c] = bases[c] + nibble
+            node[C] = (c1 << 8) | c0
+            _context_inputs(nodes, direct, maps, indirect, node, near, stage, x)
+            e = 2 * C + 2
+            matched = length > 0 and (expected >> (8 - k)) == c0
+            bucket = _match_bucket(length) + 32 * misses
+            predicted = (expected >> (7 - k)) & 1
+            x[e] = 0
+            x[e + 1] = 0
+            if matched:
+                p = np.int64(match_maps[0 if length < 400 else 1, bucket])
+                sign = 1 if predicted else -1
+                x[e] = sign * _stretch(p)
+                x[e + 1] = sign * ((p - _HALF) >> 4)
+            p = (tree[2 * c0 + 1] << 16) // tree[c0]
+            x[e + 2] = _stretch(min(max(p, 1), 65535))
+            x[e + 3] = (p - _HALF) >> 5
+            x[e + 4] = 256
+            # Mix.
+            grade = 1 + min(_match_bucket(length), 29) // 2 if matched else 0
+            _choose_sets(rows, sizes, k, c0, c1, c2, (grade, letters, stage[min(5, C - 1)]))
+            for s in range(SETS):
+                outs[s] = _dot(weights[rows[s]], x)
+                ps[s] = _squash(outs[s])
+            f = final[(grade * 128 + letters * 8 + k) & 2047]
+            mixed = _dot(f, outs)
+            p = _squash(mixed)
+            # Correct.
+            first = corrections[c0 | (256 * min(grade, 3))]
+            h = ((c1 * 256 + c2) * 40503 + c0 * 30011) & 0xFFFF
+            second = corrections[1024 + h]
+            p1, near1 = _interpolate(first, mixed)
+            p2, near2 = _interpolate(second, mixed)
+            p_final = (2 * p + p1 + p2 + 2) >> 2
+            p_final = min(max(p_final, 8), 65528)
+            bit, place = _code_bit(mode, state, buffer, place, (known >> (7 - k)) & 1, p_final)
+            bits += 16.0 - np.log2(np.float64(p_final if bit else 65536 - p_final))
+            # Learn.
+            target = bit * 65535
+            error = (target - p) * 4
+            for s in range(SETS):
+                step = ((target - ps[s]) * mixer_rate) >> 4
+                w = weights[rows[s]]
+                for j in range(inputs):
+                    w[j] += np.int32((x[j] * np.int32(step) + 8192) >> 14)
+                f[s] += np.int32((outs[s] * error + 65536) >> 17)
+            _learn_contexts(nodes, direct, maps, indirect, node, near, stage, bit, limit)
+            first[near1] += (target - first[near1]) >> 6
+            second[near2] += (target - second[near2]) >> 6
+            if matched:
+                row = match_maps[0 if length < 400 else 1]
+                hit = 65535 if bit == predicted else 0
+                row[bucket] += (hit - row[bucket]) >> 6
+            c0 = c0 * 2 + bit
+        symbols[i] = np.uint8(c0 & 255)
+        _follow(past, position, where, pointer, b, symbols[i])
+    return place, bits

@@ -1,0 +1,81 @@
+"""The literal form of a description: one runnable file that holds decoder and payload.
+
+FILE.pyz is a zip archive that Python runs: a short `__main__.py`, the decoder's modules as one LZMA
+stream (`codesize.packed`), and the `.pq` archive as it is. `python FILE.pyz -o FILE` restores the
+original wherever the libraries it names are installed; its size is the description length.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import BinaryIO
+
+from prequential import codesize
+from prequential.errors import FileError
+
+SUFFIX = ".pyz"
+
+# Modules go to a folder of their own because numba compiles from files, not from archives.
+_MAIN = """\
+import argparse, lzma, os, pathlib, sys, tempfile, zipfile
+p = argparse.ArgumentParser(description="Restore the file that this archive describes.")
+p.add_argument("-o", "--output", required=True)
+p.add_argument("--threads", type=int)
+p.add_argument("--prior")
+a = p.parse_args()
+with zipfile.ZipFile(sys.path[0]) as z, tempfile.TemporaryDirectory() as d:
+    code, at = lzma.decompress(z.read("code")), 0
+    os.mkdir(d + "/prequential")
+    while at < len(code):
+        end = code.index(10, at)
+        name, size = code[at:end].decode().split()
+        at = end + 1 + int(size)
+        pathlib.Path(d, "prequential", name).write_bytes(code[end + 1 : at])
+    sys.path.insert(0, d)
+    from prequential import codec, errors, prior
+    try:
+        import numpy as np
+        with open(a.output, "xb+") as f:
+            try:
+                def allocate(n):
+                    f.truncate(n)
+                    return np.memmap(f, np.uint8, "r+", shape=(n,)) if n else np.empty(0, np.uint8)
+                given = prior.load(a.prior) if a.prior else None
+                codec.decode(z.open("data.pq"), allocate, threads=a.threads, prior=given)
+            except BaseException:
+                os.unlink(a.output)
+                raise
+    except (errors.PrequentialError, OSError) as e:
+        sys.exit(f"error: {e}")
+"""
+
+
+def write(archive: bytes, out: BinaryIO) -> int:
+    """Write the runnable archive around a `.pq` archive; return its size in bytes."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as pyz:
+        _add(pyz, "__main__.py", _MAIN.encode(), zipfile.ZIP_DEFLATED)
+        _add(pyz, "code", codesize.packed(), zipfile.ZIP_STORED)
+        _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
+    out.write(packed.getvalue())
+    return len(packed.getvalue())
+
+
+def payload(name: str, file: BinaryIO) -> bytes:
+    """The `.pq` archive in a runnable one.
+
+    Raises:
+        FileError: not a file that `write` wrote.
+    """
+    try:
+        with zipfile.ZipFile(file) as pyz:
+            return pyz.read("data.pq")
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise FileError(f"{name}: is not a self-extracting archive of preq") from error
+
+
+def _add(pyz: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
+    info = zipfile.ZipInfo(name)  # dated 1980-01-01: the same bytes every time
+    info.compress_type = method
+    pyz.writestr(info, content, compresslevel=9)

@@ -1,0 +1,46 @@
+"""`preq compare`: real figures from real processes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+from samples import text
+
+from prequential import compare
+from prequential.cli import main
+
+
+def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "words.txt"
+    file.write_bytes(text(5000))
+    out = tmp_path / "figures.json"
+    command = ["compare", str(file), "--presets", "tiny", "--methods", "zlib -9,xz -9e"]
+    assert main([*command, "--decode", "--weissman", "--json", str(out)]) == 0
+    shown = capsys.readouterr().out
+    rows = {row["method"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"preq tiny", "zlib -9", "xz -9e"}
+    assert rows["zlib -9"]["archive_bytes"] == len(zlib.compress(text(5000), 9))
+    for name, row in rows.items():
+        assert name in shown
+        assert f"{row['archive_bytes']:,}" in shown
+        assert row["decode_seconds"] > 0
+        assert row["encode_peak_bytes"] > 1_000_000
+
+
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(tmp_path), "--methods", "zlib -9"]) == 1
+    assert "not a file" in capsys.readouterr().err
+    file = tmp_path / "f"
+    file.write_bytes(b"x")
+    assert main(["compare", str(file), "--methods", "rar"]) == 1
+    assert "rar" in capsys.readouterr().err
+
+
+def test_weissman_of_the_reference_is_one() -> None:
+    row = compare.Row("f", "m", 1000, 500, 4.0, 0.5, None, 1)
+    assert compare.weissman(row, row) == 1.0
+    better = compare.Row("f", "n", 1000, 250, 2.0, 0.5, None, 1)
+    assert compare.weissman(better, row) == 2.0

@@ -1,0 +1,112 @@
+"""Configs: strict when read, canonical as bytes, sized by the input's length."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prequential.config import Config, from_tree, load, parse_context, preset_names
+from prequential.errors import ConfigError
+
+
+def test_presets_load_and_survive_their_bytes() -> None:
+    assert {"best", "default", "fast", "literal", "tiny"} <= set(preset_names())
+    for name in preset_names():
+        for size in (1, 1000, 10**6, 10**10):
+            config = load(name).resolve(size)
+            assert Config.from_bytes(config.to_bytes()) == config
+            assert config.resolve(size) == config
+            assert 1 <= config.streams <= size
+            assert len(config.to_bytes()) < 200
+
+
+def test_literal_has_no_memory() -> None:
+    assert load("literal").memory.kind == "none"
+
+
+def test_memory_stays_within_two_gigabytes_at_ten_megabytes() -> None:
+    for name in ("default", "fast", "literal"):
+        assert load(name).resolve(10_192_446).memory_bytes() < 2e9
+
+
+@pytest.mark.parametrize(
+    ("tree", "named"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"model": {"widht": 64}}, "model.widht"),
+        ({"model": 3}, "model"),
+        ({"chunk": "16"}, "chunk"),
+        ({"chunk": True}, "chunk"),
+        ({"chunk": 0}, "chunk"),
+        ({"chunk": 2**40}, "chunk"),
+        ({"streams": -1}, "streams"),
+        ({"optimizer": {"rate": float("nan")}}, "optimizer.rate"),
+        ({"optimizer": {"name": "lion"}}, "adam"),
+        ({"model": {"width": 100, "heads": 3}}, "heads"),
+        ({"model": {"window": 500}, "chunk": 1000}, "1040"),
+        ({"ngrams": {"contexts": ["x3"]}}, "x3"),
+        ({"ngrams": {"contexts": "o3"}}, "contexts"),
+        ({"memory": {"contexts": ["o1"] * 65}}, "64"),
+    ],
+)
+def test_bad_values_are_named(tree: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        from_tree(tree)
+
+
+def test_overrides_and_files(tmp_path: Path) -> None:
+    config = load("tiny", overrides=["model.width=64", 'ngrams.contexts=["o2"]', "epochs=2"])
+    assert (config.model.width, config.ngrams.contexts, config.epochs) == (64, ("o2",), 2)
+    assert load("tiny", overrides=["optimizer.name=sgd"]).optimizer.name == "sgd"
+    file = tmp_path / "mine.toml"
+    file.write_text("chunk = 5\n[model]\nwidth = 48\n")
+    assert load(path=str(file)).model.width == 48
+    for bad in ("chunk", "chunk=1\nstreams=9", "model.width.x=3"):
+        with pytest.raises(ConfigError):
+            load("tiny", overrides=[bad])
+    file.write_text("chunk = = 5")
+    with pytest.raises(ConfigError, match=r"mine\.toml"):
+        load(path=str(file))
+    with pytest.raises(ConfigError, match="no preset"):
+        load("gigantic")
+
+
+@pytest.mark.parametrize("name", ["o0", "o32", "w0", "w3", "s2", "s10", "s32"])
+def test_contexts_that_exist(name: str) -> None:
+    kind, size = parse_context(name)
+    assert ("ows"[kind], size) == (name[0], int(name[1:]))
+
+
+@pytest.mark.parametrize("name", ["o33", "w4", "s1", "s0", "o03", "o", "4", "o-1", "O3", "o٣"])
+def test_contexts_that_do_not(name: str) -> None:
+    with pytest.raises(ConfigError, match="context"):
+        parse_context(name)
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused_or_canonical(packed: bytes) -> None:
+    try:
+        config = Config.from_bytes(packed)
+    except ConfigError:
+        return
+    assert config.to_bytes() == packed
+
+
+def test_every_truncation_and_extension_is_refused() -> None:
+    packed = load("default").resolve(5000).to_bytes()
+    for end in range(len(packed)):
+        with pytest.raises(ConfigError):
+            Config.from_bytes(packed[:end])
+    with pytest.raises(ConfigError, match="too many"):
+        Config.from_bytes(packed + b"\0")
+
+
+def test_field_order_is_the_format() -> None:
+    """Moving or adding a field changes every archive: then docs/FORMAT.md must say so."""
+    names = [f.name for f in dataclasses.fields(Config)]
+    sections = ["model", "ngrams", "memory", "optimizer"]
+    assert names == ["streams", "stream_bytes", "chunk", "epochs", *sections]

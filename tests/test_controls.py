@@ -1,0 +1,93 @@
+"""Controls: what no method may beat, and what it must find."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from samples import noise, small, text
+
+from prequential import baselines, codec
+from prequential.errors import DivergenceError
+from prequential.learner import Learner
+
+
+def uniform(count: int, seed: int) -> np.ndarray:
+    words = np.random.Philox(seed).random_raw(count)
+    return (words >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def entropy(data: np.ndarray) -> float:
+    """Bits of data under its own frequencies."""
+    counts = np.bincount(data)
+    counts = counts[counts > 0]
+    return float(-(counts * np.log2(counts / len(data))).sum())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_costs_at_least_eight_bits(seed: int) -> None:
+    data = noise(20_000, seed)
+    assert codec.codelength(data, seed, small()).loss_integral_bits >= 8 * len(data)
+    assert baselines.adaptive_bits(np.frombuffer(data, np.uint8), 0).sum() >= 8 * len(data)
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.1, 0.01])
+def test_bernoulli_data(probability: float) -> None:
+    """The estimator stays within its bound; the model's regret is positive and moderate."""
+    n = 20_000
+    data = (uniform(n, 3) < probability).astype(np.uint8)
+    best = entropy(data)
+    bits = float(baselines.adaptive_bits(data, 0).sum())
+    assert best < bits <= best + 0.5 * math.log2(n) + 1
+    regret = codec.codelength(data.tobytes(), 0, small()).loss_integral_bits - best
+    print(f"p = {probability}: regret {regret:.0f} bits of {best:.0f}")
+    assert 0 < regret < 0.1 * n
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_a_planted_markov_order_is_found(order: int) -> None:
+    """Each symbol is the sum of the last `order` ones, except for noise."""
+    random = uniform(20_000, 5)
+    symbols = [0] * order
+    for u in random:
+        if u < 0.8:
+            symbols.append((sum(symbols[len(symbols) - order :]) + 1) % 4 if order else 0)
+        else:
+            symbols.append(int(u * 20) % 4)
+    data = np.array(symbols[order:], np.uint8)
+    totals = [baselines.adaptive_bits(data, k).sum() for k in baselines.ORDERS]
+    assert int(np.argmin(totals)) == order
+    assert baselines.best_adaptive(data)[0].startswith(f"adaptive order {order}")
+
+
+def test_peeking_does_not_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner that looks at what it predicts has a short code that is no description."""
+    honest = codec.compress(text(4000), 0, small())
+    predict = Learner.predict
+
+    def peek(self: Learner, chunk: np.ndarray) -> np.ndarray:
+        frequencies = predict(self, chunk)
+        truth = chunk.reshape(-1)
+        rows = np.arange(len(frequencies))
+        taken = frequencies // 2
+        frequencies -= taken
+        frequencies[rows, truth] += taken.sum(1, dtype=np.int32)
+        return frequencies
+
+    monkeypatch.setattr(Learner, "predict", peek)
+    cheating = codec.compress(text(4000), 0, small())
+    assert len(cheating) < len(honest)
+    monkeypatch.undo()
+    with pytest.raises(DivergenceError):
+        codec.decompress(cheating)
+
+
+def test_counting_by_hand() -> None:
+    data = np.frombuffer(b"abab", np.uint8)
+    bits = baselines.adaptive_bits(data, 1)
+    # Contexts: start, a, b, a; only the last one has been seen, once, before a b.
+    assert bits.tolist() == [1.0, 1.0, 1.0, -math.log2(1.5 / 2)]
+    curves = baselines.curves(np.frombuffer(text(500), np.uint8), points=5)
+    assert [x for x, _ in curves["uniform"]] == [0, 100, 200, 300, 400, 500]
+    assert all(line[-1][1] > line[1][1] for line in curves.values())

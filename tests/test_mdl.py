@@ -1,0 +1,228 @@
+"""Sweeps: every figure is the size of an archive, and nothing is run twice."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import text
+
+import prequential
+from prequential import codec, codesize, mdl
+from prequential.cli import main
+from prequential.errors import ConfigError
+
+SIZE = 1500
+FLAGS = ["--preset", "tiny", "--set", "ngrams.rows_log2=8", "--set", "model.input_rows_log2=8"]
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = str(Path(prequential.__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", root)
+    (tmp_path / "a").write_bytes(text(SIZE))
+    return tmp_path / "a"
+
+
+def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ["--epochs", "1,2", "--grid", "model.width=16,32"]
+    outputs = ["--json", "o.json", "--csv", "o.csv"]
+    assert main(["mdl", "a", *FLAGS, *grid, *outputs, "--keep", "kept"]) == 0
+    err = capsys.readouterr().err
+    assert "to choose 1 of 4 runs" in err
+    sweep = json.loads(Path("o.json").read_text())
+    assert [row["settings"] for row in sweep["rows"]] == [
+        {"model.width": w, "epochs": e} for w in ("16", "32") for e in ("1", "2")
+    ]
+    for row in sweep["rows"]:
+        report = row["report"]
+        archive = Path("kept", row["archive"])
+        total = archive.stat().st_size + report["code_bytes"]
+        assert report["description_length_bits"] == 8 * total
+        assert codec.decompress(archive.read_bytes()) == text(SIZE)
+        assert row["trajectory"][0] == [0, 0.0]
+        assert row["trajectory"][-1] == [SIZE, report["loss_integral_bits"]]
+        assert math.isclose(row["mean_bits_per_byte"] * SIZE, report["loss_integral_bits"])
+    totals = [row["report"]["description_length_bits"] for row in sweep["rows"]]
+    assert sweep["total_bits"] == min(totals) + 2
+    assert totals[sweep["best"]] == min(totals)
+    table = list(csv.DictReader(io.StringIO(Path("o.csv").read_text())))
+    assert [float(line["total_bits"]) for line in table] == totals
+    for line in table:
+        parts = [int(line[f"{part}_bytes"]) for part in ("payload", "header", "prior", "code")]
+        assert 8 * sum(parts) == int(line["total_bits"])
+
+
+def test_an_interrupted_sweep_resumes(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure = mdl.measure
+    ran: list[str] = []
+
+    def fragile(job: mdl.Job, progress: object = None) -> mdl.Row:
+        ran.append(job.label)
+        if ran == ["epochs=1", "epochs=2"]:
+            raise KeyboardInterrupt
+        return measure(job)
+
+    monkeypatch.setattr(mdl, "measure", fragile)
+    command = ["mdl", "a", "-q", *FLAGS, "--epochs", "1,2,3"]
+    assert main(command) == 130
+    assert main(command) == 0
+    assert ran == ["epochs=1", "epochs=2", "epochs=2", "epochs=3"]
+    assert not list(Path("cache").rglob("*.pq"))  # removed once complete
+    source.write_bytes(text(SIZE, 1))
+    ran.append("changed")
+    assert main([*command, "--keep", "k"]) == 0
+    assert main([*command, "--keep", "k"]) == 0
+    assert ran[5:] == ["epochs=1", "epochs=2", "epochs=3"]
+    assert capsys.readouterr().out == ""
+
+
+def test_jobs_give_the_same(source: Path) -> None:
+    command = ["mdl", "a", "-q", *FLAGS, "--epochs", "1,2"]
+    assert main([*command, "--csv", "one.csv"]) == 0
+    assert main([*command, "--csv", "two.csv", "--jobs", "2"]) == 0
+    texts = (Path(f"{name}.csv").read_text() for name in ("one", "two"))
+    one, two = (list(csv.DictReader(io.StringIO(table))) for table in texts)
+    assert [row["total_bits"] for row in one] == [row["total_bits"] for row in two]
+
+
+def test_verify(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["mdl", "a", "-q", *FLAGS, "--keep", "k", "--json", "o", "-f"]
+    assert main([*command, "--verify"]) == 0
+    assert json.loads(Path("o").read_text())["rows"][0]["verified"]
+    (kept,) = Path("k").glob("*.json")
+    kept.write_text(kept.read_text().replace('"verified": true', '"verified": false'))
+    (archive,) = Path("k").glob("*.pq")
+    archive.write_bytes(archive.read_bytes()[:-1] + b"!")
+    assert main([*command, "--verify"]) == 1
+    assert "does not decode" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--grid", "model.width"], "expected KEY=V1,V2"),
+        (["--grid", "epochs=1,1"], "different values"),
+        (["--grid", "epochs=1", "--epochs", "2"], "given twice"),
+        (["--grid", "none.such=1"], "unknown key"),
+        (["--grid", "epochs=65"], "not within"),
+        (["--grid", "preset=none"], "no preset"),
+        (["--grid", "seed=x"], "a seed is"),
+        (["--plot", "a.gif"], "name the plot"),
+        (["--json", "a"], "is the input itself"),
+    ],
+)
+def test_refusals(
+    source: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mdl", "a", *flags]) == 1
+    assert told in capsys.readouterr().err
+    assert not list(Path("cache").rglob("*.pq"))
+
+
+def test_wrong_usage(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["mdl"], ["mdl", "a", "--code"], ["mdl", "a", "--jobs", "0"], ["mdl", "a", "b"]):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == 2
+    assert main(["mdl", "-"]) == 1
+
+
+def test_pages_and_plots(source: Path) -> None:
+    pytest.importorskip("matplotlib")
+    outputs = ["--plot", "o.svg", "--html", "o.html"]
+    assert main(["mdl", "a", "-q", *FLAGS, "--grid", "model.width=16,32", *outputs]) == 0
+    assert Path("o.svg").read_text().startswith("<?xml")
+    page = Path("o.html").read_text()
+    assert page.count("<svg") == 4
+    for other in ("<script", "<link", "<img", "src=", "@import", "url(http"):
+        assert other not in page
+    assert main(["mdl", "a", "-q", *FLAGS, "--plot", "o.png"]) == 0
+    assert Path("o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["mdl", "a", "--plot", "o.png"]) == 1
+    assert "pip install 'prequential[plot]'" in capsys.readouterr().err
+
+
+def test_stored_files_are_rows_too(source: Path) -> None:
+    source.write_bytes(b"")
+    assert main(["mdl", "a", "-q", "--json", "o.json"]) == 0
+    assert json.loads(Path("o.json").read_text())["rows"][0]["report"]["mode"] == "stored"
+
+
+def test_code_is_within_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    assert codesize.code_bytes() <= 40_000
+    assert main(["mdl", "--code"]) == 0
+    out = capsys.readouterr().out
+    assert "codec.py" in out
+    assert f"{codesize.code_bytes():,}" in out
+    assert not {"cli", "mdl", "plots", "page"} & set(codesize.closure())
+
+
+class _NoDocstrings(ast.NodeTransformer):
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [
+                statement
+                for statement in node.body
+                if not (
+                    isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+                )
+            ]
+        return node
+
+
+def test_bare_code_is_the_same_code() -> None:
+    for source in codesize.closure().values():
+        trees = [_NoDocstrings().visit(ast.parse(s)) for s in (source, codesize.bare(source))]
+        assert ast.dump(trees[0]) == ast.dump(trees[1])
+
+
+def test_self_extracting(source: Path) -> None:
+    """The file on the disk is the description: nothing of the package is needed to run it."""
+    assert main(["encode", "a", "-q", *FLAGS, "--self-extracting"]) == 0
+    again = io.BytesIO()
+    report = codec.encode(
+        np.frombuffer(text(SIZE), np.uint8),
+        again,
+        config=prequential.load("tiny", overrides=[flag for flag in FLAGS if "=" in flag]),
+    )
+    size = Path("a.pyz").stat().st_size
+    assert 0 < size - report.archive_bytes - report.code_bytes < 1500
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "a.pyz", "-o", "b"]
+    result = subprocess.run(command, env=environment, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert Path("b").read_bytes() == text(SIZE)
+
+
+def test_self_extracting_report(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "a", *FLAGS, "--self-extracting", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["description_length_bits"] == 8 * Path("a.pyz").stat().st_size
+
+
+def test_axes() -> None:
+    assert mdl.parse_axis("a=1, 2") == ("a", ["1", "2"])
+    with pytest.raises(ConfigError):
+        mdl.parse_axis("=1")
+    assert mdl.grid({}) == [{}]

@@ -1,0 +1,90 @@
+"""The past-only memory: exact tables, equal bits for whole chunks and columns, and its reach."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+
+import numpy as np
+import pytest
+from samples import noise, small, text
+
+from prequential import codec, memory
+from prequential.config import Config
+
+
+def mixing(*overrides: str) -> Config:
+    return small("memory.kind=mix", "model.layers=0", *overrides)
+
+
+def archive_of(data: bytes, config: Config) -> bytes:
+    archive = codec.compress(data, 1, config)
+    assert codec.decompress(archive) == data
+    return archive
+
+
+def test_tables_are_the_ones_of_the_format() -> None:
+    x = np.arange(-3072, 3072)
+    exact = 65536 / (1 + np.exp(-x / 256))
+    assert np.abs(memory.SQUASH - np.clip(exact, 1, 65535)).max() <= 0.5 + 1e-6
+    assert (np.diff(memory.STRETCH) >= 0).all()
+    p = (np.arange(4096) + 0.5) / 4096
+    # Where the inverse is steep, rounding to 16 bits shows.
+    assert np.abs(memory.STRETCH - 256 * np.log(p / (1 - p))).max() < 17
+    tables = memory.SQUASH.astype("<i4").tobytes() + memory.STRETCH.astype("<i4").tobytes()
+    assert hashlib.sha256(tables).hexdigest()[:32] == "df5b7a373f96a5a91abbd7dfc8016562"
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_round_trips_and_codelength(streams: int) -> None:
+    for data in (text(4000), noise(600) * 3, bytes(3000), np.arange(900, dtype="<u4").tobytes()):
+        config = mixing(f"streams={streams}")
+        file = io.BytesIO()
+        report = codec.encode(np.frombuffer(data, np.uint8), file, config=config)
+        assert codec.decompress(file.getvalue()) == data
+        measured = codec.codelength(data, 0, config)
+        assert measured.loss_integral_bits == report.loss_integral_bits
+        slack = 64 + 1e-4 * report.loss_integral_bits
+        assert abs(report.payload_bits - report.loss_integral_bits) <= slack
+
+
+def test_long_repeats_cost_little_across_streams() -> None:
+    """Noise seen once is found again, in another stream too."""
+    block = noise(6000)
+    once = len(archive_of(block, mixing("streams=1")))
+    twice = len(archive_of(block + block[:5999], mixing("streams=1")))
+    assert twice < once + 900
+    # Two streams of equal text run side by side: the second follows the first one column late.
+    for streams in (1, 2):
+        archive_of(block * 4, mixing(f"streams={streams}"))
+
+
+def test_a_small_window_wraps_around() -> None:
+    data = text(3000, 1) + noise(1500) * 2 + text(3000, 1)
+    for streams in (1, 4):
+        archive_of(data, mixing("memory.window_log2=8", f"streams={streams}"))
+
+
+def test_tiny_tables_only_cost_ratio() -> None:
+    data = text(20_000)
+    roomy = len(archive_of(data, mixing()))
+    cramped = len(archive_of(data, mixing("memory.buckets_log2=4", "ngrams.rows_log2=8")))
+    assert cramped < 1.5 * roomy
+
+
+def test_memory_helps_and_beats_counting_alone() -> None:
+    """Markov text: within a tenth of the entropy of its words once they are known."""
+    data = text(60_000)
+    with_memory = codec.codelength(data, 0, mixing("streams=1")).loss_integral_bits
+    without = codec.codelength(data, 0, small("streams=1", "model.layers=0")).loss_integral_bits
+    assert with_memory < without
+    words = len(data.split())
+    assert with_memory < 1.1 * words * math.log2(len(set(data.split()))) + 20_000
+
+
+def test_extreme_confidence_is_bounded() -> None:
+    """A long run, then a surprise, then the run again: no bit costs more than 13 bits."""
+    data = bytes(30_000) + b"\xff" + bytes(1000)
+    report = codec.codelength(data, 0, mixing("streams=1"))
+    assert report.loss_integral_bits < 31_000 * 8 * 16 * math.log2(1 / (1 - 8 / 65536)) + 600
