@@ -13,16 +13,32 @@ from typing import TYPE_CHECKING, Any
 from prequential.config import Config, load
 
 if TYPE_CHECKING:
-    from prequential.codec import codelength, compress, decompress
+    from prequential.codec import (
+        codelength,
+        compress,
+        compress_file,
+        decompress,
+        decompress_file,
+    )
     from prequential.report import Report
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Config", "Report", "codelength", "compress", "decompress", "load"]
+_TRAINING = ("codelength", "compress", "compress_file", "decompress", "decompress_file")
+__all__ = [
+    "Config",
+    "Report",
+    "codelength",
+    "compress",
+    "compress_file",
+    "decompress",
+    "decompress_file",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import: only what trains imports it, and only when used.
-    if name in ("codelength", "compress", "decompress"):
+    if name in _TRAINING:
         from prequential import codec
 
         return getattr(codec, name)

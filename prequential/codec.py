@@ -76,6 +76,45 @@ def decompress(
         ArchiveError: not an archive, damaged, or of an unsupported version.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
+    data = io.BytesIO()
+    decompress_file(io.BytesIO(archive), data, device=device, threads=threads, progress=progress)
+    return data.getvalue()
+
+
+def compress_file(
+    source: BinaryIO,
+    archive: BinaryIO,
+    seed: int = 0,
+    config: Config | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Report:
+    """Read source to its end, once, and write its archive into a seekable file.
+
+    The streams are coded side by side, so all of the source is needed, and held, from the start.
+    """
+    return encode(
+        np.frombuffer(source.read(), np.uint8), archive, config=config or load(), seed=seed,
+        device=device, threads=threads, progress=progress,
+    )  # fmt: skip
+
+
+def decompress_file(
+    archive: BinaryIO,
+    target: BinaryIO,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Report:
+    """Write the data of an archive, which may be a pipe, once all of it is decoded and checked.
+
+    Raises:
+        ArchiveError: not an archive, damaged, or of an unsupported version.
+        DivergenceError: this machine's arithmetic is not the encoder's.
+    """
     decoded = np.empty(0, np.uint8)
 
     def allocate(size: int) -> np.ndarray:
@@ -83,11 +122,12 @@ def decompress(
         decoded = np.empty(size, np.uint8)
         return decoded
 
-    decode(
-        io.BytesIO(archive), allocate, name="archive", device=device, threads=threads,
-        progress=progress,
+    report = decode(
+        archive, allocate, name=str(getattr(archive, "name", "archive")), device=device,
+        threads=threads, progress=progress,
     )  # fmt: skip
-    return decoded.tobytes()
+    target.write(decoded.data)
+    return report
 
 
 def codelength(
@@ -197,7 +237,7 @@ def decode(
     run = None
     payload_bytes = 0
     if header.config is None:
-        data = allocate(header.original_bytes)
+        data = _allocated(allocate, header.original_bytes, name)
         for start in range(0, len(data), FRAME_BYTES):
             payload, _ = reader.data()
             data[start : start + FRAME_BYTES] = np.frombuffer(payload, np.uint8)
@@ -210,7 +250,7 @@ def decode(
             raise ArchiveError(f"{name}: {error}") from error
         if header.config != header.config.resolve(header.original_bytes):
             raise ArchiveError(f"{name}: the header's config does not fit its original_bytes")
-        data = allocate(header.original_bytes)
+        data = _allocated(allocate, header.original_bytes, name)
         with _exact(device):
             run = _Run(
                 header.config, header.seed, device, threads, data, decoder, progress, started,
@@ -247,6 +287,15 @@ def _needed_prior(name: str, header: Header, prior: Prior | None) -> Prior | Non
             f" give it with --prior{given}"
         )
     return prior
+
+
+def _allocated(allocate: Callable[[int], np.ndarray], size: int, name: str) -> np.ndarray:
+    try:
+        return allocate(size)
+    except (MemoryError, ValueError) as error:
+        raise ArchiveError(
+            f"{name}: its original_bytes, {size}, are more than this machine has room for"
+        ) from error
 
 
 def _sha256(data: np.ndarray) -> bytes:

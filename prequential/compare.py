@@ -80,7 +80,8 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {
 
 def available() -> tuple[list[str], list[str]]:
     """Methods that can run here, and those that cannot."""
-    here, missing = [], []
+    here: list[str] = []
+    missing: list[str] = []
     for name in [*LIBRARIES, *PROGRAMS]:
         if name in LIBRARIES:
             found = name not in _NEEDS or find_spec(_NEEDS[name]) is not None

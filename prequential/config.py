@@ -119,7 +119,7 @@ class Config:
     def resolve(self, token_count: int) -> Config:
         """The same config with every size that follows the input's length filled in.
 
-        Streams: the largest power of two, up to 64, that leaves each at least `stream_bytes`.
+        Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19; the
         memory's buckets two to four times as many.
 
@@ -127,7 +127,7 @@ class Config:
         (2, 18)
         """
         enough = max(1, token_count // self.stream_bytes)
-        streams = self.streams or min(64, 1 << (enough.bit_length() - 1))
+        streams = self.streams or min(8, 1 << (enough.bit_length() - 1))
         streams = max(1, min(streams, token_count))
         rows_log2 = self.ngrams.rows_log2 or min(19, max(10, (token_count // 4).bit_length()))
         ngrams = dataclasses.replace(self.ngrams, rows_log2=rows_log2)

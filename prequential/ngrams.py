@@ -237,9 +237,9 @@ def _learn_rows(
                 counts[r] = 0
                 used[r] = 0
             counts[r] = min(np.int64(counts[r]) + 1, np.int64(_COUNT_MAX))
-            held = np.int64(used[r])
+            held: Any = np.int64(used[r])
             found = False
-            lowest = np.int64(0)
+            lowest: Any = np.int64(0)
             for q in range(held):
                 found = found or symbols[r, q] == target
                 if values[r, q] < values[r, lowest]:

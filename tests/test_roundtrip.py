@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from samples import noise, small, text
 
 import prequential
 from prequential import codec
+from prequential.container import ArchiveWriter, Header
 from prequential.errors import ArchiveError, ConfigError
 from prequential.progress import Progress
 
@@ -123,3 +125,30 @@ def test_refusals() -> None:
         codec.decompress(b"not an archive at all, just text")
     with pytest.raises(ConfigError, match="GiB"):
         codec.compress(b"abc" * 100, 0, small("ngrams.rows_log2=24", "ngrams.slots=64"))
+
+
+def test_an_absurd_size_is_one_clear_error() -> None:
+    data = noise(300)
+    header = Header(2**62, 0, bytes(32), None)
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, header)
+    writer.data(data)
+    with pytest.raises(ArchiveError, match="room"):
+        codec.decompress(file.getvalue())
+
+
+def test_file_objects(tmp_path: Path) -> None:
+    data = text(2000)
+    archive = io.BytesIO()
+    report = prequential.compress_file(io.BytesIO(data), archive, 4, small())
+    assert archive.getvalue() == prequential.compress(data, 4, small())
+    assert report.archive_bytes == len(archive.getvalue())
+    archive.seek(0)
+    with (tmp_path / "copy").open("wb") as target:
+        prequential.decompress_file(archive, target)
+    assert (tmp_path / "copy").read_bytes() == data
+    damaged = io.BytesIO(archive.getvalue()[:-1])
+    target = io.BytesIO()
+    with pytest.raises(ArchiveError):
+        prequential.decompress_file(damaged, target)
+    assert target.getvalue() == b""
