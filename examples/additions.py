@@ -78,7 +78,9 @@ def plot(path: str, found: dict[str, np.ndarray]) -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     shared = figure.subplots(1, len(DIGITS), sharey=True)
     for axes, (digit, place) in zip(shared, DIGITS.items(), strict=True):
-        for colour, (name, bits) in zip(("#8a8a8a", "#d55e00", "#0072b2"), found.items()):
+        for colour, (name, bits) in zip(
+            ("#8a8a8a", "#d55e00", "#0072b2"), found.items(), strict=True
+        ):
             axes.plot(*smooth(bits[:, place]), color=colour, label=name, linewidth=1.4)
         axes.set_title(f"{digit} of the sum", loc="left", fontweight="bold")
         axes.set_xlabel("lines seen")
