@@ -28,8 +28,18 @@ MAX_TERMS = (1 << 24) // (OPERAND_MAX * OPERAND_MAX)  # 1040
 # How far back a context may reach: bytes, and words (the current one and three before it).
 HISTORY_BYTES = 32
 HISTORY_WORDS = 4
-_CONTEXT_KINDS = {"o": 0, "w": 1, "s": 2}
-_CONTEXT_SIZES = {"o": (0, HISTORY_BYTES), "w": (0, HISTORY_WORDS - 1), "s": (2, HISTORY_BYTES)}
+# Each kind of context by its letter, in the order of its number in `contexts`, and its sizes.
+_CONTEXT_SIZES = {
+    "o": (0, HISTORY_BYTES),
+    "w": (0, HISTORY_WORDS - 1),
+    "s": (2, HISTORY_BYTES),
+    "v": (2, HISTORY_WORDS - 1),
+    "i": (0, HISTORY_WORDS - 1),
+    "c": (0, HISTORY_BYTES),
+    "r": (0, HISTORY_BYTES),
+    "d": (1, HISTORY_BYTES // 2),
+}
+_CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)}
 
 
 class Range(NamedTuple):
@@ -85,7 +95,7 @@ class MemoryConfig:
     window_log2: int = _bounded(0, 0, 28)
     # A count stops here, so that old evidence fades.
     count_limit: int = _bounded(127, 1, 127)
-    mixer_rate: int = _bounded(6, 1, 64)
+    mixer_rate: int = _bounded(4, 1, 64)
 
 
 @dataclass(frozen=True)
@@ -120,8 +130,8 @@ class Config:
         """The same config with every size that follows the input's length filled in.
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
-        Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19; the
-        memory's buckets two to four times as many.
+        Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
+        2^18 beside a memory; its buckets are two to four times as many, to 2^20.
 
         >>> Config().resolve(1_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
@@ -129,7 +139,8 @@ class Config:
         enough = max(1, token_count // self.stream_bytes)
         streams = self.streams or min(8, 1 << (enough.bit_length() - 1))
         streams = max(1, min(streams, token_count))
-        rows_log2 = self.ngrams.rows_log2 or min(19, max(10, (token_count // 4).bit_length()))
+        most = 19 if self.memory.kind == "none" else 18
+        rows_log2 = self.ngrams.rows_log2 or min(most, max(10, (token_count // 4).bit_length()))
         ngrams = dataclasses.replace(self.ngrams, rows_log2=rows_log2)
         length_log2 = token_count.bit_length()
         memory = dataclasses.replace(
@@ -299,10 +310,10 @@ def parse_context(name: str, where: str = "context") -> tuple[int, int]:
     (1, 1)
 
     Raises:
-        ConfigError: not a letter o, w or s with a size in range.
+        ConfigError: not the letter of a kind with a size in range.
     """
-    match = re.fullmatch(r"([ows])(0|[1-9][0-9]?)", name)
-    low, high = _CONTEXT_SIZES[match[1]] if match else (0, 0)
+    match = re.fullmatch(r"([a-z])(0|[1-9][0-9]?)", name)
+    low, high = _CONTEXT_SIZES.get(match[1], (1, 0)) if match else (1, 0)
     if match is None or not low <= int(match[2]) <= high:
         raise ConfigError(f"{where}: {name!r} is not a context such as o4, w1 or s3")
     return _CONTEXT_KINDS[match[1]], int(match[2])

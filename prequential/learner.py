@@ -150,8 +150,7 @@ class Learner:
         twice makes them too sure.
         """
         live = [
-            torch.from_numpy(self.history.bytes),
-            torch.from_numpy(self.history.words),
+            *(torch.from_numpy(array) for array in self.history.arrays().values()),
             *self.model.caches(),
         ]
         kept = [view.clone() for view in live]

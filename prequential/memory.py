@@ -4,7 +4,7 @@ A byte is eight binary decisions, most significant bit first. For each decision 
 a probability and a count, found by hashing the context with the bits so far; a match model follows
 the longest repeat; the learner's distribution over bytes joins as one more expert. Their logits
 (in units of 1/256 nat) are weighed by several sets of weights, each chosen by a small context, the
-sets' outputs by one more, and the result is corrected by two adaptive maps. Everything learns from
+sets' outputs by two more, and the result is corrected by two adaptive maps. Everything learns from
 the bit just coded, in coding order, and is shared by all streams.
 
 Only integers reach the bits: probabilities have 16 bits, tables of logits and their inverse are
@@ -83,8 +83,17 @@ def _indirect_start() -> Any:
     return table
 
 
-SETS = 5
+# Sets of weights, and the rows that the context of each chooses from: see `_choose_sets`.
+SETS = 7
 _MATCHES = 16
+_SIZES = np.array([256, 256 * 3, _MATCHES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8], np.int64)
+# A row of weights is learned faster at first: after n times by 16 / (1 + n / 1024) more.
+_ROW_BOOST = 16 << 20
+_ROW_USES = 1024
+# So are the final sets: after n bytes by 3 / (1 + n / 8192) times their rate more.
+_FINAL_RATE = 256
+_FINAL_BOOST = 3 * 256 * 8192
+_FINAL_USES = 8192
 
 
 class Memory:
@@ -104,9 +113,10 @@ class Memory:
         self.indirect = np.tile(_indirect_start(), (count + 1, 1, 1, 1))
         # Two inputs a context, two of order 1, two of the match, two of the expert, a constant.
         inputs = 2 * count + 7
-        self.sizes = np.array([256, 256 * 3, _MATCHES * 8, 256 * 8, 2048], np.int64)
-        self.weights = np.full((int(self.sizes.sum()), inputs), 65536 * 2 // 9, np.int32)
-        self.final = np.full((2048, SETS), 65536 // SETS, np.int32)
+        rows = int(_SIZES.sum())
+        self.weights = np.full((rows, inputs), 65536 * 2 // 9, np.int32)
+        self.uses = np.zeros(rows, np.int64)
+        self.final = np.full((2048 + 1024, SETS), 65536 // SETS, np.int32)
         self.corrections = np.tile(middle, (1024 + 65536, 1)).astype(np.int32)
         # The match model: the past of every stream, and where 6-byte contexts last occurred.
         self.window_log2 = config.window_log2
@@ -118,13 +128,14 @@ class Memory:
         self.streams = streams
         tokens = streams * columns
         self.hashes = np.zeros((tokens, count), np.uint64)
-        self.last = np.zeros((tokens, 4), np.uint8)
+        self.last = np.zeros((tokens, 5), np.uint8)  # four bytes, the latest first, and the place
 
     def locate(self, history: History, column: int) -> None:
         """Remember the contexts of a column's symbols, from the past alone."""
         a, b = column * self.streams, (column + 1) * self.streams
         self.contexts.hash(history, self.hashes[a:b])
-        self.last[a:b] = history.bytes[:, :4]
+        self.last[a:b, :4] = history.bytes[:, :4]
+        self.last[a:b, 4] = history.places
 
     def code(
         self,
@@ -152,7 +163,7 @@ class Memory:
             self.maps,
             self.indirect,
             self.weights,
-            self.sizes,
+            self.uses,
             self.final,
             self.corrections,
             self.past,
@@ -171,7 +182,7 @@ class Memory:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
         names = (
-            "nodes direct maps indirect weights final corrections"
+            "nodes direct maps indirect weights uses final corrections"
             " past position where pointer match_maps"
         )
         return {f"memory.{name}": getattr(self, name) for name in names.split()}
@@ -347,18 +358,33 @@ def _is_letter(c: Any) -> Any:
 
 
 @jit
-def _choose_sets(rows: Any, sizes: Any, k: Any, c0: Any, c1: Any, c2: Any, choice: Any) -> None:
-    """Which row of weights each set uses at bit k; choice is (match grade, letters, stage)."""
-    grade, letters, stage = choice
+def _choose_sets(
+    rows: Any, k: Any, c0: Any, last: Any, grade: Any, letters: Any, trust: Any
+) -> Any:
+    """Which row of weights each set uses at bit k: by what has been coded, and who knows it."""
+    seen, top, fifth = trust
     rows[0] = c0
-    rows[1] = c1 * 3 + (0 if k == 0 else (1 if k < 4 else 2))
+    rows[1] = np.int64(last[0]) * 3 + (0 if k == 0 else (1 if k < 4 else 2))
     rows[2] = min(grade, _MATCHES - 1) * 8 + k
-    rows[3] = c2 * 8 + k
-    rows[4] = ((letters * 16 + stage) * 8 + k) & 2047
+    rows[3] = np.int64(last[1]) * 8 + k
+    rows[4] = ((letters * 16 + fifth) * 8 + k) & 2047
+    rows[5] = (min(seen, 15) * 16 + top) * 2 + (1 if grade else 0)
+    rows[6] = np.int64(last[4]) * 8 + k
     offset = np.int64(0)
     for s in range(SETS):
         rows[s] += offset
-        offset += sizes[s]
+        offset += _SIZES[s]
+
+
+@jit
+def _trust(stage: Any) -> Any:
+    """Of the hashed contexts: how many know anything, the best-known's grade, the sixth's."""
+    seen = top = np.int64(0)
+    for c in range(len(stage) - 1):
+        if stage[c] > 0:
+            seen += 1
+        top = max(top, stage[c])
+    return seen, top, stage[min(5, len(stage) - 2)]
 
 
 @jit
@@ -403,7 +429,7 @@ def _code(
     maps: Any,
     indirect: Any,
     weights: Any,
-    sizes: Any,
+    uses: Any,
     final: Any,
     corrections: Any,
     past: Any,
@@ -445,6 +471,7 @@ def _code(
         letters = np.int64(0)
         for k in range(4):
             letters = letters * 2 + _is_letter(np.int64(last[i, k]))
+        rate = _FINAL_RATE + _FINAL_BOOST // (_FINAL_USES + position[b])
         c0 = np.int64(1)
         known = np.int64(symbols[i])
         for k in range(8):
@@ -478,12 +505,16 @@ def _code(
             x[e + 4] = 256
             # Mix.
             grade = 1 + min(_match_bucket(length), 29) // 2 if matched else 0
-            _choose_sets(rows, sizes, k, c0, c1, c2, (grade, letters, stage[min(5, C - 1)]))
+            trust = _trust(stage)
+            _choose_sets(rows, k, c0, last[i], grade, letters, trust)
             for s in range(SETS):
                 outs[s] = _dot(weights[rows[s]], x)
                 ps[s] = _squash(outs[s])
-            f = final[(grade * 128 + letters * 8 + k) & 2047]
-            mixed = _dot(f, outs)
+            f1 = final[(grade * 128 + letters * 8 + k) & 2047]
+            f2 = final[2048 + c0 * 4 + min(trust[0] * 4 // (C + 1), 3)]
+            mixed1 = _dot(f1, outs)
+            mixed2 = _dot(f2, outs)
+            mixed = (mixed1 + mixed2) >> 1
             p = _squash(mixed)
             # Correct.
             first = corrections[c0 | (256 * min(grade, 3))]
@@ -491,26 +522,31 @@ def _code(
             second = corrections[1024 + h]
             p1, near1 = _interpolate(first, mixed)
             p2, near2 = _interpolate(second, mixed)
-            p_final = (2 * p + p1 + p2 + 2) >> 2
+            p_final = (p + p1 + 2 * p2 + 2) >> 2
             p_final = min(max(p_final, 8), 65528)
             bit, place = _code_bit(mode, state, buffer, place, (known >> (7 - k)) & 1, p_final)
             bits += 16.0 - np.log2(np.float64(p_final if bit else 65536 - p_final))
             # Learn.
             target = bit * 65535
-            error = (target - p) * 4
+            error1 = (target - _squash(mixed1)) * rate
+            error2 = (target - _squash(mixed2)) * rate
             for s in range(SETS):
-                step = ((target - ps[s]) * mixer_rate) >> 4
-                w = weights[rows[s]]
+                row = rows[s]
+                boost = _ROW_BOOST // (_ROW_USES + uses[row])
+                uses[row] += 1
+                step = np.int32(((target - ps[s]) * (mixer_rate * 1024 + boost)) >> 14)
+                w = weights[row]
                 for j in range(inputs):
-                    w[j] += np.int32((x[j] * np.int32(step) + 8192) >> 14)
-                f[s] += np.int32((outs[s] * error + 65536) >> 17)
+                    w[j] += np.int32((x[j] * step + 8192) >> 14)
+                f1[s] += np.int32((outs[s] * error1 + (1 << 24)) >> 25)
+                f2[s] += np.int32((outs[s] * error2 + (1 << 23)) >> 24)
             _learn_contexts(nodes, direct, maps, indirect, node, near, stage, bit, limit)
             first[near1] += (target - first[near1]) >> 6
             second[near2] += (target - second[near2]) >> 6
             if matched:
-                row = match_maps[0 if length < 400 else 1]
+                match_map = match_maps[0 if length < 400 else 1]
                 hit = 65535 if bit == predicted else 0
-                row[bucket] += (hit - row[bucket]) >> 6
+                match_map[bucket] += (hit - match_map[bucket]) >> 6
             c0 = c0 * 2 + bit
         symbols[i] = np.uint8(c0 & 255)
         _follow(past, position, where, pointer, b, symbols[i])

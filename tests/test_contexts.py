@@ -1,0 +1,69 @@
+"""What a context sees, and that lines and records are noticed from the bytes alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from samples import noise
+
+from prequential.contexts import Contexts, History
+
+
+def after(data: bytes, *names: str, streams: int = 1) -> list[int]:
+    """The hashes of some contexts after data, the same in every stream."""
+    history = History(streams)
+    for byte in data:
+        history.push(np.full(streams, byte, np.uint8))
+    hashes = np.zeros((streams, len(names)), np.uint64)
+    Contexts(names).hash(history, hashes)
+    assert (hashes == hashes[0]).all()
+    return [int(h) for h in hashes[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other", "same"),
+    [
+        ("o2", b"xab", b"yab", True),
+        ("o2", b"ab", b"cb", False),
+        ("w0", b"one two", b"six two", True),
+        ("w0", b"Two", b"tWo", True),
+        ("w1", b"one two", b"six two", False),
+        ("v2", b"a one two", b"a six two", True),
+        ("v2", b"a one two", b"b one two", False),
+        ("s3", b"xaby", b"zabq", True),
+        ("s3", b"xaby", b"zcbq", False),
+        ("d2", b"..aXbY", b"--aPbQ", True),
+        ("d2", b"..aXbY", b"--cXbY", False),
+        ("i0", b"#one\n*six two", b"#one\n*ten two", True),
+        ("i0", b"#one\n*six two", b"#one\n-six two", False),
+        ("c0", b"abcd\nxy", b"pqcr\nzw", True),
+        ("c0", b"abcd\nxy", b"pqdr\nzw", False),
+        ("c0", b"abcd\nx", b"aaaa\nx", False),
+        ("c1", b"abcd\nxy", b"pqcr\nzy", True),
+        ("c1", b"abcd\nxy", b"pqcr\nzw", False),
+    ],
+)
+def test_a_context_sees_what_its_name_says(name: str, one: bytes, other: bytes, same: bool) -> None:
+    assert (after(one, name) == after(other, name)) is same
+    assert after(one, name) == after(one, name, streams=3)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 24, 60])
+def test_a_record_is_noticed(length: int) -> None:
+    """Records whose first half is always the same, the rest random."""
+    rows = np.frombuffer(noise(60 * length), np.uint8).reshape(60, length) % 200
+    rows = rows.copy()
+    rows[:, : (length + 1) // 2] = np.arange((length + 1) // 2) % 50 + 200
+    history = History(1)
+    for byte in rows.reshape(-1):
+        history.push(np.array([byte], np.uint8))
+    end, record, place = history.marks[0, [0, 4, 7]]
+    assert end == rows.size
+    assert record == length
+    assert place == (0 if length <= 32 else min(32 + rows.size, 255))
+
+
+def test_what_is_out_of_reach_is_not_seen() -> None:
+    """A line longer than the ring: nothing stands above."""
+    far = b"a" * 5000 + b"\n"
+    assert after(far + b"xy", "c1") == after(b"b" * 5000 + b"\n" + b"xy", "c1")
