@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from prequential import __version__, cli_compare, cli_mdl, config
+from prequential import __version__, cli_bench, cli_compare, cli_mdl, config
 from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader
 from prequential.errors import DivergenceError, PlatformError, PrequentialError
 from prequential.files import (
@@ -99,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_config(mdl)
     cli_mdl.add_curve(commands)
     cli_compare.add_compare(commands)
+    cli_bench.add_bench(commands)
 
     text = "check what this platform's arithmetic must do"
     doctor = commands.add_parser("doctor", help=text, description=text + ".")
