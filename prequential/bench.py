@@ -308,12 +308,17 @@ def _plain_mode(threads: int) -> Iterator[None]:
 REST = "Python and the rest"
 _STAGES: list[tuple[str, Any, str]] = [
     ("matrix products", numerics, "matmul"),
-    ("attention", numerics, "attention_weights attention_backward row_dots"),
+    (
+        "attention",
+        numerics,
+        "quantise_heads attention_weights merge_heads split_gradient attention_backward"
+        " merge_gradient",
+    ),
     (
         "quantising, norms, scaling",
         numerics,
-        "quantise_rows quantise_rows_scaled quantise_columns_scaled norm_quantise norm_backward"
-        " scale_outer add_scaled_outer relu_squared relu_squared_backward column_sums",
+        "quantise_rows quantise_gradient norm_quantise norm_backward scale_outer add_scaled_outer"
+        " relu_squared relu_squared_backward convolve convolve_backward",
     ),
     ("optimizer", optimizer.Optimizer, "step"),
     ("embeddings", embeddings_module.Embeddings, "locate gather learn"),

@@ -139,8 +139,7 @@ def _mlp_column(
     kernels.norm_quantise(x, _EPSILON, xq, x_scale, inverse_rms)
     products = np.empty((x.shape[0], up.shape[0]), np.float32)
     _products(xq, up, products)
-    kernels.relu_squared(products, x_scale, up_scale, positive, products)
-    kernels.quantise_rows(products, hq, h_scale)
+    kernels.relu_squared(products, x_scale, up_scale, positive, hq, h_scale)
     out = np.empty(x.shape, np.float32)
     _products(hq, down, out)
     kernels.add_scaled_outer(out, h_scale, down_scale, x)
@@ -178,16 +177,17 @@ def _attention_column(
     kernels.norm_quantise(x, _EPSILON, xq, x_scale, inverse_rms)
     y = np.empty((B, 3 * D), np.float32)
     _products(xq, qkv, y)
-    kernels.scale_outer(y, x_scale, qkv_scale, y)
-    heads = y.reshape(B, 3, G // B, hs)
-    for part in range(3):
-        rows = np.ascontiguousarray(heads[:, part]).reshape(G, hs)
-        if part == 0:
-            kernels.quantise_rows(rows, query, query_scale[0])
-        elif part == 1:
-            kernels.quantise_rows(rows, key[keys - 1], key_scale[keys - 1])
-        else:
-            kernels.quantise_rows(rows, value[keys - 1], value_scale[keys - 1])
+    kernels.quantise_heads(
+        y,
+        x_scale,
+        qkv_scale,
+        query.reshape(1, G, hs),
+        query_scale,
+        key[keys - 1 :],
+        key_scale[keys - 1 :],
+        value[keys - 1 :],
+        value_scale[keys - 1 :],
+    )
     scores = np.empty((G, 1, keys), np.float32)
     for k in range(keys):
         for g in range(G):
@@ -212,16 +212,13 @@ def _attention_column(
         folded_scale,
     )
     weights[:] = share[:, 0]
-    mixed = np.zeros((G, hs), np.float32)
+    mixed = np.zeros((G, 1, hs), np.float32)
     for k in range(keys):
         for g in range(G):
             f = folded[g, 0, k]
             for j in range(hs):
-                mixed[g, j] += f * value[k, g, j]
-    for g in range(G):
-        for j in range(hs):
-            mixed[g, j] *= folded_scale[g, 0]
-    kernels.quantise_rows(mixed.reshape(B, D), oq, o_scale)
+                mixed[g, 0, j] += f * value[k, g, j]
+    kernels.merge_heads(mixed, folded_scale, oq, o_scale)
     o = np.empty((B, D), np.float32)
     _products(oq, out_weight, o)
     kernels.add_scaled_outer(o, o_scale, out_weight_scale, x)

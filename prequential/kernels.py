@@ -71,59 +71,110 @@ def _rounded(x: Any) -> Any:
 
 
 @jit
+def _quantise_row(x: Any, quantised: Any) -> Any:
+    """One row (K,) of `quantise_rows`; its scale."""
+    bits = x.view(np.int32)
+    largest = np.int32(0)
+    for j in range(len(x)):
+        largest = max(largest, bits[j] & _MAGNITUDE)
+    e = _exponent(largest)
+    inverse = POWERS[260 - e]
+    for j in range(len(x)):
+        quantised[j] = _rounded(x[j] * inverse)
+    return POWERS[e - 6]
+
+
+@jit
 def quantise_rows(x: Any, quantised: Any, scale: Any) -> None:
     """x (N, K) -> integers of magnitude <= 127 and one power of two per row, x ~ q * scale."""
-    rows, columns = x.shape
-    bits = x.view(np.int32)
-    for i in range(rows):
-        largest = np.int32(0)
-        for j in range(columns):
-            largest = max(largest, bits[i, j] & _MAGNITUDE)
-        e = _exponent(largest)
-        inverse = POWERS[260 - e]
-        for j in range(columns):
-            quantised[i, j] = _rounded(x[i, j] * inverse)
-        scale[i] = POWERS[e - 6]
+    for i in range(x.shape[0]):
+        scale[i] = _quantise_row(x[i], quantised[i])
 
 
 @jit
-def quantise_rows_scaled(x: Any, factor: Any, quantised: Any, scale: Any, buffer: Any) -> None:
-    """As `quantise_rows` of x * factor[None, :]; buffer (K,) is scratch."""
+def _quantise_columns(x: Any, scale: Any) -> None:
+    """x (N, K) in place, with one power of two per column."""
     rows, columns = x.shape
-    bits = buffer.view(np.int32)
+    inverse = np.empty(columns, np.float32)
+    largest = np.zeros(columns, np.int32)
     for i in range(rows):
-        for j in range(columns):
-            buffer[j] = x[i, j] * factor[j]
-        largest = np.int32(0)
-        for j in range(columns):
-            largest = max(largest, bits[j] & _MAGNITUDE)
-        e = _exponent(largest)
-        inverse = POWERS[260 - e]
-        for j in range(columns):
-            quantised[i, j] = _rounded(buffer[j] * inverse)
-        scale[i] = POWERS[e - 6]
-
-
-@jit
-def quantise_columns_scaled(x: Any, factor: Any, quantised: Any, scale: Any, buffer: Any) -> None:
-    """As `quantise_rows` of x * factor[:, None], but one scale per column; buffer (K,) scratch."""
-    rows, columns = x.shape
-    largest = buffer.view(np.int32)
-    largest[:] = 0
-    for i in range(rows):
-        f = factor[i]
-        for j in range(columns):
-            quantised[i, j] = x[i, j] * f
-        magnitudes = quantised[i].view(np.int32)
+        magnitudes = x[i].view(np.int32)
         for j in range(columns):
             largest[j] = max(largest[j], magnitudes[j] & _MAGNITUDE)
     for j in range(columns):
         e = _exponent(largest[j])
         scale[j] = POWERS[e - 6]
-        buffer[j] = POWERS[260 - e]
+        inverse[j] = POWERS[260 - e]
     for i in range(rows):
         for j in range(columns):
-            quantised[i, j] = _rounded(quantised[i, j] * buffer[j])
+            x[i, j] = _rounded(x[i, j] * inverse[j])
+
+
+@jit
+def quantise_gradient(
+    dy: Any, row: Any, column: Any, by_column: Any, column_scale: Any, by_row: Any, row_scale: Any
+) -> None:
+    """dy (N, M) for both products of a backward pass.
+
+    dy * row[:, None] with one scale per column, and dy * column[None, :] with one per row.
+    """
+    rows, columns = dy.shape
+    scaled = np.empty(columns, np.float32)
+    for i in range(rows):
+        f = row[i]
+        for j in range(columns):
+            by_column[i, j] = dy[i, j] * f
+            scaled[j] = dy[i, j] * column[j]
+        row_scale[i] = _quantise_row(scaled, by_row[i])
+    _quantise_columns(by_column, column_scale)
+
+
+@jit
+def quantise_heads(
+    products: Any,
+    row: Any,
+    column: Any,
+    query: Any,
+    query_scale: Any,
+    key: Any,
+    key_scale: Any,
+    value: Any,
+    value_scale: Any,
+) -> None:
+    """products (n, 3D) * row * column, split into parts and heads, each quantised.
+
+    query, key and value are (columns, G, hs) with scales (columns, G), G = streams * heads.
+    """
+    columns, groups, hs = query.shape
+    streams = products.shape[0] // columns
+    heads = groups // streams
+    y = np.empty(products.shape[1], np.float32)
+    for i in range(products.shape[0]):
+        for j in range(len(y)):
+            y[j] = products[i, j] * row[i] * column[j]
+        t, first = i // streams, i % streams * heads
+        for h in range(heads):
+            g = first + h
+            a, b, c = h * hs, (heads + h) * hs, (2 * heads + h) * hs
+            query_scale[t, g] = _quantise_row(y[a : a + hs], query[t, g])
+            key_scale[t, g] = _quantise_row(y[b : b + hs], key[t, g])
+            value_scale[t, g] = _quantise_row(y[c : c + hs], value[t, g])
+
+
+@jit
+def merge_heads(mixed: Any, scale: Any, quantised: Any, row_scale: Any) -> None:
+    """mixed (G, columns, hs) * scale (G, columns), heads side by side, quantised by rows (n, D)."""
+    columns, hs = mixed.shape[1:]
+    rows, width = quantised.shape
+    streams, heads = rows // columns, width // hs
+    o = np.empty(width, np.float32)
+    for i in range(rows):
+        t, first = i // streams, i % streams * heads
+        for h in range(heads):
+            f = scale[first + h, t]
+            for j in range(hs):
+                o[h * hs + j] = mixed[first + h, t, j] * f
+        row_scale[i] = _quantise_row(o, quantised[i])
 
 
 @jit
@@ -150,7 +201,7 @@ def norm_quantise(x: Any, epsilon: Any, quantised: Any, scale: Any, inverse_rms:
         total = np.int32(0)
         for j in range(columns):
             q = np.int32(quantised[i, j])
-            total += np.int32(q * q)
+            total = np.int32(total + q * q)
         s = scale[i]
         mean = np.float32(total) * (s * s) / terms
         inverse_rms[i] = _rsqrt(mean + epsilon, cell)
@@ -158,22 +209,25 @@ def norm_quantise(x: Any, epsilon: Any, quantised: Any, scale: Any, inverse_rms:
 
 
 @jit
-def norm_backward(
-    dy: Any, xq: Any, scale: Any, inverse_rms: Any, dyq: Any, dy_scale: Any, dx: Any
-) -> None:
-    """dx (N, K) += the gradient through `norm_quantise`, given dy and its quantised rows."""
-    rows, columns = dy.shape
+def norm_backward(products: Any, row: Any, xq: Any, scale: Any, inverse_rms: Any, dx: Any) -> None:
+    """dx (N, K) += the gradient through `norm_quantise` at dy = products * row[:, None]."""
+    rows, columns = products.shape
     terms = np.float32(columns)
+    dy, dyq = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for i in range(rows):
+        f = row[i]
+        for j in range(columns):
+            dy[j] = products[i, j] * f
+        dy_scale = _quantise_row(dy, dyq)
         total = np.int32(0)
         for j in range(columns):
-            total += np.int32(np.int32(xq[i, j]) * np.int32(dyq[i, j]))
+            total = np.int32(total + np.int32(xq[i, j]) * np.int32(dyq[j]))
         s = scale[i]
-        mean = np.float32(total) * dy_scale[i] * s / terms
+        mean = np.float32(total) * dy_scale * s / terms
         r = inverse_rms[i]
         slope = mean * s
         for j in range(columns):
-            dx[i, j] += r * (dy[i, j] - xq[i, j] * slope)
+            dx[i, j] += r * (dy[j] - xq[i, j] * slope)
 
 
 @jit
@@ -197,16 +251,20 @@ def add_scaled_outer(products: Any, row: Any, column: Any, out: Any) -> None:
 
 
 @jit
-def relu_squared(products: Any, row: Any, column: Any, positive: Any, squared: Any) -> None:
-    """positive = max(products * row[:, None] * column, 0); squared = positive^2."""
+def relu_squared(
+    products: Any, row: Any, column: Any, positive: Any, quantised: Any, scale: Any
+) -> None:
+    """positive = max(products * row[:, None] * column, 0); its square, quantised by rows."""
     rows, columns = products.shape
     zero = np.float32(0)
+    squared = np.empty(columns, np.float32)
     for i in range(rows):
         r = row[i]
         for j in range(columns):
             u = max(products[i, j] * r * column[j], zero)
             positive[i, j] = u
-            squared[i, j] = u * u
+            squared[j] = u * u
+        scale[i] = _quantise_row(squared, quantised[i])
 
 
 @jit
@@ -244,6 +302,7 @@ def attention_weights(
     power = np.empty(keys, np.int32)
     s = np.empty(keys, np.float32)
     bits = s.view(np.int32)
+    of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
     unit = np.float32(1 << EXP2_FRACTION_BITS)
     floor = np.float32(-(31 << EXP2_FRACTION_BITS))
     mask = np.int32((1 << EXP2_FRACTION_BITS) - 1)
@@ -252,13 +311,16 @@ def attention_weights(
     zero = np.float32(0)
     for g in range(groups):
         slope = slopes[g]
+        for k in range(keys):
+            of_key[k] = key_scale[k, g]
+            of_value[k] = value_scale[k, g]
         for i in range(queries):
             last = first + i
             start = max(0, last - window)
             qs = query_scale[i, g] * temperature
             top = np.float32(-3e38)
             for k in range(start, last + 1):
-                s[k] = scores[g, i, k] * (qs * key_scale[k, g]) - slope * np.float32(last - k)
+                s[k] = scores[g, i, k] * (qs * of_key[k]) - slope * np.float32(last - k)
                 top = max(top, s[k])
             total = np.int64(0)
             for k in range(start, last + 1):
@@ -272,7 +334,7 @@ def attention_weights(
             for k in range(start, last + 1):
                 p = np.float32(power[k]) / denominator
                 weights[g, i, k] = p
-                s[k] = p * value_scale[k, g]
+                s[k] = p * of_value[k]
                 largest = max(largest, bits[k] & _MAGNITUDE)
             e = _exponent(largest)
             inverse = POWERS[260 - e]
@@ -296,33 +358,147 @@ def to_int16(x: Any, out: Any) -> None:
 
 
 @jit
-def row_dots(a: Any, a_scale: Any, b: Any, b_scale: Any, out: Any) -> None:
-    """out[i] = sum_j a[i, j] * b[i, j] of integer rows, times both rows' scales."""
-    rows, columns = a.shape
+def split_gradient(
+    products: Any, row: Any, oq: Any, o_scale: Any, doq: Any, do_scale: Any, dots: Any
+) -> None:
+    """The gradient products * row[:, None] (n, D) of attention's output oq * o_scale, by heads.
+
+    doq (columns, G, hs) and do_scale (columns, G) are the quantised heads, dots (columns, G) their
+    products with the output: sum_k weights * dweights of every query.
+    """
+    columns, hs = doq.shape[0], doq.shape[2]
+    rows, width = products.shape
+    streams, heads = rows // columns, width // hs
+    do = np.empty(hs, np.float32)
     for i in range(rows):
-        total = np.int32(0)
-        for j in range(columns):
-            total += np.int32(np.int32(a[i, j]) * np.int32(b[i, j]))
-        out[i] = np.float32(total) * (a_scale[i] * b_scale[i])
+        t, first = i // streams, i % streams * heads
+        for h in range(heads):
+            g = first + h
+            for j in range(hs):
+                do[j] = products[i, h * hs + j] * row[i]
+            scale = _quantise_row(do, doq[t, g])
+            total = np.int32(0)
+            for j in range(hs):
+                product = np.int32(doq[t, g, j]) * np.int32(oq[i, h * hs + j])
+                total = np.int32(total + product)
+            do_scale[t, g] = scale
+            dots[t, g] = np.float32(total) * (scale * o_scale[i])
 
 
 @jit
 def attention_backward(
-    products: Any, do_scale: Any, value_scale: Any, dots: Any, weights: Any, dscores: Any
+    products: Any,
+    do_scale: Any,
+    value_scale: Any,
+    dots: Any,
+    weights: Any,
+    key_scale: Any,
+    query_scale: Any,
+    for_query: Any,
+    for_query_scale: Any,
+    for_key: Any,
+    for_key_scale: Any,
+    for_value: Any,
+    for_value_scale: Any,
 ) -> None:
-    """dscores = weights * (products * do_scale * value_scale - dots).
+    """The three operands of attention's gradients, from the integer products of do and the values.
 
-    products, weights, dscores (G, Tq, Nk); do_scale, dots (Tq, G); value_scale (Nk, G).
+    dscores = weights * (products * do_scale * value_scale - dots), all (G, Tq, Nk), and then
+    for_query = dscores * key_scale by rows, for_key = dscores * query_scale and for_value =
+    weights * do_scale of the chunk's own keys (G, Tq, T), by columns. do_scale, dots, query_scale
+    (Tq, G); value_scale, key_scale (Nk, G); for_query_scale (G, Tq), the others (G, T).
     """
     groups, queries, keys = products.shape
+    own = for_key.shape[2]
+    window = keys - own
+    of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
+    dscores, scaled = np.empty(keys, np.float32), np.empty(keys, np.float32)
     for g in range(groups):
+        for k in range(keys):
+            of_key[k] = key_scale[k, g]
+            of_value[k] = value_scale[k, g]
         for i in range(queries):
             d = dots[i, g]
             f = do_scale[i, g]
+            q = query_scale[i, g]
             for k in range(keys):
-                dscores[g, i, k] = weights[g, i, k] * (
-                    products[g, i, k] * (f * value_scale[k, g]) - d
-                )
+                dscores[k] = weights[g, i, k] * (products[g, i, k] * (f * of_value[k]) - d)
+                scaled[k] = dscores[k] * of_key[k]
+            for_query_scale[g, i] = _quantise_row(scaled, for_query[g, i])
+            for k in range(own):
+                for_key[g, i, k] = dscores[window + k] * q
+                for_value[g, i, k] = weights[g, i, window + k] * f
+        _quantise_columns(for_key[g], for_key_scale[g])
+        _quantise_columns(for_value[g], for_value_scale[g])
+
+
+@jit
+def merge_gradient(
+    dq: Any, dq_scale: Any, dk: Any, dk_scale: Any, dv: Any, dv_scale: Any, slope: Any, dy: Any
+) -> None:
+    """dy (n, 3D) = the heads' gradients (G, columns, hs) times scales (G, columns), side by side.
+
+    Those of queries and keys are multiplied by slope, too.
+    """
+    groups, columns, hs = dq.shape
+    rows = dy.shape[0]
+    streams = rows // columns
+    heads = groups // streams
+    for i in range(rows):
+        t, first = i // streams, i % streams * heads
+        for h in range(heads):
+            g = first + h
+            a, b, c = h * hs, (heads + h) * hs, (2 * heads + h) * hs
+            for j in range(hs):
+                dy[i, a + j] = dq[g, t, j] * dq_scale[g, t] * slope
+                dy[i, b + j] = dk[g, t, j] * dk_scale[g, t] * slope
+                dy[i, c + j] = dv[g, t, j] * dv_scale[g, t]
+
+
+@jit
+def convolve(x: Any, taps: Any, streams: int, out: Any) -> None:
+    """out (n, D) = x_t + sum_k taps[k - 1] * x_{t-k}; x (past + n, D), past = taps * streams."""
+    rows, width = out.shape
+    past = x.shape[0] - rows
+    for i in range(rows):
+        for j in range(width):
+            out[i, j] = x[past + i, j]
+        for k in range(1, taps.shape[0] + 1):
+            before = past + i - k * streams
+            for j in range(width):
+                out[i, j] += x[before, j] * taps[k - 1, j]
+
+
+@jit
+def convolve_backward(dy: Any, x: Any, taps: Any, streams: int, dx: Any, gradient: Any) -> None:
+    """dx (n, D) of the rows and gradient (taps, D) of `convolve` at dy (n, D).
+
+    The sums over the rows are of integers, in 64 bits.
+    """
+    rows, width = dy.shape
+    past = x.shape[0] - rows
+    xq, scaled = np.empty(x.shape, np.float32), np.empty(dy.shape, np.float32)
+    x_scale, scale = np.empty(x.shape[0], np.float32), np.empty(width, np.float32)
+    totals = np.empty(width, np.int64)
+    quantise_rows(x, xq, x_scale)
+    dx[:] = dy
+    for k in range(1, taps.shape[0] + 1):
+        delay = k * streams
+        for i in range(rows - delay):
+            for j in range(width):
+                dx[i, j] += dy[i + delay, j] * taps[k - 1, j]
+        for i in range(rows):
+            f = x_scale[past - delay + i]
+            for j in range(width):
+                scaled[i, j] = dy[i, j] * f
+        _quantise_columns(scaled, scale)
+        totals[:] = 0
+        for i in range(rows):
+            for j in range(width):
+                product = np.int32(xq[past - delay + i, j]) * np.int32(scaled[i, j])
+                totals[j] += np.int64(product)
+        for j in range(width):
+            gradient[k - 1, j] = np.float32(totals[j]) * scale[j]
 
 
 @jit
@@ -407,4 +583,4 @@ def adam_rows(
             r = r * (_THREE_HALVES - (half * r) * r)
             w = weight[i, j] - ((mean[i, j] * unbias1) * r) * rate
             weight[i, j] = min(max(w, -bound), bound)
-    quantise_rows(weight, quantised, scale)
+        scale[i] = _quantise_row(weight[i], quantised[i])

@@ -36,7 +36,8 @@ class Linear:
         self.xq = new(rows, inputs)  # (N, K) integers
         self.x_scale = new(rows)  # (N,)
         self.products = new(rows, outputs)  # (N, M)
-        self.dyq = new(rows, outputs)
+        self.by_column = new(rows, outputs)
+        self.by_row = new(rows, outputs)
         self.dy_scale = new(rows)
         self.dx_products = new(rows, inputs)
 
@@ -48,13 +49,14 @@ class Linear:
 
     def backward(self, dy: Tensor) -> tuple[Tensor, Tensor]:
         """Store the weight's gradient; return dx as integers (n, K) and row scales (n,)."""
-        n = dy.shape[0]
-        w, dyq, dy_scale = self.weight, self.dyq[:n], self.dy_scale[:n]
-        numerics.quantise_columns_scaled(dy, self.x_scale[:n], dyq, w.product_scale)
-        numerics.matmul(dyq.T, self.xq[:n], w.products)
-        numerics.quantise_rows_scaled(dy, w.scale, dyq, dy_scale)
+        n, w = dy.shape[0], self.weight
+        by_column, by_row, dy_scale = self.by_column[:n], self.by_row[:n], self.dy_scale[:n]
+        numerics.quantise_gradient(
+            dy, self.x_scale[:n], w.scale, by_column, w.product_scale, by_row, dy_scale
+        )
+        numerics.matmul(by_column.T, self.xq[:n], w.products)
         dx = self.dx_products[:n]
-        numerics.matmul(dyq, w.quantised, dx)
+        numerics.matmul(by_row, w.quantised, dx)
         return dx, dy_scale
 
 
@@ -74,10 +76,8 @@ class _Norm:
         """dx (n, D) += the gradient through the norm and the linear layer at dy (n, M)."""
         n = dy.shape[0]
         products, scale = self.linear.backward(dy)
-        dy_norm = torch.empty_like(products)
-        numerics.scale_outer(products, scale, torch.ones_like(products[0]), dy_norm)
         numerics.norm_backward(
-            dy_norm, self.linear.xq[:n], self.linear.x_scale[:n], self.inverse_rms[:n], dx
+            products, scale, self.linear.xq[:n], self.linear.x_scale[:n], self.inverse_rms[:n], dx
         )
 
 
@@ -111,29 +111,21 @@ class Attention:
         """x[a:b] += attention, for the rows of whole columns a / B .. b / B."""
         B, D, H, W = self.B, self.D, self.H, self.window
         first, end = a // B, b // B  # columns
-        heads = ((end - first) * B * H, D // H)
+        own, new = slice(first, end), slice(W + first, W + end)
         self.norm.forward(x, a, b)
-        products = self.qkv.forward(a, b)  # (n, 3D)
-        y = torch.empty_like(products)
-        numerics.scale_outer(products, self.qkv.x_scale[a:b], self.qkv.weight.scale, y)
-        for part, (target, scale, offset) in enumerate(
-            (
-                (self.query, self.query_scale, 0),
-                (self.key, self.key_scale, W),
-                (self.value, self.value_scale, W),
-            )
-        ):
-            where = slice(offset + first, offset + end)
-            numerics.quantise_rows(
-                y[:, part * D : (part + 1) * D].reshape(heads),
-                target[where].view(heads),
-                scale[where].view(-1),
-            )
+        numerics.quantise_heads(
+            self.qkv.forward(a, b),
+            self.qkv.x_scale[a:b],
+            self.qkv.weight.scale,
+            (self.query[own], self.query_scale[own]),
+            (self.key[new], self.key_scale[new]),
+            (self.value[new], self.value_scale[new]),
+        )
         # Each query sees itself and `window` keys before it; later keys are not even read.
         keys = slice(first, W + end)
         scores = x.new_empty(B * H, end - first, W + end - first)
         numerics.matmul(
-            self.query[first:end].transpose(0, 1),  # (G, Tq, hs)
+            self.query[own].transpose(0, 1),  # (G, Tq, hs)
             self.key[keys].permute(1, 2, 0),  # (G, hs, Nk)
             scores,
         )
@@ -141,7 +133,7 @@ class Attention:
         folded_scale = x.new_empty(B * H, end - first)
         numerics.attention_weights(
             scores,
-            self.query_scale[first:end],
+            self.query_scale[own],
             self.key_scale[keys],
             self.value_scale[keys],
             self.slopes,
@@ -152,12 +144,10 @@ class Attention:
             folded,
             folded_scale,
         )
-        self.weights[:, first:end, keys] = weights
+        self.weights[:, own, keys] = weights
         mixed = x.new_empty(B * H, end - first, D // H)
         numerics.matmul(folded, self.value[keys].transpose(0, 1), mixed)  # (G, Tq, hs)
-        mixed *= folded_scale[:, :, None]
-        o = mixed.transpose(0, 1).reshape(b - a, D)  # (n, D)
-        numerics.quantise_rows(o, self.out.xq[a:b], self.out.x_scale[a:b])
+        numerics.merge_heads(mixed, folded_scale, self.out.xq[a:b], self.out.x_scale[a:b])
         numerics.add_scaled_outer(
             self.out.forward(a, b), self.out.x_scale[a:b], self.out.weight.scale, x[a:b]
         )
@@ -168,54 +158,44 @@ class Attention:
         n, columns, G, hs = dx.shape[0], dx.shape[0] // B, B * H, D // H
         new = dx.new_empty
         products, scale = self.out.backward(dx)
-        do = new(n, D)
-        numerics.scale_outer(products, scale, torch.ones_like(products[0]), do)
-        doq, do_scale = new(columns, G, hs), new(columns, G)
-        numerics.quantise_rows(do.view(n * H, hs), doq.view(n * H, hs), do_scale.view(-1))
-        # sum_k weights dweights, as the product of the output with its gradient.
-        dots = new(columns, G)
-        numerics.row_dots(
-            doq.view(n * H, hs),
-            do_scale.view(-1),
-            self.out.xq[:n].view(n * H, hs),
-            self.out.x_scale[:n].repeat_interleave(H),
-            dots.view(-1),
+        doq, do_scale, dots = new(columns, G, hs), new(columns, G), new(columns, G)
+        numerics.split_gradient(
+            products, scale, self.out.xq[:n], self.out.x_scale[:n], doq, do_scale, dots
         )
         keys = slice(0, W + columns)
-        key, value = self.key[keys], self.value[keys]
-        weights = self.weights[:, :columns, keys].contiguous()  # (G, Tq, Nk)
+        key, value, query = self.key[keys], self.value[keys], self.query[:columns]
         dweights = new(G, columns, W + columns)
         numerics.matmul(doq.transpose(0, 1), value.permute(1, 2, 0), dweights)
-        dscores = torch.empty_like(dweights)
-        numerics.attention_backward(
-            dweights, do_scale, self.value_scale[keys], dots, weights, dscores
-        )
-        slope = numerics.float32(1.0 / math.sqrt(hs))  # d(score) / d(query . key), float32
-        query_major = dscores * self.key_scale[keys].T[:, None, :]  # (G, Tq, Nk)
-        dq = _product(query_major, key.transpose(0, 1)) * slope  # (G, Tq, hs)
+        for_query = torch.empty_like(dweights), new(G, columns)
         # Cached keys and values are constants, so only the chunk's own are differentiated.
-        key_major = dscores[:, :, W:].transpose(1, 2) * self.query_scale[:columns].T[:, None, :]
-        dk = _product(key_major, self.query[:columns].transpose(0, 1)) * slope  # (G, T, hs)
-        value_major = weights[:, :, W:].transpose(1, 2) * do_scale.T[:, None, :]
-        dv = _product(value_major, doq.transpose(0, 1))  # (G, T, hs)
-        dheads = torch.stack((dq, dk, dv))  # (3, G, T, hs)
-        dheads = dheads.view(3, B, H, columns, hs).permute(3, 1, 0, 2, 4)  # (T, B, 3, H, hs)
-        self.norm.backward(dheads.reshape(n, 3 * D), dx)
+        for_key = new(G, columns, columns), new(G, columns)
+        for_value = new(G, columns, columns), new(G, columns)
+        numerics.attention_backward(
+            dweights,
+            do_scale,
+            self.value_scale[keys],
+            dots,
+            self.weights[:, :columns, keys].contiguous(),  # (G, Tq, Nk)
+            self.key_scale[keys],
+            self.query_scale[:columns],
+            for_query,
+            for_key,
+            for_value,
+        )
+        dq, dk, dv = new(G, columns, hs), new(G, columns, hs), new(G, columns, hs)
+        numerics.matmul(for_query[0], key.transpose(0, 1), dq)
+        numerics.matmul(for_key[0].transpose(1, 2), query.transpose(0, 1), dk)
+        numerics.matmul(for_value[0].transpose(1, 2), doq.transpose(0, 1), dv)
+        slope = numerics.float32(1.0 / math.sqrt(hs))
+        dy = new(n, 3 * D)
+        scales = for_query[1], for_key[1], for_value[1]
+        numerics.merge_gradient((dq, scales[0]), (dk, scales[1]), (dv, scales[2]), slope, dy)
+        self.norm.backward(dy, dx)
 
     def advance(self, columns: int) -> None:
         """Slide the window past the chunk's first `columns` columns."""
         for cache in (self.key, self.key_scale, self.value, self.value_scale):
             cache[: self.window] = cache[columns : columns + self.window].clone()
-
-
-def _product(x: Tensor, integers: Tensor) -> Tensor:
-    """x (G, N, K) quantised per row, times integers (G, K, M): (G, N, M)."""
-    G, N, K = x.shape
-    quantised, scale = x.new_empty(G, N, K), x.new_empty(G, N)
-    numerics.quantise_rows(x.contiguous().view(G * N, K), quantised.view(G * N, K), scale.view(-1))
-    out = x.new_empty(G, N, integers.shape[2])
-    numerics.matmul(quantised, integers, out)
-    return out.mul_(scale[:, :, None])
 
 
 class MLP:
@@ -234,12 +214,14 @@ class MLP:
     def forward(self, x: Tensor, a: int, b: int) -> None:
         """x[a:b] += mlp."""
         self.norm.forward(x, a, b)
-        products = self.up.forward(a, b)
-        squared = torch.empty_like(products)
         numerics.relu_squared(
-            products, self.up.x_scale[a:b], self.up.weight.scale, self.positive[a:b], squared
+            self.up.forward(a, b),
+            self.up.x_scale[a:b],
+            self.up.weight.scale,
+            self.positive[a:b],
+            self.down.xq[a:b],
+            self.down.x_scale[a:b],
         )
-        numerics.quantise_rows(squared, self.down.xq[a:b], self.down.x_scale[a:b])
         numerics.add_scaled_outer(
             self.down.forward(a, b), self.down.x_scale[a:b], self.down.weight.scale, x[a:b]
         )
@@ -264,28 +246,13 @@ class _Convolution:
     def forward(self, rows: Tensor, a: int, b: int, out: Tensor) -> None:
         """out[a:b] = convolution of input rows (b - a, D)."""
         self.x[self.past + a : self.past + b] = rows
-        y = rows
-        for k, w in enumerate(self.weight.value, start=1):
-            shift = self.past - k * self.B
-            y = y + self.x[shift + a : shift + b] * w
-        out[a:b] = y
+        numerics.convolve(self.x[a : self.past + b], self.weight.value, self.B, out[a:b])
 
     def backward(self, dy: Tensor) -> Tensor:
         """The gradient (n, D) of the chunk's input rows; the weight's gradient is stored."""
-        n, D = dy.shape
-        dx = dy.clone()
-        xq, x_scale = torch.empty_like(self.x), self.x.new_empty(self.x.shape[0])
-        numerics.quantise_rows(self.x, xq, x_scale)
-        dyq, column_scale = torch.empty_like(dy), dy.new_empty(D)
-        weight = self.weight
-        for k, w in enumerate(weight.value, start=1):
-            delay = k * self.B
-            if delay < n:
-                dx[: n - delay] += dy[delay:] * w
-            shift = self.past - delay
-            numerics.quantise_columns_scaled(dy, x_scale[shift : shift + n], dyq, column_scale)
-            total = numerics.column_sums(xq[shift : shift + n], dyq)
-            weight.products[k - 1] = total * column_scale
+        dx, w = torch.empty_like(dy), self.weight
+        x = self.x[: self.past + dy.shape[0]]
+        numerics.convolve_backward(dy, x, w.value, self.B, dx, w.products)
         return dx
 
     def advance(self, columns: int) -> None:

@@ -110,29 +110,75 @@ def quantise_rows(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     scale.copy_(power)
 
 
-def quantise_rows_scaled(x: Tensor, factor: Tensor, quantised: Tensor, scale: Tensor) -> None:
-    """`quantise_rows` of x * factor[None, :]."""
-    if compiled(x):
-        buffer = np.empty(x.shape[1], np.float32)
-        kernels.quantise_rows_scaled(
-            x.numpy(), factor.numpy(), quantised.numpy(), scale.numpy(), buffer
-        )
-        return
-    quantise_rows(x * factor, quantised, scale)
-
-
-def quantise_columns_scaled(x: Tensor, factor: Tensor, quantised: Tensor, scale: Tensor) -> None:
-    """x * factor[:, None] ~ quantised * scale[None, :]: one power of two per column (K,)."""
-    if compiled(x):
-        buffer = np.empty(x.shape[1], np.float32)
-        kernels.quantise_columns_scaled(
-            x.numpy(), factor.numpy(), quantised.numpy(), scale.numpy(), buffer
-        )
-        return
-    scaled = x * factor[:, None]
-    inverse, power = _powers(scaled.abs().amax(0))
-    quantised.copy_(_round(scaled * inverse))
+def quantise_columns(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
+    """x (..., N, K) ~ quantised * scale[..., None, :]: one power of two per column (..., K)."""
+    inverse, power = _powers(x.abs().amax(-2))
+    quantised.copy_(_round(x * inverse[..., None, :]))
     scale.copy_(power)
+
+
+def quantise_gradient(
+    dy: Tensor,
+    row: Tensor,
+    column: Tensor,
+    by_column: Tensor,
+    column_scale: Tensor,
+    by_row: Tensor,
+    row_scale: Tensor,
+) -> None:
+    """dy (N, M) as operand of both products of a linear layer's backward pass.
+
+    by_column is dy * row[:, None] with one scale per column, by_row dy * column[None, :] with one
+    per row: what belonged to the other operand is folded in.
+    """
+    if compiled(dy):
+        kernels.quantise_gradient(
+            dy.numpy(),
+            row.numpy(),
+            column.numpy(),
+            by_column.numpy(),
+            column_scale.numpy(),
+            by_row.numpy(),
+            row_scale.numpy(),
+        )
+        return
+    quantise_columns(dy * row[:, None], by_column, column_scale)
+    quantise_rows(dy * column, by_row, row_scale)
+
+
+Rows = tuple[Tensor, Tensor]  # integers and their scales
+
+
+def quantise_heads(
+    products: Tensor, row: Tensor, column: Tensor, query: Rows, key: Rows, value: Rows
+) -> None:
+    """products (n, 3D) * row[:, None] * column split into parts and heads, each head quantised.
+
+    query, key and value are integers (columns, G, hs) and scales (columns, G), where G = streams *
+    heads.
+    """
+    if compiled(products):
+        kernels.quantise_heads(
+            products.numpy(),
+            row.numpy(),
+            column.numpy(),
+            *(part.numpy() for part in (*query, *key, *value)),
+        )
+        return
+    y = products * row[:, None] * column
+    D, hs = y.shape[1] // 3, query[0].shape[2]
+    for part, (target, scale) in enumerate((query, key, value)):
+        heads = y[:, part * D : (part + 1) * D].reshape(-1, hs)
+        quantise_rows(heads, target.view(-1, hs), scale.view(-1))
+
+
+def merge_heads(mixed: Tensor, scale: Tensor, quantised: Tensor, row_scale: Tensor) -> None:
+    """mixed (G, columns, hs) * scale (G, columns), heads side by side, quantised by rows (n, D)."""
+    if compiled(mixed):
+        kernels.merge_heads(mixed.numpy(), scale.numpy(), quantised.numpy(), row_scale.numpy())
+        return
+    o = (mixed * scale[:, :, None]).transpose(0, 1)  # (columns, G, hs)
+    quantise_rows(o.reshape(quantised.shape), quantised, row_scale)
 
 
 def rsqrt(x: Tensor) -> Tensor:
@@ -167,22 +213,25 @@ def norm_quantise(x: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tens
 
 
 def norm_backward(
-    dy: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tensor, dx: Tensor
+    products: Tensor, row: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tensor, dx: Tensor
 ) -> None:
-    """dx (N, K) += the gradient of `norm_quantise` at dy (N, K), straight through the rounding."""
-    dyq, dy_scale = torch.empty_like(dy), torch.empty_like(scale)
-    quantise_rows(dy, dyq, dy_scale)
-    if compiled(dy):
+    """dx (N, K) += the gradient of `norm_quantise` at products (N, K) * row[:, None].
+
+    It passes straight through the rounding.
+    """
+    if compiled(products):
         kernels.norm_backward(
-            dy.numpy(),
+            products.numpy(),
+            row.numpy(),
             quantised.numpy(),
             scale.numpy(),
             inverse_rms.numpy(),
-            dyq.numpy(),
-            dy_scale.numpy(),
             dx.numpy(),
         )
         return
+    dy = products * row[:, None]
+    dyq, dy_scale = torch.empty_like(dy), torch.empty_like(scale)
+    quantise_rows(dy, dyq, dy_scale)
     terms = torch.full_like(scale, dy.shape[1])
     mean = (quantised * dyq).sum(-1) * dy_scale * scale / terms
     slope = mean * scale
@@ -206,16 +255,29 @@ def add_scaled_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor)
 
 
 def relu_squared(
-    products: Tensor, row: Tensor, column: Tensor, positive: Tensor, squared: Tensor
+    products: Tensor,
+    row: Tensor,
+    column: Tensor,
+    positive: Tensor,
+    quantised: Tensor,
+    scale: Tensor,
 ) -> None:
-    """positive = max(products * row * column, 0) and its square. Source: So et al. 2021, Primer."""
+    """positive = max(products * row * column, 0); its square, quantised by rows.
+
+    Source: So et al. 2021, Primer.
+    """
     if compiled(products):
         kernels.relu_squared(
-            products.numpy(), row.numpy(), column.numpy(), positive.numpy(), squared.numpy()
+            products.numpy(),
+            row.numpy(),
+            column.numpy(),
+            positive.numpy(),
+            quantised.numpy(),
+            scale.numpy(),
         )
         return
     positive.copy_((products * row[:, None] * column).clamp(min=0.0))
-    squared.copy_(positive * positive)
+    quantise_rows(positive * positive, quantised, scale)
 
 
 def relu_squared_backward(products: Tensor, row: Tensor, positive: Tensor, out: Tensor) -> None:
@@ -289,12 +351,36 @@ def _exp2_integers(s: Tensor) -> Tensor:
     return fraction >> (u >> bits)
 
 
-def row_dots(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, out: Tensor) -> None:
-    """out (N,) = sum_j a[:, j] * b[:, j] of integer rows (N, K), times both rows' scales."""
-    if compiled(a):
-        kernels.row_dots(a.numpy(), a_scale.numpy(), b.numpy(), b_scale.numpy(), out.numpy())
+def split_gradient(
+    products: Tensor,
+    row: Tensor,
+    oq: Tensor,
+    o_scale: Tensor,
+    doq: Tensor,
+    do_scale: Tensor,
+    dots: Tensor,
+) -> None:
+    """The gradient products * row[:, None] (n, D) of attention's output oq * o_scale, by heads.
+
+    doq (columns, G, hs) and do_scale (columns, G) are the quantised heads, dots (columns, G) their
+    products with the output, which is sum_k weights * dweights of every query.
+    """
+    if compiled(products):
+        kernels.split_gradient(
+            products.numpy(),
+            row.numpy(),
+            oq.numpy(),
+            o_scale.numpy(),
+            doq.numpy(),
+            do_scale.numpy(),
+            dots.numpy(),
+        )
         return
-    out.copy_((a * b).sum(-1) * (a_scale * b_scale))
+    hs = doq.shape[2]
+    do = (products * row[:, None]).view(-1, hs)
+    quantise_rows(do, doq.view(-1, hs), do_scale.view(-1))
+    outputs = o_scale[:, None].expand(-1, products.shape[1] // hs).reshape(dots.shape)
+    dots.copy_((doq * oq.view(doq.shape)).sum(-1) * (do_scale * outputs))
 
 
 def attention_backward(
@@ -303,11 +389,18 @@ def attention_backward(
     value_scale: Tensor,
     dots: Tensor,
     weights: Tensor,
-    dscores: Tensor,
+    key_scale: Tensor,
+    query_scale: Tensor,
+    for_query: Rows,
+    for_key: Rows,
+    for_value: Rows,
 ) -> None:
-    """dscores = weights * (products * do_scale * value_scale - dots).
+    """The three operands of attention's gradients, from integer products of do and the values.
 
-    products, weights, dscores (G, Tq, Nk); do_scale and dots (Tq, G); value_scale (Nk, G).
+    dscores = weights * (products * do_scale * value_scale - dots), all (G, Tq, Nk), and then
+    for_query = dscores * key_scale by rows, for_key = dscores * query_scale and for_value =
+    weights * do_scale of the chunk's own keys (G, Tq, T), by columns. do_scale, dots, query_scale
+    (Tq, G); value_scale, key_scale (Nk, G).
     """
     if compiled(products):
         kernels.attention_backward(
@@ -316,11 +409,74 @@ def attention_backward(
             value_scale.numpy(),
             dots.numpy(),
             weights.numpy(),
-            dscores.numpy(),
+            key_scale.numpy(),
+            query_scale.numpy(),
+            *(part.numpy() for part in (*for_query, *for_key, *for_value)),
         )
         return
+    keys = products.shape[2]
+    window = keys - for_key[0].shape[2]
     scale = do_scale.T[:, :, None] * value_scale.T[:, None, :]
-    dscores.copy_(weights * (products * scale - dots.T[:, :, None]))
+    dscores = weights * (products * scale - dots.T[:, :, None])
+    by_key = (dscores * key_scale.T[:, None, :]).view(-1, keys)
+    quantise_rows(by_key, for_query[0].view(-1, keys), for_query[1].view(-1))
+    quantise_columns(dscores[:, :, window:] * query_scale.T[:, :, None], *for_key)
+    quantise_columns(weights[:, :, window:] * do_scale.T[:, :, None], *for_value)
+
+
+def merge_gradient(dq: Rows, dk: Rows, dv: Rows, slope: float, dy: Tensor) -> None:
+    """dy (n, 3D) = the heads' gradients (G, columns, hs) times scales (G, columns), side by side.
+
+    Those of queries and keys are multiplied by slope, d(score) / d(query . key), too.
+    """
+    if compiled(dy):
+        parts = (part.numpy() for part in (*dq, *dk, *dv))
+        kernels.merge_gradient(*parts, np.float32(slope), dy.numpy())
+        return
+    groups, columns, hs = dq[0].shape
+    scaled = [products * scale[:, :, None] for products, scale in (dq, dk, dv)]
+    dheads = torch.stack((scaled[0] * slope, scaled[1] * slope, scaled[2]))  # (3, G, columns, hs)
+    streams = dy.shape[0] // columns
+    dheads = dheads.view(3, streams, groups // streams, columns, hs).permute(3, 1, 0, 2, 4)
+    dy.copy_(dheads.reshape(dy.shape))
+
+
+def convolve(x: Tensor, taps: Tensor, streams: int, out: Tensor) -> None:
+    """out (n, D) = x_t + sum_k taps[k - 1] * x_{t-k}: x (past + n, D), past = taps * streams."""
+    if compiled(x):
+        kernels.convolve(x.numpy(), taps.numpy(), streams, out.numpy())
+        return
+    n, past = out.shape[0], x.shape[0] - out.shape[0]
+    y = x[past:]
+    for k, tap in enumerate(taps, start=1):
+        y = y + x[past - k * streams :][:n] * tap
+    out.copy_(y)
+
+
+def convolve_backward(
+    dy: Tensor, x: Tensor, taps: Tensor, streams: int, dx: Tensor, gradient: Tensor
+) -> None:
+    """dx (n, D) of the rows and gradient (taps, D) of `convolve` at dy (n, D).
+
+    The gradient sums integers over the rows, in float64 or int64: exact below 2^53.
+    """
+    if compiled(dy):
+        kernels.convolve_backward(
+            dy.numpy(), x.numpy(), taps.numpy(), streams, dx.numpy(), gradient.numpy()
+        )
+        return
+    n, past = dy.shape[0], x.shape[0] - dy.shape[0]
+    dx.copy_(dy)
+    xq, x_scale = torch.empty_like(x), x.new_empty(x.shape[0])
+    quantise_rows(x, xq, x_scale)
+    dyq, column_scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
+    for k, tap in enumerate(taps, start=1):
+        delay = k * streams
+        if delay < n:
+            dx[: n - delay] += dy[delay:] * tap
+        rows = slice(past - delay, past - delay + n)
+        quantise_columns(dy * x_scale[rows, None], dyq, column_scale)
+        gradient[k - 1] = column_sums(xq[rows], dyq) * column_scale
 
 
 def column_sums(a: Tensor, b: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ def _sample(device: torch.device) -> list[np.ndarray]:
     q, dx = torch.empty_like(x), torch.zeros_like(x)
     scale, rms = x.new_empty(5), x.new_empty(5)
     numerics.norm_quantise(x, q, scale, rms)
-    numerics.norm_backward(dy, q, scale, rms, dx)
+    numerics.norm_backward(dy, torch.ones_like(scale), q, scale, rms, dx)
     scores = q[:, :35].reshape(1, 5, 35)
     unit, slopes = torch.full_like(scores[0, :, :1], 0.25), torch.full_like(scale[:1], 0.125)
     keys = torch.full_like(scores[0, 0, :, None], 0.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -109,14 +110,27 @@ def test_row_sums_at_the_bound() -> None:
     a[:, 0] -= np.sign(a[:, 0])
     exact = [sum(map(int.__mul__, x, y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     x, y, one = torch.tensor(a).float(), torch.tensor(b).float(), torch.ones(4)
-    for portable in (False, True):
-        out = torch.empty(4)
-        if portable:
-            with numerics.portable():
-                numerics.row_dots(x, one, y, one, out)
-        else:
-            numerics.row_dots(x, one, y, one, out)
-        assert out.tolist() == exact
+    for mode in (nullcontext, numerics.portable):
+        doq, scale, dots = torch.empty(4, 1, 1024), torch.empty(4, 1), torch.empty(4, 1)
+        with mode():
+            numerics.split_gradient(y, one, x, one, doq, scale, dots)
+        assert torch.equal(doq[:, 0], y)
+        assert dots[:, 0].tolist() == exact
+
+
+def test_convolution_sums_beyond_float32_are_exact() -> None:
+    n = 1500
+    x, dy = extremes(n + 1, 2, 7), extremes(n, 2, 8)
+    exact = [
+        sum(map(int.__mul__, a, b)) for a, b in zip(x[:n].T.tolist(), dy.T.tolist(), strict=True)
+    ]
+    for mode in (nullcontext, numerics.portable):
+        dx, gradient = torch.empty(n, 2), torch.empty(1, 2)
+        with mode():
+            numerics.convolve_backward(
+                torch.tensor(dy).float(), torch.tensor(x).float(), torch.ones(1, 2), 1, dx, gradient
+            )
+        assert torch.equal(gradient, as_float32([exact]))
 
 
 def test_softmax_sums_at_the_bound() -> None:

@@ -60,21 +60,24 @@ def test_quantised_rows_are_the_nearest_integers(columns: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 7, 33, 128])
-def test_scaled_quantisers_agree(columns: int) -> None:
+def test_a_gradient_is_quantised_both_ways(columns: int) -> None:
     x = values(9, columns, seed=1)
     column, row = values(1, columns, seed=2)[0], values(9, 1, seed=3)[:, 0]
-    q, s = both(lambda q, s: numerics.quantise_rows_scaled(x, column, q, s), (9, columns), (9,))
+    by_column, column_scale, by_row, row_scale = both(
+        lambda *outputs: numerics.quantise_gradient(x, row, column, *outputs),
+        (9, columns),
+        (columns,),
+        (9, columns),
+        (9,),
+    )
     expected, scale = torch.empty_like(x), torch.empty(9)
     numerics.quantise_rows(x * column, expected, scale)
-    assert same(q, expected)
-    assert same(s, scale)
-    q, s = both(
-        lambda q, s: numerics.quantise_columns_scaled(x, row, q, s), (9, columns), (columns,)
-    )
+    assert same(by_row, expected)
+    assert same(row_scale, scale)
     expected, scale = torch.empty(columns, 9), torch.empty(columns)
     numerics.quantise_rows((x * row[:, None]).T.contiguous(), expected, scale)
-    assert same(q, expected.T)
-    assert same(s, scale)
+    assert same(by_column, expected.T)
+    assert same(column_scale, scale)
 
 
 @pytest.mark.parametrize("columns", [1, 16, 65, 128, 1024])
@@ -84,7 +87,8 @@ def test_norm_forward_and_backward_agree(columns: int) -> None:
     q, scale, rms = both(
         lambda q, s, r: numerics.norm_quantise(x, q, s, r), (7, columns), (7,), (7,)
     )
-    both(lambda dx: numerics.norm_backward(dy, q, scale, rms, dx), (7, columns))
+    row = values(7, 1, seed=6)[:, 0]
+    both(lambda dx: numerics.norm_backward(dy, row, q, scale, rms, dx), (7, columns))
     # Up to what quantisation loses, the mean square becomes m / (m + epsilon).
     m = (x.double() ** 2).mean(-1)
     y = (q * scale[:, None]).double()
@@ -95,9 +99,16 @@ def test_elementwise_operations_agree() -> None:
     products, row, column = values(6, 40, seed=6), values(6, 1, seed=7)[:, 0], values(1, 40)[0]
     both(lambda out: numerics.scale_outer(products, row, column, out), (6, 40))
     both(lambda out: numerics.add_scaled_outer(products, row, column, out), (6, 40))
-    positive, _ = both(
-        lambda p, s: numerics.relu_squared(products, row, column, p, s), (6, 40), (6, 40)
+    positive, q, scale = both(
+        lambda p, q, s: numerics.relu_squared(products, row, column, p, q, s),
+        (6, 40),
+        (6, 40),
+        (6,),
     )
+    expected, expected_scale = torch.empty_like(q), torch.empty_like(scale)
+    numerics.quantise_rows(positive * positive, expected, expected_scale)
+    assert same(q, expected)
+    assert same(scale, expected_scale)
     both(lambda out: numerics.relu_squared_backward(products, row, positive, out), (6, 40))
 
 
@@ -121,14 +132,84 @@ def test_attention_forms_agree(first: int) -> None:
     hidden = (position < 0) | (position > 5)
     assert not weights[:, hidden].any()
     assert not folded[:, hidden].any()
-    dots = values(Tq, G, seed=9)
-    both(
-        lambda d: numerics.attention_backward(q @ k, scales[3], scales[2], dots, weights, d),
-        (G, Tq, Nk),
+
+
+@pytest.mark.parametrize(("streams", "columns"), [(1, 5), (3, 4), (2, 1)])
+def test_heads_are_split_and_merged(streams: int, columns: int) -> None:
+    H, hs = 2, 16
+    n, D, G = streams * columns, H * hs, streams * H
+    heads, scales = (columns, G, hs), (columns, G)
+    products, row, column = values(n, 3 * D), values(n, 1)[:, 0], values(1, 3 * D)[0]
+    parts = both(
+        lambda q, qs, k, ks, v, vs: numerics.quantise_heads(
+            products, row, column, (q, qs), (k, ks), (v, vs)
+        ),
+        *(heads, scales) * 3,
     )
-    a, b = q.reshape(G * Tq, hs), q.flip(0).reshape(G * Tq, hs)
-    s = scales[0].reshape(-1)
-    both(lambda out: numerics.row_dots(a, s, b, s, out), (G * Tq,))
+    y = (products * row[:, None] * column).view(columns, streams, 3, H, hs)
+    for i in range(3):
+        expected, scale = torch.empty(n * H, hs), torch.empty(n * H)
+        numerics.quantise_rows(y[:, :, i].reshape(n * H, hs), expected, scale)
+        assert same(parts[2 * i], expected.view(heads))
+        assert same(parts[2 * i + 1], scale.view(scales))
+    mixed, scale = values(G, columns, hs, seed=3), values(G, columns, seed=4)
+    merged, _ = both(lambda q, s: numerics.merge_heads(mixed, scale, q, s), (n, D), (n,))
+    o = (mixed * scale[:, :, None]).view(streams, H, columns, hs).permute(2, 0, 1, 3).reshape(n, D)
+    numerics.quantise_rows(o, expected := torch.empty(n, D), torch.empty(n))
+    assert same(merged, expected)
+    both(
+        lambda doq, s, dots: numerics.split_gradient(
+            mixed.view(n, D), row, merged, row, doq, s, dots
+        ),
+        heads,
+        scales,
+        scales,
+    )
+    three = [(values(G, columns, hs, seed=s), values(G, columns, seed=s + 9)) for s in range(3)]
+    slope = numerics.float32(0.3)
+    (dy,) = both(lambda dy: numerics.merge_gradient(*three, slope, dy), (n, 3 * D))
+    dk = three[1][0] * three[1][1][:, :, None] * slope
+    assert same(dy[:, D : D + hs].reshape(columns, streams, hs), dk[::H].transpose(0, 1))
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_attention_s_gradients_agree(window: int) -> None:
+    G, T = 6, 4
+    Nk = window + T
+    products, weights = torch.randint(-9999, 9999, (G, T, Nk)).float(), values(G, T, Nk, spread=0)
+    do_scale, dots, query_scale = (values(T, G, seed=s, spread=1) for s in range(3))
+    value_scale, key_scale = (values(Nk, G, seed=s, spread=1) for s in (3, 4))
+    _, _, for_key, key_scales, for_value, _ = both(
+        lambda a, b, c, d, e, f: numerics.attention_backward(
+            products, do_scale, value_scale, dots, weights, key_scale, query_scale,
+            (a, b), (c, d), (e, f),
+        ),
+        (G, T, Nk), (G, T), (G, T, T), (G, T), (G, T, T), (G, T),
+    )  # fmt: skip
+    scores = products * (do_scale.T[:, :, None] * value_scale.T[:, None, :])
+    dscores = (weights * (scores - dots.T[:, :, None]))[:, :, window:]
+    exact = dscores * query_scale.T[:, :, None]
+    error = for_key * key_scales[:, None, :] - exact
+    assert error.abs().max() <= exact.abs().max() / 63
+    assert for_value.abs().max() > 63
+
+
+@pytest.mark.parametrize(("streams", "taps", "columns"), [(1, 3, 5), (3, 2, 4), (4, 3, 1)])
+def test_convolution_forms_agree(streams: int, taps: int, columns: int) -> None:
+    n, D = streams * columns, 24
+    x, w, dy = values((taps + columns) * streams, D), values(taps, D, seed=1), values(n, D, seed=2)
+    (y,) = both(lambda out: numerics.convolve(x, w, streams, out), (n, D))
+    delayed = torch.nn.functional.conv1d(
+        x.view(-1, streams, D).permute(1, 2, 0).double(),
+        torch.cat((torch.ones(1, D), w)).flip(0).T[:, None].double(),
+        groups=D,
+    )
+    assert torch.allclose(y.double(), delayed.permute(2, 0, 1).reshape(n, D), rtol=1e-4, atol=1e-3)
+    both(
+        lambda dx, gradient: numerics.convolve_backward(dy, x, w, streams, dx, gradient),
+        (n, D),
+        (taps, D),
+    )
 
 
 def test_adam_forms_agree_and_follow_the_formula() -> None:
