@@ -8,6 +8,7 @@ Source: Martin 1979, range encoding; carries are added into the bytes already wr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numba
@@ -69,6 +70,10 @@ class Predictor(Protocol):
         """Take in a decoded column (B,) uint8."""
         ...
 
+    def beside(self, task: Callable[[], None]) -> None:
+        """Run a task, at the latest before the chunk is learned: nothing else waits for it."""
+        ...
+
 
 class Meter:
     """Adds up the codelength of the symbols and writes nothing."""
@@ -80,11 +85,15 @@ class Meter:
         """Measure the first `count` tokens, in time-major order, of the chunk (T, B)."""
         frequencies = predictor.predict(chunk)[:count]
         symbols = chunk.reshape(-1)[:count]
-        nowhere = np.zeros(0, np.uint8)
-        _, bits = predictor.symbol_coder.code(
-            MEASURE, symbols, frequencies, 0, _interval(), nowhere, 0
-        )
-        self.loss_bits += bits
+
+        def measure() -> None:
+            nowhere = np.zeros(0, np.uint8)
+            _, bits = predictor.symbol_coder.code(
+                MEASURE, symbols, frequencies, 0, _interval(), nowhere, 0
+            )
+            self.loss_bits += bits
+
+        predictor.beside(measure)
 
 
 class Encoder:
@@ -109,10 +118,14 @@ class Encoder:
             grown = np.zeros(2 * needed, np.uint8)
             grown[: self._size] = self._buffer[: self._size]
             self._buffer = grown
-        self._size, bits = predictor.symbol_coder.code(
-            ENCODE, symbols, frequencies, 0, self._state, self._buffer, self._size
-        )
-        self.loss_bits += bits
+
+        def encode() -> None:
+            self._size, bits = predictor.symbol_coder.code(
+                ENCODE, symbols, frequencies, 0, self._state, self._buffer, self._size
+            )
+            self.loss_bits += bits
+
+        predictor.beside(encode)
 
     def finish(self) -> bytes:
         """The payload so far, closed with as few bytes as name a number in the interval."""

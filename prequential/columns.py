@@ -12,7 +12,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from prequential import kernels
@@ -23,8 +22,11 @@ from prequential.numerics import LOG2_E, NORM_EPSILON
 _EPSILON = np.float32(NORM_EPSILON)
 
 
+_Call = tuple[Any, tuple[Any, ...]]  # a compiled loop and its arguments
+
+
 class Columns:
-    """Views of a transformer's buffers, and its weights as int16 for the current chunk."""
+    """A transformer's buffers, cut into columns, and its weights as int16 for the current chunk."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -33,68 +35,70 @@ class Columns:
             linears += block.linears()
         self._small = {id(x): np.empty(x.weight.value.shape, np.int16) for x in linears}
         self._linears = linears
-        self._views: dict[int, np.ndarray] = {}
+        self._logits = np.empty((model.B, model.head.weight.value.shape[0]), np.float32)
+        # The buffers live as long as the model, so each column's calls are put together only once.
+        self._calls: dict[int, list[_Call]] = {}
 
     def refresh(self) -> None:
         """Take over the weights of the last optimizer step; before a chunk's first column."""
         for linear in self._linears:
             kernels.to_int16(linear.weight.quantised.numpy(), self._small[id(linear)])
 
-    def forward(self, rows: Tensor, column: int) -> Tensor:
-        """Logits (B, 256) of one column from its input rows (B, D)."""
+    def forward(self, rows: np.ndarray, column: int) -> np.ndarray:
+        """Logits (B, 256) of one column from its input rows (B, D), valid until the next call."""
         model, B = self.model, self.model.B
-        a, b = column * B, (column + 1) * B
-        if model.convolution is None:
-            model.x[a:b] = rows
-        else:
-            model.convolution.forward(rows, a, b, model.x)
-        x = self._view(model.x)[a:b]
+        a = column * B
+        into = (
+            model.x if model.convolution is None else model.convolution.x[model.convolution.past :]
+        )
+        into.numpy()[a : a + B] = rows
+        if column not in self._calls:
+            self._calls[column] = self._column(column, a, a + B)
+        for function, arguments in self._calls[column]:
+            function(*arguments)
+        return self._logits
+
+    def _column(self, column: int, a: int, b: int) -> list[_Call]:
+        model = self.model
+        x = model.x.numpy()[a:b]
+        calls: list[_Call] = []
+        if model.convolution is not None:
+            inputs = model.convolution.x.numpy()[a : model.convolution.past + b]
+            taps = model.convolution.weight.value.numpy()
+            calls.append((kernels.convolve, (inputs, taps, model.B, x)))
         for block in model.blocks:
             if isinstance(block, Attention):
-                self._attention(block, x, a, b)
+                calls.append((_attention_column, (x, *self._attention(block, column, a, b))))
             else:
-                _mlp_column(
-                    x,
-                    *self._norm_views(block.up, block.norm.inverse_rms, a, b),
-                    self._view(block.positive)[a:b],
-                    *self._linear_views(block.down, a, b),
-                )
-        logits = np.empty((B, model.head.weight.value.shape[0]), np.float32)
-        _head_column(x, *self._norm_views(model.head, model.norm.inverse_rms, a, b), logits)
-        return torch.from_numpy(logits)
+                up = self._norm(block.up, block.norm.inverse_rms, a, b)
+                down = self._linear(block.down, a, b)
+                calls.append((_mlp_column, (x, *up, block.positive.numpy()[a:b], *down)))
+        head = self._norm(model.head, model.norm.inverse_rms, a, b)
+        return [*calls, (_head_column, (x, *head, self._logits))]
 
-    def _attention(self, block: Attention, x: np.ndarray, a: int, b: int) -> None:
-        column = a // self.model.B
+    def _attention(self, block: Attention, column: int, a: int, b: int) -> tuple[Any, ...]:
         W = block.window
         keys = slice(column, W + column + 1)
-        _attention_column(
-            x,
-            *self._norm_views(block.qkv, block.norm.inverse_rms, a, b),
-            *self._linear_views(block.out, a, b),
-            self._view(block.query)[column],
-            self._view(block.query_scale)[column : column + 1],
-            self._view(block.key)[keys],
-            self._view(block.key_scale)[keys],
-            self._view(block.value)[keys],
-            self._view(block.value_scale)[keys],
-            self._view(block.slopes),
+        return (
+            *self._norm(block.qkv, block.norm.inverse_rms, a, b),
+            *self._linear(block.out, a, b),
+            block.query.numpy()[column],
+            block.query_scale.numpy()[column : column + 1],
+            block.key.numpy()[keys],
+            block.key_scale.numpy()[keys],
+            block.value.numpy()[keys],
+            block.value_scale.numpy()[keys],
+            block.slopes.numpy(),
             np.float32(LOG2_E / math.sqrt(block.D // block.H)),
-            self._view(block.weights)[:, column, keys],
+            block.weights.numpy()[:, column, keys],
         )
 
-    def _view(self, tensor: Tensor) -> np.ndarray:
-        """The NumPy view of a buffer that lives as long as the model."""
-        if id(tensor) not in self._views:
-            self._views[id(tensor)] = tensor.numpy()
-        return self._views[id(tensor)]
+    def _linear(self, linear: Linear, a: int, b: int) -> tuple[np.ndarray, ...]:
+        scale = linear.weight.scale.numpy()
+        return self._small[id(linear)], scale, linear.xq.numpy()[a:b], linear.x_scale.numpy()[a:b]
 
-    def _linear_views(self, linear: Linear, a: int, b: int) -> tuple[np.ndarray, ...]:
-        view = self._view
-        scale = view(linear.weight.scale)
-        return self._small[id(linear)], scale, view(linear.xq)[a:b], view(linear.x_scale)[a:b]
-
-    def _norm_views(self, linear: Linear, rms: Tensor, a: int, b: int) -> tuple[np.ndarray, ...]:
-        return (*self._linear_views(linear, a, b), self._view(rms)[a:b])
+    def _norm(self, linear: Linear, rms: Tensor, a: int, b: int) -> tuple[np.ndarray, ...]:
+        return (*self._linear(linear, a, b), rms.numpy()[a:b])
 
 
 @jit

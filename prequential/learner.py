@@ -7,7 +7,8 @@ probabilities that the gradient sees are the very frequencies that are coded.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from prequential.embeddings import Embeddings
 from prequential.memory import Memory
 from prequential.model import SYMBOLS, Transformer
 from prequential.ngrams import Ngrams
-from prequential.optimizer import Optimizer
+from prequential.optimizer import Optimizer, Weight
 from prequential.replay import Draw, Past
 
 
@@ -52,7 +53,13 @@ class Learner:
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, SYMBOLS), np.int32)
-        self._pool = ThreadPoolExecutor(1) if threads > 1 else None
+        # By default a thread's products would be split over threads of their own, busily waiting.
+        self._pool = (
+            ThreadPoolExecutor(threads - 1, initializer=torch.set_num_threads, initargs=(1,))
+            if threads > 1
+            else None
+        )
+        self._tasks: list[Future[None]] = []
         self._past = past
         self._past_count = 0
         self._draw = Draw(seed)
@@ -74,7 +81,7 @@ class Learner:
             return self._forward(column, column + 1)
         if column == 0:
             self.columns.refresh()
-        rows = torch.from_numpy(self.embeddings.gather(column, column + 1))
+        rows = self.embeddings.gather(column, column + 1)
         return self._frequencies(self.columns.forward(rows, column), column)
 
     def observe(self, symbols: np.ndarray) -> None:
@@ -89,17 +96,19 @@ class Learner:
         dlogits = self._gradient(chunk, count)
         targets = chunk.reshape(-1)
         # The tables and the transformer learn independently of each other.
-        if self._pool is not None:
-            tables = self._pool.submit(self.ngrams.learn, dlogits[:count], targets[:count])
-            self._learn_dense(dlogits, count, len(chunk))
-            tables.result()
-        else:
-            self.ngrams.learn(dlogits[:count], targets[:count])
-            self._learn_dense(dlogits, count, len(chunk))
+        self.beside(lambda: self.ngrams.learn(dlogits[:count], targets[:count]))
+        self._learn_dense(dlogits, count, len(chunk))
         if self._past is not None and self._past_count:
             for _ in range(self._replays):
                 self._replay(self._draw.below(self._past_count), self._past)
         self._past_count += 1
+
+    def beside(self, task: Callable[[], None]) -> None:
+        """Run a task now or on another thread; it is done when the next `learn` returns."""
+        if self._pool is None:
+            task()
+        else:
+            self._tasks.append(self._pool.submit(_inferring, task))
 
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
@@ -174,17 +183,34 @@ class Learner:
 
     def _forward(self, first: int, end: int) -> np.ndarray:
         rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)
-        return self._frequencies(self.model.forward(rows, first), first)
+        return self._frequencies(self.model.forward(rows, first).cpu().numpy(), first)
 
-    def _frequencies(self, model_logits: torch.Tensor, first: int) -> np.ndarray:
-        logits = model_logits.cpu().numpy()  # (n, 256)
+    def _frequencies(self, logits: np.ndarray, first: int) -> np.ndarray:
+        """Frequencies (n, 256) int32 of the transformer's logits (n, 256) and the tables'."""
         self.ngrams.add_logits(logits, first)
         frequencies = self.frequencies[first * self.B :][: len(logits)]
         kernels.frequencies(logits, TOTAL_BITS, frequencies)
         return frequencies
 
     def _learn_dense(self, dlogits: np.ndarray, count: int, columns: int) -> None:
-        gradient = self.model.backward(torch.from_numpy(dlogits).to(self.device))
-        self.optimizer.step(self.model.weights, count)
+        step = self.optimizer.begin(count)
+
+        def update(weight: Weight, gradient: Callable[[], None]) -> None:
+            def task() -> None:
+                gradient()
+                step(weight)
+
+            self.beside(task)
+
+        gradient = self.model.backward(torch.from_numpy(dlogits).to(self.device), update)
         self.embeddings.learn(gradient.cpu().numpy()[:count])
         self.model.advance(columns)
+        for task in self._tasks:
+            task.result()
+        self._tasks.clear()
+
+
+def _inferring(task: Callable[[], None]) -> None:
+    """Run a task in inference mode, which each thread must enter by itself."""
+    with torch.inference_mode():
+        task()

@@ -15,6 +15,7 @@ decoder (one at a time), and both leave the same activations behind for `backwar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,6 +25,15 @@ from prequential.config import ModelConfig
 from prequential.optimizer import Weight, uniform
 
 SYMBOLS = 256
+
+# Takes a weight that the rest of the backward pass does not need, and what stores its gradient. It
+# may do both at any time, on any thread, until the next forward pass.
+Update = Callable[[Weight, Callable[[], None]], None]
+
+
+def store(_: Weight, gradient: Callable[[], None]) -> None:
+    """The plainest `Update`: the gradient now, the step by whoever called."""
+    gradient()
 
 
 class Linear:
@@ -47,16 +57,16 @@ class Linear:
         numerics.matmul(self.xq[a:b], self.weight.quantised.T, products)
         return products
 
-    def backward(self, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the weight's gradient; return dx as integers (n, K) and row scales (n,)."""
+    def backward(self, dy: Tensor, update: Update) -> tuple[Tensor, Tensor]:
+        """dx as integers (n, K) and row scales (n,); the weight is handed to `update`."""
         n, w = dy.shape[0], self.weight
         by_column, by_row, dy_scale = self.by_column[:n], self.by_row[:n], self.dy_scale[:n]
         numerics.quantise_gradient(
             dy, self.x_scale[:n], w.scale, by_column, w.product_scale, by_row, dy_scale
         )
-        numerics.matmul(by_column.T, self.xq[:n], w.products)
-        dx = self.dx_products[:n]
+        dx, xq = self.dx_products[:n], self.xq[:n]
         numerics.matmul(by_row, w.quantised, dx)
+        update(w, lambda: numerics.matmul(by_column.T, xq, w.products))
         return dx, dy_scale
 
 
@@ -72,10 +82,10 @@ class _Norm:
             x[a:b], self.linear.xq[a:b], self.linear.x_scale[a:b], self.inverse_rms[a:b]
         )
 
-    def backward(self, dy: Tensor, dx: Tensor) -> None:
+    def backward(self, dy: Tensor, dx: Tensor, update: Update) -> None:
         """dx (n, D) += the gradient through the norm and the linear layer at dy (n, M)."""
         n = dy.shape[0]
-        products, scale = self.linear.backward(dy)
+        products, scale = self.linear.backward(dy, update)
         numerics.norm_backward(
             products, scale, self.linear.xq[:n], self.linear.x_scale[:n], self.inverse_rms[:n], dx
         )
@@ -152,12 +162,12 @@ class Attention:
             self.out.forward(a, b), self.out.x_scale[a:b], self.out.weight.scale, x[a:b]
         )
 
-    def backward(self, dx: Tensor) -> None:
+    def backward(self, dx: Tensor, update: Update) -> None:
         """dx (n, D) holds the gradient after the block; add the gradient through it."""
         B, D, H, W = self.B, self.D, self.H, self.window
         n, columns, G, hs = dx.shape[0], dx.shape[0] // B, B * H, D // H
         new = dx.new_empty
-        products, scale = self.out.backward(dx)
+        products, scale = self.out.backward(dx, update)
         doq, do_scale, dots = new(columns, G, hs), new(columns, G), new(columns, G)
         numerics.split_gradient(
             products, scale, self.out.xq[:n], self.out.x_scale[:n], doq, do_scale, dots
@@ -190,7 +200,7 @@ class Attention:
         dy = new(n, 3 * D)
         scales = for_query[1], for_key[1], for_value[1]
         numerics.merge_gradient((dq, scales[0]), (dk, scales[1]), (dv, scales[2]), slope, dy)
-        self.norm.backward(dy, dx)
+        self.norm.backward(dy, dx, update)
 
     def advance(self, columns: int) -> None:
         """Slide the window past the chunk's first `columns` columns."""
@@ -226,12 +236,12 @@ class MLP:
             self.down.forward(a, b), self.down.x_scale[a:b], self.down.weight.scale, x[a:b]
         )
 
-    def backward(self, dx: Tensor) -> None:
+    def backward(self, dx: Tensor, update: Update) -> None:
         """dx (n, D) holds the gradient after the block; add the gradient through it."""
-        products, scale = self.down.backward(dx)
+        products, scale = self.down.backward(dx, update)
         dy = torch.empty_like(products)
         numerics.relu_squared_backward(products, scale, self.positive[: dx.shape[0]], dy)
-        self.norm.backward(dy, dx)
+        self.norm.backward(dy, dx, update)
 
 
 class _Convolution:
@@ -248,11 +258,12 @@ class _Convolution:
         self.x[self.past + a : self.past + b] = rows
         numerics.convolve(self.x[a : self.past + b], self.weight.value, self.B, out[a:b])
 
-    def backward(self, dy: Tensor) -> Tensor:
-        """The gradient (n, D) of the chunk's input rows; the weight's gradient is stored."""
+    def backward(self, dy: Tensor, update: Update) -> Tensor:
+        """The gradient (n, D) of the chunk's input rows; the weight is handed to `update`."""
         dx, w = torch.empty_like(dy), self.weight
         x = self.x[: self.past + dy.shape[0]]
         numerics.convolve_backward(dy, x, w.value, self.B, dx, w.products)
+        update(w, lambda: None)
         return dx
 
     def advance(self, columns: int) -> None:
@@ -306,16 +317,16 @@ class Transformer:
         numerics.scale_outer(products, self.head.x_scale[a:b], self.head.weight.scale, logits)
         return logits
 
-    def backward(self, dlogits: Tensor) -> Tensor:
-        """Store every weight's gradient at dlogits (n, 256); return that of the input rows (n, D).
+    def backward(self, dlogits: Tensor, update: Update = store) -> Tensor:
+        """The gradient (n, D) of the input rows at dlogits (n, 256); each weight goes to `update`.
 
         n is all rows of the chunk that `forward` has seen since the last `advance`.
         """
         dx = self.x.new_zeros(dlogits.shape[0], self.x.shape[1])
-        self.norm.backward(dlogits, dx)
+        self.norm.backward(dlogits, dx, update)
         for block in reversed(self.blocks):
-            block.backward(dx)
-        return dx if self.convolution is None else self.convolution.backward(dx)
+            block.backward(dx, update)
+        return dx if self.convolution is None else self.convolution.backward(dx, update)
 
     def caches(self) -> list[Tensor]:
         """Views of what a chunk needs of the chunks before it; zeros at the beginning."""

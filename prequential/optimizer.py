@@ -6,6 +6,9 @@ gradient arrives as integers with one power of two per row, straight from an exa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -61,6 +64,12 @@ class Optimizer:
 
     def step(self, weights: list[Weight], token_count: int) -> None:
         """Update every weight from its gradient, the sum over token_count tokens."""
+        update = self.begin(token_count)
+        for w in weights:
+            update(w)
+
+    def begin(self, token_count: int) -> Callable[[Weight], None]:
+        """Start a step: what it returns updates one weight, in any order, on any thread."""
         c = self.config
         self.steps += 1
         self._power1 *= c.beta1
@@ -68,9 +77,7 @@ class Optimizer:
         rate = c.rate * min(1.0, self.steps / max(1, c.warmup))
         if c.name == "sgd":
             # The rate is per mean gradient, as the loss is usually stated.
-            for w in weights:
-                _sgd(w, np.float32(rate / token_count))
-            return
+            return partial(_sgd, rate=np.float32(rate / token_count))
         constants = _AdamConstants(
             rate=np.float32(rate),
             beta1=np.float32(c.beta1),
@@ -79,8 +86,7 @@ class Optimizer:
             unbias2=np.float32(1.0 / (1.0 - self._power2)),
             epsilon=np.float32(c.epsilon),
         )
-        for w in weights:
-            _adam(w, constants)
+        return partial(_adam, c=constants)
 
 
 class _AdamConstants:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,6 +29,9 @@ class Fixed:
 
     def predict_column(self, column: int) -> np.ndarray:
         return self.frequencies[column * self.streams : (column + 1) * self.streams]
+
+    def beside(self, task: Callable[[], None]) -> None:
+        task()
 
     def observe(self, symbols: np.ndarray) -> None:
         pass
