@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from prequential import __version__, cli_bench, cli_compare, cli_mdl, config
+from prequential import __version__, cli_bench, cli_compare, cli_mdl, cli_team, config
 from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader
 from prequential.errors import DivergenceError, PlatformError, PrequentialError
 from prequential.files import (
@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_prior(encode)
     encode.add_argument("--save-weights", metavar="OUT", help="write the final weights to a file")
+    cli_team.add_distributed(encode)
 
     decode = _command(commands, _decode, "decode", "restore the original of ARCHIVE", "ARCHIVE")
     _add_output(decode)
@@ -216,6 +217,8 @@ def _say(message: str) -> None:
 def _encode(args: argparse.Namespace, source: str) -> None:
     overrides = args.overrides + ([f"epochs={args.epochs}"] if args.epochs else [])
     cfg = config.load(args.preset, args.config, overrides)
+    if args.distributed:
+        return cli_team.encode(args, source, cfg)
     if args.self_extracting and source != STDIO:
         target = args.output or source + ".pyz"
     else:

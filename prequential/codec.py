@@ -31,6 +31,7 @@ from prequential.container import (
 )
 from prequential.errors import ArchiveError, ConfigError, DivergenceError
 from prequential.learner import Learner
+from prequential.model import Transformer
 from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
 from prequential.report import Report, config_tree, versions
@@ -173,6 +174,7 @@ def encode(
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
     weights: BinaryIO | None = None,
+    transformer: Callable[..., Transformer] = Transformer,
 ) -> Report:
     """Write the archive of data (n,) uint8 into a seekable file that is at its beginning.
 
@@ -193,7 +195,9 @@ def encode(
     encoder = Encoder()
     payload_bytes = 0
     with _exact(device):
-        run = _Run(resolved, seed, device, threads, data, encoder, progress, started, prior)
+        run = _Run(
+            resolved, seed, device, threads, data, encoder, progress, started, prior, transformer
+        )
         for _ in run.frames():
             payload = encoder.finish()
             payload_bytes += len(payload)
@@ -322,10 +326,13 @@ class _Run:
     progress: ProgressCallback | None
     started: float
     prior: Prior | None = None
+    transformer: Callable[..., Transformer] = Transformer
 
     def __post_init__(self) -> None:
         threads = self.threads or DEFAULT_THREADS
-        self.learner = Learner(self.config, self.seed, self.device, threads, self._past)
+        self.learner = Learner(
+            self.config, self.seed, self.device, threads, self._past, self.transformer
+        )
         if self.prior is not None:
             priors.check(self.prior, self.learner.learned(), self.config.ngrams.slots)
             self.learner.restore(self.prior.arrays)

@@ -36,18 +36,21 @@ class Learner:
         device: str = "cpu",
         threads: int = 1,
         past: Past | None = None,
+        transformer: Callable[..., Transformer] = Transformer,
     ) -> None:
         """config is resolved: see `Config.resolve`. Threads and device do not change a bit.
 
+        transformer makes the model: another one may compute the same bits elsewhere.
         past gives the chunks learned so far, by number; with epochs above 1 they are replayed.
         """
         B, T = config.streams, config.chunk
         self.B, self.device = B, torch.device(device)
         self.history = History(B)
         self.embeddings = Embeddings(config.model, B, T, seed)
-        self.model = Transformer(config.model, B, T, seed, device)
-        # Elsewhere than on the CPU, a column is a chunk of one column.
-        self.columns = Columns(self.model) if self.device.type == "cpu" else None
+        self.model = transformer(config.model, B, T, seed, device)
+        # Elsewhere than in this process, on the CPU, a column is a chunk of one column.
+        here = transformer is Transformer and self.device.type == "cpu"
+        self.columns = Columns(self.model) if here else None
         self.ngrams = Ngrams(config.ngrams, B, T)
         self.memory = Memory(config.memory, B, T) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()

@@ -15,7 +15,7 @@ is the PyTorch form written here. The tests hold the two together bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -32,6 +32,7 @@ LOG2_E = 1.4426950408889634  # not math.log2, which is the platform's
 
 _EXPONENT_LOW, _EXPONENT_HIGH = 127 - 40, 127 + 40
 _use_kernels = True
+_agree: Callable[[Tensor], None] | None = None
 
 
 @contextmanager
@@ -43,6 +44,21 @@ def portable() -> Iterator[None]:
         yield
     finally:
         _use_kernels = before
+
+
+@contextmanager
+def agreed(maximum: Callable[[Tensor], None]) -> Iterator[None]:
+    """Scale the operands of the weights' gradients by the largest magnitudes of all ranks.
+
+    maximum replaces each element by the largest that any rank has: sums of integers with common
+    scales can then be added over the ranks.
+    """
+    global _agree
+    _agree = maximum
+    try:
+        yield
+    finally:
+        _agree = None
 
 
 def compiled(x: Tensor) -> bool:
@@ -69,8 +85,8 @@ def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
     """out = a @ b for integers of magnitude <= 127: (N, K) @ (K, M) or batched.
 
     Up to 1040 terms fit float32 exactly. Longer sums are cut into such blocks, the blocks are
-    added in float64 (exact up to 2^53) and the total is rounded once. On CUDA, 8-bit tensor cores
-    add in int32 instead where the shapes allow.
+    added in float64 (exact up to 2^53) and the total is rounded once, or not at all if out is
+    float64. On CUDA, 8-bit tensor cores add in int32 instead where the shapes allow.
     """
     terms = a.shape[-1]
     if _fits_int8_cores(a, b):
@@ -78,7 +94,7 @@ def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
         columns = b.T.to(torch.int8).contiguous().T
         out.copy_(torch._int_mm(a.to(torch.int8).contiguous(), columns))
         return
-    if terms <= MAX_TERMS:
+    if terms <= MAX_TERMS and out.dtype == torch.float32:
         torch.matmul(a, b, out=out)
         return
     total = torch.zeros(out.shape, dtype=torch.float64, device=out.device)
@@ -112,7 +128,19 @@ def quantise_rows(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
 
 def quantise_columns(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     """x (..., N, K) ~ quantised * scale[..., None, :]: one power of two per column (..., K)."""
-    inverse, power = _powers(x.abs().amax(-2))
+    _quantise_columns(x, x.abs().amax(-2), quantised, scale)
+
+
+def _quantise_agreed(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
+    """`quantise_columns` of rows (N, K) that may be only this rank's."""
+    magnitude = x.abs().amax(-2)
+    if _agree is not None:
+        _agree(magnitude)
+    _quantise_columns(x, magnitude, quantised, scale)
+
+
+def _quantise_columns(x: Tensor, magnitude: Tensor, quantised: Tensor, scale: Tensor) -> None:
+    inverse, power = _powers(magnitude)
     quantised.copy_(_round(x * inverse[..., None, :]))
     scale.copy_(power)
 
@@ -131,7 +159,7 @@ def quantise_gradient(
     by_column is dy * row[:, None] with one scale per column, by_row dy * column[None, :] with one
     per row: what belonged to the other operand is folded in.
     """
-    if compiled(dy):
+    if compiled(dy) and _agree is None:
         kernels.quantise_gradient(
             dy.numpy(),
             row.numpy(),
@@ -142,7 +170,7 @@ def quantise_gradient(
             row_scale.numpy(),
         )
         return
-    quantise_columns(dy * row[:, None], by_column, column_scale)
+    _quantise_agreed(dy * row[:, None], by_column, column_scale)
     quantise_rows(dy * column, by_row, row_scale)
 
 
@@ -460,7 +488,7 @@ def convolve_backward(
 
     The gradient sums integers over the rows, in float64 or int64: exact below 2^53.
     """
-    if compiled(dy):
+    if compiled(dy) and _agree is None:
         kernels.convolve_backward(
             dy.numpy(), x.numpy(), taps.numpy(), streams, dx.numpy(), gradient.numpy()
         )
@@ -475,10 +503,10 @@ def convolve_backward(
         if delay < n:
             dx[: n - delay] += dy[delay:] * tap
         rows = slice(past - delay, past - delay + n)
-        quantise_columns(dy * x_scale[rows, None], dyq, column_scale)
-        gradient[k - 1] = column_sums(xq[rows], dyq) * column_scale
+        _quantise_agreed(dy * x_scale[rows, None], dyq, column_scale)
+        gradient[k - 1] = column_sums(xq[rows], dyq).to(gradient.dtype) * column_scale
 
 
 def column_sums(a: Tensor, b: Tensor) -> Tensor:
-    """sum_n a[n, :] * b[n, :] (K,) of integer rows (N, K): float64 sums, exact below 2^53."""
-    return (a * b).sum(0, dtype=torch.float64).float()
+    """sum_n a[n, :] * b[n, :] (K,) of integer rows (N, K) in float64, exact below 2^53."""
+    return (a * b).sum(0, dtype=torch.float64)

@@ -248,7 +248,7 @@ def closure(*modules: str) -> list[str]:
 
 
 # Whatever takes part in a prediction, a step, or the coding of a symbol.
-MODULES = closure("loop", "learner", "coder")
+MODULES = closure("loop", "learner", "coder", "team")
 
 TYPE = "a type, or a conversion rounded at most once"
 MADE = "makes or moves values"
@@ -293,6 +293,7 @@ NAMES = {
     "torch.int8": TYPE,
     "torch.int32": TYPE,
     "torch.arange": MADE,
+    "torch.cat": MADE,
     "torch.empty": MADE,
     "torch.empty_like": MADE,
     "torch.from_numpy": MADE,
@@ -302,6 +303,8 @@ NAMES = {
     "torch.zeros": MADE,
     "torch.zeros_like": MADE,
     "torch.where": MADE,
+    "torch.inference_mode": "a setting: no gradient is recorded",
+    "torch.set_num_threads": "a setting: no sum depends on it",
     "torch.matmul": "a sum of integers; checked above as it runs",
     "torch._int_mm": "a sum of int8 products in int32, on CUDA only",
 }
@@ -310,6 +313,8 @@ PLACES = {
     ("coder", "np.log2"): "the codelength that is reported, not coded with",
     ("memory", "np.log2"): "the codelength that is reported, not coded with",
     ("memory", ".sum"): "of integers: the sizes of tables",
+    ("team", ".all_reduce"): "of integers, or the largest of magnitudes",
+    ("team", "sum"): "of integers: numbers of streams",
     ("numerics", ".sum"): "of integers, checked above as they run",
     ("numerics", "rsqrt"): "the package's own, of products and differences",
     ("learner", "sum"): "of integers: a count of parameters",

@@ -100,7 +100,7 @@ def test_long_products_are_rounded_once(terms: int) -> None:
     out = torch.empty(4, 5)
     numerics.matmul(torch.tensor(a).float(), torch.tensor(b).float(), out)
     assert torch.equal(out, expected)
-    columns = numerics.column_sums(torch.tensor(a.T).float(), torch.tensor(a.T).float())
+    columns = numerics.column_sums(torch.tensor(a.T).float(), torch.tensor(a.T).float()).float()
     totals = [sum(x * x for x in row) for row in a.tolist()]
     assert torch.equal(columns, as_float32([totals])[0])
 
