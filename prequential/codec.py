@@ -417,20 +417,20 @@ def _host_settings() -> Iterator[None]:
     """Neutralise what can be; the self-test refuses the rest."""
     threads = torch.get_num_threads()
     precision = _matmul_precision()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     flush = float(np.float32(2.0**-126) * np.float32(0.5)) == 0.0
     torch.set_num_threads(1)
     if precision is not None:
         torch.set_float32_matmul_precision("highest")
-    # Every algorithm is deterministic here, including those that PyTorch would refuse.
-    torch.use_deterministic_algorithms(False)
+    # Every algorithm is deterministic here, including those that PyTorch would refuse. (Its other
+    # function for this imports a compiler, which takes a second.)
+    torch.set_deterministic_debug_mode(0)
     torch.set_flush_denormal(False)
     try:
         yield
     finally:
         torch.set_flush_denormal(flush)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(deterministic)
         if precision is not None:
             torch.set_float32_matmul_precision(precision)
         torch.set_num_threads(threads)
