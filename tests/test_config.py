@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prequential.config import Config, from_tree, load, parse_context, preset_names
+from prequential import bounds
+from prequential.codec import MEMORY_LIMIT_BYTES
+from prequential.config import OPERAND_MAX, Config, from_tree, load, parse_context, preset_names
 from prequential.errors import ConfigError
 
 
 def test_presets_load_and_survive_their_bytes() -> None:
-    assert {"best", "default", "fast", "literal", "tiny"} <= set(preset_names())
+    assert {"best", "default", "fast", "gpu", "literal", "tiny"} <= set(preset_names())
     for name in preset_names():
         for size in (1, 1000, 10**6, 10**10):
             config = load(name).resolve(size)
@@ -31,6 +33,22 @@ def test_literal_has_no_memory() -> None:
 def test_memory_stays_within_two_gigabytes_at_ten_megabytes() -> None:
     for name in ("default", "fast", "literal"):
         assert load(name).resolve(10_192_446).memory_bytes() < 2e9
+
+
+def test_gpu_has_tens_of_millions_of_weights_within_the_limits() -> None:
+    config = load("gpu").resolve(10**9)
+    m = config.model
+    weights = m.layers * (4 * m.width + 2 * m.hidden) * m.width + (256 + m.conv - 1) * m.width
+    assert 20e6 < weights < 50e6
+    assert config.streams >= 256
+    bounds.check(m, config.streams, config.chunk)
+    assert config.memory_bytes() < MEMORY_LIMIT_BYTES
+    # What the int8 tensor cores take: see `numerics.matmul`.
+    rows = config.streams * config.chunk
+    assert rows > 16
+    assert rows * OPERAND_MAX**2 < 1 << 31
+    for size in (m.width, m.hidden, 3 * m.width, rows):
+        assert size % 8 == 0
 
 
 @pytest.mark.parametrize(
