@@ -62,7 +62,7 @@ class Learner:
             if threads > 1
             else None
         )
-        self._tasks: list[Future[None]] = []
+        self._tasks: list[tuple[Future[None], Callable[[], None]]] = []
         self._past = past
         self._past_count = 0
         self._draw = Draw(seed)
@@ -111,7 +111,7 @@ class Learner:
         if self._pool is None:
             task()
         else:
-            self._tasks.append(self._pool.submit(_inferring, task))
+            self._tasks.append((self._pool.submit(_inferring, task), task))
 
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
@@ -208,8 +208,12 @@ class Learner:
         gradient = self.model.backward(torch.from_numpy(dlogits).to(self.device), update)
         self.embeddings.learn(gradient.cpu().numpy()[:count])
         self.model.advance(columns)
-        for task in self._tasks:
-            task.result()
+        # What no thread has begun yet is done here: on a busy machine none may have had its turn.
+        for future, task in reversed(self._tasks):
+            if future.cancel():
+                task()
+            else:
+                future.result()
         self._tasks.clear()
 
 
