@@ -250,12 +250,12 @@ class _Bench:
         )
         rows = self._rows()
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
+        dlogits = np.zeros((self.tokens, SYMBOLS), np.float32)
 
         def work() -> None:
             for chunk in self.chunks:
                 kernels.frequencies(net.forward(rows, 0).numpy(), TOTAL_BITS, frequencies)
-                dlogits = frequencies.astype(np.float32) * np.float32(2.0**-TOTAL_BITS)
-                dlogits[np.arange(self.tokens), chunk.reshape(-1)] -= np.float32(1)
+                kernels.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
                 net.backward(torch.from_numpy(dlogits))
                 step.step(net.weights, self.tokens)
                 net.advance(c.chunk)
@@ -269,9 +269,9 @@ class _Bench:
         tables = ngrams.Ngrams(c.ngrams, c.streams, c.chunk)
 
         def learn(chunk: np.ndarray) -> None:
-            for t, symbols in enumerate(chunk):
-                embeddings.locate(history, t)
-                tables.locate(history, t)
+            embeddings.locate_chunk(history, chunk)
+            tables.locate_chunk(history, chunk)
+            for symbols in chunk:
                 history.push(symbols)
             rows = torch.from_numpy(embeddings.gather(0, len(chunk))).requires_grad_()
             logits = trainer.model(rows)
@@ -321,12 +321,12 @@ _STAGES: list[tuple[str, Any, str]] = [
         " relu_squared relu_squared_backward convolve convolve_backward",
     ),
     ("optimizer", optimizer.Optimizer, "step"),
-    ("embeddings", embeddings_module.Embeddings, "locate gather learn"),
-    ("n-grams", ngrams.Ngrams, "locate add_logits learn"),
+    ("embeddings", embeddings_module.Embeddings, "locate locate_chunk gather learn"),
+    ("n-grams", ngrams.Ngrams, "locate locate_chunk add_logits learn"),
     ("memory", memory.Memory, "locate"),
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
-    ("frequencies", kernels, "frequencies"),
+    ("frequencies", kernels, "frequencies gradient"),
     ("decoder's columns", Columns, "forward refresh"),
 ]
 

@@ -64,6 +64,10 @@ class History:
         places: np.ndarray = self.marks[:, _PLACE]
         return places
 
+    def last(self, chunk: np.ndarray) -> np.ndarray:
+        """The byte (T * B,) before each of chunk (T, B), which comes next."""
+        return np.concatenate((self.bytes[:, 0], chunk[:-1].reshape(-1)))
+
 
 class Contexts:
     """A list of contexts and their hashes."""
@@ -77,6 +81,11 @@ class Contexts:
         """out (B, C) uint64 = the hash of each context at each stream's next position."""
         h = history
         _hash(h.bytes, h.words, h.ring, h.marks, self.kinds, self.sizes, out)
+
+    def hash_chunk(self, history: History, chunk: np.ndarray, out: np.ndarray) -> None:
+        """out (T * B, C) = `hash` before every column of chunk (T, B); the history stays."""
+        past = history.bytes.copy(), history.words.copy()
+        _hash_chunk(*past, chunk, self.kinds, self.sizes, out)
 
 
 @jit
@@ -186,3 +195,11 @@ def _hash(
             if (kind == 1 or kind == 3 or kind == 4) and words[b, 0] == 0:
                 h = _mix(h, history[b, 0])  # between words, the last byte says where
             out[b, c] = h
+
+
+@jit
+def _hash_chunk(history: Any, words: Any, chunk: Any, kinds: Any, sizes: Any, out: Any) -> None:
+    streams = chunk.shape[1]
+    for t in range(chunk.shape[0]):
+        _hash(history, words, kinds, sizes, out[t * streams : (t + 1) * streams])
+        _push(history, words, chunk[t])

@@ -33,13 +33,21 @@ class Embeddings:
         self.table = np.zeros(shape, np.float32)
         self.table[:256] = uniform((256, config.width), 1.0, seed, _SEED_INDEX).numpy()
         self.squares = np.zeros(shape, np.float32)
-        self.hashes = np.zeros((streams, count), np.uint64)
+        self.hashes = np.zeros((columns * streams, count), np.uint64)
         self.rows = np.zeros((columns, streams, 1 + count), np.int64)
 
     def locate(self, history: History, column: int) -> None:
         """Remember the rows for a column's symbols, from the past alone."""
-        self.contexts.hash(history, self.hashes)
-        _locate(self.hashes, history.bytes, self.shift, self.rows[column])
+        hashes = self.hashes[: len(history.bytes)]
+        self.contexts.hash(history, hashes)
+        _locate(hashes, history.bytes[:, 0], self.shift, self.rows[column])
+
+    def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
+        """`locate` for every column of a known chunk (T, B), which comes next."""
+        hashes = self.hashes[: chunk.size]
+        self.contexts.hash_chunk(history, chunk, hashes)
+        rows = self.rows.reshape(-1, self.rows.shape[2])[: chunk.size]
+        _locate(hashes, history.last(chunk), self.shift, rows)
 
     def gather(self, first: int, end: int) -> np.ndarray:
         """Summed embeddings (n, D) float32 of columns first..end, time-major."""
@@ -59,9 +67,9 @@ class Embeddings:
 
 
 @jit
-def _locate(hashes: Any, history: Any, shift: Any, rows: Any) -> None:
+def _locate(hashes: Any, last: Any, shift: Any, rows: Any) -> None:
     for b in range(rows.shape[0]):
-        rows[b, 0] = history[b, 0]
+        rows[b, 0] = last[b]
         for c in range(hashes.shape[1]):
             row = np.int64(hashes[b, c] >> shift)
             rows[b, c + 1] = 256 + (np.int64(c) << np.int64(np.uint64(64) - shift)) + row

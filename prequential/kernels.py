@@ -539,6 +539,28 @@ def frequencies(logits: Any, total_bits: int, out: Any) -> None:
 
 
 @jit
+def gradient(frequencies: Any, symbols: Any, count: int, total_bits: int, out: Any) -> None:
+    """out (n, V) float32 = frequencies / 2^total_bits, less 1 at each token's symbol.
+
+    Rows from `count` on, past the end of the data, are 0 and teach nothing.
+    """
+    unit = POWERS[127 - total_bits]
+    for i in range(count):
+        for s in range(out.shape[1]):
+            out[i, s] = np.float32(frequencies[i, s]) * unit
+        out[i, symbols[i]] -= np.float32(1)
+    out[count:] = 0
+
+
+@jit
+def slide(rows: Any, step: int, kept: int) -> None:
+    """rows[:kept] = rows[step : step + kept], which may overlap."""
+    for i in range(kept):
+        for j in range(rows.shape[1]):
+            rows[i, j] = rows[i + step, j]
+
+
+@jit
 def adam_rows(
     weight: Any,
     mean: Any,

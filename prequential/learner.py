@@ -72,8 +72,11 @@ class Learner:
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, 256) int32 of a known chunk (T, B) uint8, in one forward pass."""
+        self.embeddings.locate_chunk(self.history, chunk)
+        self.ngrams.locate_chunk(self.history, chunk)
         for t, symbols in enumerate(chunk):
-            self._locate(t)
+            if self.memory is not None:
+                self.memory.locate(self.history, t)
             self.history.push(symbols)
         return self._forward(0, len(chunk))
 
@@ -148,10 +151,8 @@ class Learner:
 
     def _gradient(self, chunk: np.ndarray, count: int) -> np.ndarray:
         """p - y (T * B, 256) float32, exact: frequencies are below 2^24."""
-        rows = len(chunk) * self.B
-        dlogits = self.frequencies[:rows].astype(np.float32) * np.float32(2.0**-TOTAL_BITS)
-        dlogits[np.arange(rows), chunk.reshape(-1)] -= np.float32(1)
-        dlogits[count:] = 0  # rows past the end of the data teach nothing
+        dlogits = np.empty((chunk.size, SYMBOLS), np.float32)
+        kernels.gradient(self.frequencies, chunk.reshape(-1), count, TOTAL_BITS, dlogits)
         return dlogits
 
     def _replay(self, index: int, past: Past) -> None:

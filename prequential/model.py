@@ -205,7 +205,7 @@ class Attention:
     def advance(self, columns: int) -> None:
         """Slide the window past the chunk's first `columns` columns."""
         for cache in (self.key, self.key_scale, self.value, self.value_scale):
-            cache[: self.window] = cache[columns : columns + self.window].clone()
+            numerics.slide(cache, columns, self.window)
 
 
 class MLP:
@@ -268,8 +268,7 @@ class _Convolution:
 
     def advance(self, columns: int) -> None:
         """Keep the last rows of the chunk's first `columns` columns."""
-        n = columns * self.B
-        self.x[: self.past] = self.x[n : n + self.past].clone()
+        numerics.slide(self.x, columns * self.B, self.past)
 
 
 class Transformer:

@@ -80,6 +80,11 @@ class Ngrams:
         self.contexts.hash(history, self.hashes[a:b])
         self.last[a:b] = history.bytes[:, 0]
 
+    def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
+        """`locate` for every column of a known chunk (T, B), which comes next."""
+        self.contexts.hash_chunk(history, chunk, self.hashes[: chunk.size])
+        self.last[: chunk.size] = history.last(chunk)
+
     def add_logits(self, logits: np.ndarray, first: int) -> None:
         """logits (n, 256) += the tables' share, for the columns that start at `first`."""
         a = first * self.streams

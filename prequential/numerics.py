@@ -507,6 +507,14 @@ def convolve_backward(
         gradient[k - 1] = column_sums(xq[rows], dyq).to(gradient.dtype) * column_scale
 
 
+def slide(rows: Tensor, step: int, kept: int) -> None:
+    """rows[:kept] = rows[step : step + kept], which may overlap."""
+    if compiled(rows):
+        kernels.slide(rows.view(len(rows), -1).numpy(), step, kept)
+    else:
+        rows[:kept] = rows[step : step + kept].clone()
+
+
 def column_sums(a: Tensor, b: Tensor) -> Tensor:
     """sum_n a[n, :] * b[n, :] (K,) of integer rows (N, K) in float64, exact below 2^53."""
     return (a * b).sum(0, dtype=torch.float64)

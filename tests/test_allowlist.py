@@ -320,7 +320,6 @@ PLACES = {
     ("learner", "sum"): "of integers: a count of parameters",
     ("bounds", "**"): "of integers",
     ("numerics", "**"): "of integers: the largest product of two operands",
-    ("learner", "**"): "a power of two written out: exact",
     ("bounds", ".sum"): "not a sum but a name",
 }
 # Called as methods or plain functions, these add, or call a platform's library.
