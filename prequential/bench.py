@@ -320,7 +320,7 @@ _STAGES: list[tuple[str, Any, str]] = [
         "quantise_rows quantise_gradient norm_quantise norm_backward scale_outer add_scaled_outer"
         " relu_squared relu_squared_backward convolve convolve_backward",
     ),
-    ("optimizer", optimizer.Optimizer, "step"),
+    ("optimizer", optimizer, "_adam _sgd"),
     ("embeddings", embeddings_module.Embeddings, "locate locate_chunk gather learn"),
     ("n-grams", ngrams.Ngrams, "locate locate_chunk add_logits learn"),
     ("memory", memory.Memory, "locate"),
@@ -362,10 +362,10 @@ class _Clock:
         return {stage: seconds / total for stage, seconds in ordered}
 
     def _timed(self, stage: str, function: Any) -> Any:
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any, **named: Any) -> Any:
             self._enter(stage)
             try:
-                return function(*args)
+                return function(*args, **named)
             finally:
                 self._leave()
 

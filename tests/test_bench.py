@@ -72,6 +72,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     for shares in result["stages"].values():
         assert np.isclose(sum(shares.values()), 1)
         assert shares["matrix products"] > 0
+        assert shares["optimizer"] > 0
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from samples import text
 
 from prequential import kernels, numerics
 from prequential.config import MAX_TERMS, OPERAND_MAX, OptimizerConfig
+from prequential.contexts import Contexts, History
 from prequential.optimizer import Optimizer, Weight, uniform
 
 LENGTHS = [*range(1, 66), 127, 128, 129, 512, 1024]
@@ -296,3 +299,44 @@ def test_initial_weights_are_pinned() -> None:
     assert weights.abs().max() < 1
     digest = hashlib.sha256(uniform((64, 64), 0.25, 5, 7).numpy().astype("<f4").tobytes())
     assert digest.hexdigest().startswith("35c127440f2fb827ae50305e596ff107")
+
+
+@pytest.mark.parametrize(("step", "kept"), [(1, 6), (3, 2), (4, 3), (7, 0)])
+def test_caches_slide(step: int, kept: int) -> None:
+    x = values(7, 3, 4)
+    for mode in (nullcontext, numerics.portable):
+        moved = x.clone()
+        with mode():
+            numerics.slide(moved, step, kept)
+        assert same(moved[:kept], x[step : step + kept])
+        assert same(moved[kept:], x[kept:])
+
+
+def test_the_gradient_is_p_minus_y() -> None:
+    frequencies = np.full((3, 256), 1 << 16, np.int32)
+    frequencies[1, :2] += (5, -5)
+    dlogits = np.full((3, 256), 9, np.float32)
+    kernels.gradient(frequencies, np.array([7, 0, 1], np.uint8), 2, 24, dlogits)
+    expected = frequencies / 2.0**24
+    expected[0, 7] -= 1
+    expected[1, 0] -= 1
+    expected[2] = 0  # past the end
+    assert np.array_equal(dlogits, expected)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_contexts_of_a_chunk_are_those_of_its_columns(streams: int) -> None:
+    contexts = Contexts(("o1", "o3", "w0", "w1", "s4"))
+    words = np.frombuffer(text(40 * streams), np.uint8).reshape(2, 20, streams)
+    history = History(streams)
+    for chunk in words:
+        whole = np.zeros((chunk.size, 5), np.uint64)
+        contexts.hash_chunk(history, chunk, whole)
+        last = history.last(chunk)
+        for t, symbols in enumerate(chunk):
+            rows = slice(t * streams, (t + 1) * streams)
+            column = np.zeros((streams, 5), np.uint64)
+            contexts.hash(history, column)
+            assert np.array_equal(whole[rows], column)
+            assert np.array_equal(last[rows], history.bytes[:, 0])
+            history.push(symbols)
