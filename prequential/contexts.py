@@ -84,7 +84,7 @@ class Contexts:
 
     def hash_chunk(self, history: History, chunk: np.ndarray, out: np.ndarray) -> None:
         """out (T * B, C) = `hash` before every column of chunk (T, B); the history stays."""
-        past = history.bytes.copy(), history.words.copy()
+        past = (array.copy() for array in history.arrays().values())
         _hash_chunk(*past, chunk, self.kinds, self.sizes, out)
 
 
@@ -198,8 +198,18 @@ def _hash(
 
 
 @jit
-def _hash_chunk(history: Any, words: Any, chunk: Any, kinds: Any, sizes: Any, out: Any) -> None:
+def _hash_chunk(
+    history: Any,
+    words: Any,
+    ring: Any,
+    marks: Any,
+    met: Any,
+    chunk: Any,
+    kinds: Any,
+    sizes: Any,
+    out: Any,
+) -> None:
     streams = chunk.shape[1]
     for t in range(chunk.shape[0]):
-        _hash(history, words, kinds, sizes, out[t * streams : (t + 1) * streams])
-        _push(history, words, chunk[t])
+        _hash(history, words, ring, marks, kinds, sizes, out[t * streams : (t + 1) * streams])
+        _push(history, words, ring, marks, met, chunk[t])

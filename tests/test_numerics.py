@@ -326,7 +326,7 @@ def test_the_gradient_is_p_minus_y() -> None:
 
 @pytest.mark.parametrize("streams", [1, 3])
 def test_contexts_of_a_chunk_are_those_of_its_columns(streams: int) -> None:
-    contexts = Contexts(("o1", "o3", "w0", "w1", "s4"))
+    contexts = Contexts(("o1", "o3", "w0", "c2", "r1"))
     words = np.frombuffer(text(40 * streams), np.uint8).reshape(2, 20, streams)
     history = History(streams)
     for chunk in words:
