@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from prequential import __version__
 from prequential.config import Config, leaves
 from prequential.container import CONTAINER_VERSION, ArchiveReader, Header
-from prequential.errors import ArchiveError, FileError
+from prequential.errors import ArchiveError, ConfigError, FileError
 from prequential.files import atomic_output, display
 
 if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
@@ -163,7 +163,14 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
         _go_on(run, manifest, found)
     except OSError as error:
         raise FileError(f"{display(path)}: cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, ArchiveError, KeyError, TypeError, ValueError) as error:
+    except (
+        SafetensorError,
+        ArchiveError,
+        ConfigError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise FileError(
             f"{display(path)}: the checkpoint is damaged ({error}):"
             " start at the beginning with -f instead of --resume"
