@@ -270,9 +270,9 @@ def decode(
         raise ArchiveError(f"{name}: {error}") from error
     if header.config is None:
         data = _allocated(allocate, header.original_bytes, name)
-        for start in range(0, len(data), FRAME_BYTES):
+        while (start := reader.payload_bytes) < len(data):
             payload, _ = reader.data()
-            data[start : start + FRAME_BYTES] = np.frombuffer(payload, np.uint8)
+            data[start : start + len(payload)] = np.frombuffer(payload, np.uint8)
             decoded[:] = [slice(0, start + len(payload))]
         digest = reader.end()
     else:

@@ -175,11 +175,11 @@ class Config:
         return learner + attention + activations + outputs + window
 
     def seconds_per_byte(self) -> float:
-        """About how long a decoder of this resolved config takes for a byte, on two cores of 2021."""
+        """About how long a decoder of this resolved config takes for a byte, on two cores."""
         m, n = self.model, self.ngrams
         tokens = self.streams * self.chunk
         matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + 256 * m.width
-        keys = m.layers * (m.window + self.chunk) * (m.width + 8 * m.heads)
+        keys = m.layers * (m.window + self.chunk) * (m.width + 16 * m.heads)
         # Of one step: calls a chunk, the update of every weight, products and scores a token.
         calls = 3e-4 * (1 + m.layers)
         step = (calls + 1e-9 * matrices) / tokens

@@ -298,7 +298,8 @@ class ArchiveReader:
         try:
             return Config.from_bytes(serial)
         except ConfigError as error:
-            raise self._error(f"header field config is invalid ({error})", offset) from error
+            shown = str(error)[:300]  # it may quote 64 KiB
+            raise self._error(f"header field config is invalid ({shown})", offset) from error
 
     def _kind(self, expected: bytes, frame: str) -> None:
         kind = self._take(1, f"the kind of {frame}")
