@@ -248,7 +248,9 @@ def _open_locked(path: str, mode: int) -> int:
                 if stale is not None:
                     os.close(stale)
                 stale = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                _lock(stale)
+                if not _lock(stale):  # nobody can tell whether it is in use
+                    told = f"locks do not work there, and {display(path)} is in the way: remove it"
+                    raise OSError(errno.EEXIST, f"{told} unless another preq is writing it")
                 if _is_open_as(stale, path):
                     os.unlink(path)
                 continue
@@ -266,13 +268,15 @@ def _open_locked(path: str, mode: int) -> int:
             os.close(stale)
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int) -> bool:
+    """Take the lock; False where the file system has none. Raises BlockingIOError when taken."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:
-        pass  # a file system without locks
+        return False
+    return True
 
 
 def _is_open_as(descriptor: int, path: str) -> bool:

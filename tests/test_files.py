@@ -283,7 +283,13 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(files.fcntl, "flock", flock)
     with atomic_output(str(tmp_path / "target"), force=False) as output:
         output.file.write(b"new")
+        with (
+            pytest.raises(FileError, match="locks do not work there, and .* is in the way"),
+            atomic_output(str(tmp_path / "target"), force=False),
+        ):
+            pass
     assert (tmp_path / "target").read_bytes() == b"new"
+    assert not leftovers(tmp_path)
 
 
 def test_output_to_a_missing_folder(tmp_path: Path) -> None:
