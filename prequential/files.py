@@ -250,7 +250,8 @@ def _open_locked(path: str, mode: int) -> int:
                 stale = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 if not _lock(stale):  # nobody can tell whether it is in use
                     told = f"locks do not work there, and {display(path)} is in the way: remove it"
-                    raise OSError(errno.EEXIST, f"{told} unless another preq is writing it")
+                    told += " unless another preq is writing it"
+                    raise OSError(errno.EEXIST, told) from None
                 if _is_open_as(stale, path):
                     os.unlink(path)
                 continue

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -326,15 +327,18 @@ def test_no_checkpoint_where_none_is_wanted(
     assert main(["encode", "-q", *TINY, "--checkpoint-seconds", "0", "a"]) == 0
 
 
-@pytest.mark.parametrize("kind", ["runnable"])
 def test_a_self_extracting_archive(
-    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["encode", "-q", *TINY, "--self-extracting", "a"]
     assert main([*argv, "-o", "whole.pyz"]) == 0
     interrupted(monkeypatch, argv, capsys)
     assert main([*argv, "--resume"]) == 0
     assert Path("a.pyz").read_bytes() == Path("whole.pyz").read_bytes()
+    # As docs/FORMAT.md says, what it holds can be decoded without running it.
+    Path("inner.pq").write_bytes(zipfile.ZipFile("a.pyz").read("data.pq"))
+    assert main(["decode", "-q", "inner.pq"]) == 0
+    assert Path("inner").read_bytes() == DATA
 
 
 def test_an_incompressible_file_is_stored_after_all(path: Path) -> None:

@@ -284,7 +284,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with atomic_output(str(tmp_path / "target"), force=False) as output:
         output.file.write(b"new")
         with (
-            pytest.raises(FileError, match="locks do not work there, and .* is in the way"),
+            pytest.raises(FileError, match=r"locks do not work there, and .* is in the way"),
             atomic_output(str(tmp_path / "target"), force=False),
         ):
             pass
