@@ -175,7 +175,7 @@ def _add_hours(parser: argparse.ArgumentParser) -> None:
         "--max-hours",
         type=_hours,
         metavar="H",
-        help="limit of estimated work that the archive's size does not pay for (0.25)",
+        help="limit of estimated work that the archive's size does not pay for (10 minutes)",
     )
 
 
@@ -363,6 +363,8 @@ def _interruptible(keeper: "Checkpoints | None") -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What the parent has had ignored, as nohup does, stays so; None is a handler not of Python.
+    before = {n: handler for n, handler in before.items() if handler not in (None, signal.SIG_IGN)}
 
     def handle(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.default_int_handler)  # a second one does not wait

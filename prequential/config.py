@@ -181,13 +181,13 @@ class Config:
         matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + 256 * m.width
         keys = m.layers * (m.window + self.chunk) * (m.width + 16 * m.heads)
         # Of one step: calls a chunk, the update of every weight, products and scores a token.
-        calls = 3e-4 * (1 + m.layers)
-        step = (calls + 1e-9 * matrices) / tokens
-        step += 2.5e-10 * matrices + 1.5e-9 * keys + 5e-9 * m.width * (len(m.inputs) + m.conv)
+        calls = 2e-4 * (1 + m.layers)
+        step = (calls + 7e-10 * matrices) / tokens
+        step += 1.7e-10 * matrices + 1e-9 * keys + 3e-9 * m.width * (len(m.inputs) + m.conv)
         # A replay reads as many chunks again, forward only, and takes a step.
         reach = 1 + max(m.window, HISTORY_BYTES) // self.chunk
         replays = (self.epochs - 1) * (1 + 0.4 * reach)
-        columns = 3e-5 * (1 + m.layers) / self.streams
+        columns = 2e-5 * (1 + m.layers) / self.streams
         tables = 4e-6 + len(n.contexts) * (0.6e-6 + 20e-9 * n.slots)
         memory = 0.0
         if self.memory.kind != "none":

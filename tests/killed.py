@@ -158,6 +158,8 @@ def finish(target: str, wanted: bytes) -> None:
 
 def main(folder: str, kills: int) -> None:
     os.chdir(folder)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may be ignored in the background
+        signal.signal(number, signal.default_int_handler)
     rng = random.Random(1)
     data = text(4003)
     Path("a").write_bytes(data)

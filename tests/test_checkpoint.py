@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -259,6 +260,21 @@ def test_the_cost_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(b - a >= 450 for a, b in pairwise(written))
 
 
+def test_ignored_signals_stay_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under nohup, or in the background of a shell without job control."""
+    (tmp_path / "a").write_bytes(DATA)
+    seen = []
+    monkeypatch.setattr(
+        Checkpoints, "chunk_done", lambda *_: seen.append(signal.getsignal(signal.SIGTERM))
+    )
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(["encode", "-q", *TINY, str(tmp_path / "a")]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert set(seen) == {signal.SIG_IGN}
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -277,12 +293,14 @@ def interrupted(
 
     def chunk_done(self: Checkpoints, run: Run) -> None:
         if run.steps_done == 3:
-            os.kill(os.getpid(), 2)
+            os.kill(os.getpid(), signal.SIGINT)
         real(self, run)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "chunk_done", chunk_done)
         assert main(argv) == 130
+    signal.signal(signal.SIGINT, before)
     return capsys.readouterr().err
 
 
