@@ -23,7 +23,7 @@ from prequential import __version__
 from prequential.config import Config, leaves
 from prequential.container import CONTAINER_VERSION, ArchiveReader, Header
 from prequential.errors import ArchiveError, ConfigError, FileError
-from prequential.files import atomic_output, display
+from prequential.files import atomic_output, display, remove_leftover
 
 if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
     import torch
@@ -64,11 +64,12 @@ class Checkpoints:
         self._due = 0.0
 
     def begin(self, run: Run) -> None:
-        """Put the kept state back if the run is to be resumed.
+        """Put the kept state back if the run is to be resumed; the output is locked by now.
 
         Raises:
             FileError: the checkpoint cannot be read, is damaged, or is of another run.
         """
+        remove_leftover(self.path)
         if self.resume:
             if os.path.lexists(self.path):
                 restore(self.path, run, _identity(self.command, run.header))

@@ -174,10 +174,7 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
     if target == STDIO:
         path = os.path.join(tempfile.gettempdir(), f".preq-{secrets.token_hex(8)}.tmp")
     else:
-        folder, name = os.path.split(final)
-        # Of fixed length, since the name may be as long as the file system allows.
-        token = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-        path = os.path.join(folder, f".preq-{token}.tmp")
+        path = _temporary(final)
     try:
         descriptor = _open_locked(path, mode)
     except BlockingIOError as error:
@@ -207,6 +204,19 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
             if os.path.lexists(path):
                 os.unlink(path)
             _drop(file)
+
+
+def remove_leftover(target: str) -> None:
+    """Remove what a killed process left of writing ``target``, which nobody else may be doing."""
+    with suppress(FileNotFoundError):
+        os.unlink(_temporary(os.path.realpath(target)))
+
+
+def _temporary(final: str) -> str:
+    """The name under which a file is written; short, however long its own is."""
+    folder, name = os.path.split(final)
+    token = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return os.path.join(folder, f".preq-{token}.tmp")
 
 
 def _settle(file: BinaryIO, target: str) -> None:

@@ -161,7 +161,7 @@ def main(folder: str, kills: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # they may be ignored in the background
         signal.signal(number, signal.default_int_handler)
     rng = random.Random(1)
-    data = text(4003)
+    data = text(2503)
     Path("a").write_bytes(data)
     prior = "weights.safetensors"
     for kind in KINDS:
@@ -173,7 +173,7 @@ def main(folder: str, kills: int) -> None:
         assert cli.main(["decode", "-q", "--threads", "1", "-o", "copy", f"{kind}.pq"]) == 0
         assert Path("copy").read_bytes() == data
         os.unlink("copy")
-    codec.FRAME_BYTES = 1500  # several frames, and an archive of its own
+    codec.FRAME_BYTES = 900  # several frames, and an archive of its own
     for kind in (*KINDS, "prior"):
         given, base = (prior, "plain") if kind == "prior" else (None, kind)
         argv = command("encode", "a", "out", base, given)

@@ -105,7 +105,7 @@ def test_resumed_at_any_chunk(overrides: list[str], path: Path, counts: Counter[
     columns = -(-len(DATA) // config.streams)
     steps = -(-columns // config.chunk)
     frame_steps = -(-500 // (config.streams * config.chunk))
-    for stop in sorted({1, 2, frame_steps, frame_steps + 1, 2 * frame_steps, steps - 1, steps}):
+    for stop in sorted({1, frame_steps, frame_steps + 1, steps}):
         for run, given, wanted in ((encode, config, archive), (decode, archive, DATA)):
             command = run.__name__
             with pytest.raises(Stop):

@@ -300,7 +300,7 @@ def test_extreme_headers_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[
     """`info` reads 64 KiB at most, and holds little more."""
     path = tmp_path / "a.pq"
     main(["info", str(path)])
-    for what, archive in extremes()[::7]:
+    for what, archive in extremes()[::19]:
         path.write_bytes(archive)
         tracemalloc.start()
         main(["info", str(path)])
@@ -360,7 +360,8 @@ def test_what_presets_write_is_within_the_limits() -> None:
             frame = 60 if cfg.memory.kind == "mix" else 15
             frame_work = container.FRAME_BYTES * cfg.seconds_per_byte()
             earned = frame * limits.seconds_per_archive_byte
-            assert frame_work < earned, name
+            frames = size / container.FRAME_BYTES
+            assert frames * frame_work < limits.seconds + frames * earned, name
             text_work = size * cfg.seconds_per_byte()
             assert text_work < limits.seconds_per_archive_byte * size / 20, name
 
