@@ -187,7 +187,7 @@ def _state(learner: Learner) -> dict[str, _View]:
         for part in ("value", "quantised", "scale", "mean", "square"):
             views[f"model.{w.name}.{part}"] = getattr(w, part)
     views |= {f"cache.{i}": cache for i, cache in enumerate(learner.model.caches())}
-    views |= {"history.bytes": learner.history.bytes, "history.words": learner.history.words}
+    views |= learner.history.arrays()
     return views
 
 

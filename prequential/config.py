@@ -171,7 +171,7 @@ class Config:
         outputs = tokens * (8 * 1024 + 8 * contexts)
         window = 8 * (m.layers + 1) * B * (m.window + m.conv) * m.width * (1 + (self.epochs > 1))
         tables = rows * (5 + 9 * n.slots)
-        learner = embeddings + tables + memory + weights + largest
+        learner = embeddings + tables + memory + weights + largest + 10_000 * B
         return learner + attention + activations + outputs + window
 
     def seconds_per_byte(self) -> float:

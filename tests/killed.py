@@ -122,6 +122,23 @@ def killed_naming(after: bool) -> Callable[[], None]:
     return before
 
 
+def interrupted(number: int) -> Callable[[], None]:
+    """Get a signal while the second checkpoint is written."""
+
+    def before() -> None:
+        real, state = checkpoint.save, {"left": 2}
+
+        def save(*args: object) -> None:
+            state["left"] -= 1
+            real(*args)  # type: ignore[arg-type]
+            if not state["left"]:
+                os.kill(os.getpid(), number)
+
+        checkpoint.save = save  # type: ignore[assignment]
+
+    return before
+
+
 def check_run(argv: list[str], target: str, wanted: bytes, kills: int, rng: random.Random) -> None:
     """Kill the run again and again, let it end, compare."""
     began = time.monotonic()
@@ -161,7 +178,7 @@ def main(folder: str, kills: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # they may be ignored in the background
         signal.signal(number, signal.default_int_handler)
     rng = random.Random(1)
-    data = text(2503)
+    data = text(4003)
     Path("a").write_bytes(data)
     prior = "weights.safetensors"
     for kind in KINDS:
@@ -173,7 +190,7 @@ def main(folder: str, kills: int) -> None:
         assert cli.main(["decode", "-q", "--threads", "1", "-o", "copy", f"{kind}.pq"]) == 0
         assert Path("copy").read_bytes() == data
         os.unlink("copy")
-    codec.FRAME_BYTES = 900  # several frames, and an archive of its own
+    codec.FRAME_BYTES = 1500  # several frames, and an archive of its own
     for kind in (*KINDS, "prior"):
         given, base = (prior, "plain") if kind == "prior" else (None, kind)
         argv = command("encode", "a", "out", base, given)
@@ -187,6 +204,7 @@ def main(folder: str, kills: int) -> None:
         if kind != "replay":
             continue
         for verb, target, wanted in ((argv, "out", archive), (back, "copy", data)):
+            verb[verb.index("--checkpoint-seconds") + 1] = "1e-9"  # after every chunk
             for before in (
                 *(killed_writing(share) for share in (0.0, 0.5, 0.99, 1.0)),
                 killed_naming(False),
@@ -198,10 +216,7 @@ def main(folder: str, kills: int) -> None:
             assert "no checkpoint yet" not in told()
             finish(target, wanted)
             for number in (signal.SIGINT, signal.SIGTERM):
-                child = start(verb)
-                time.sleep(0.1)
-                os.kill(child, number)
-                assert wait(child) == 130, told()
+                assert wait(start(verb, interrupted(number))) == 130, told()
                 assert "go on with the same command and --resume" in told()
                 counts["interrupts"] += 1
             assert wait(start(verb)) == 0, told()

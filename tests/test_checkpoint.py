@@ -27,11 +27,13 @@ from prequential import checkpoint, codec, prior
 from prequential.checkpoint import Checkpoints
 from prequential.cli import main
 from prequential.codec import Run
-from prequential.config import Config
+from prequential.config import _CONTEXT_SIZES, Config
 from prequential.errors import FileError
 
 SMALL = ["model.input_rows_log2=8"]
 DATA = text(1501)
+# Each kind of context that a memory knows, as what it remembers must be kept too.
+EVERY_CONTEXT = f"memory.contexts={[f'{kind}{low}' for kind, (low, _) in _CONTEXT_SIZES.items()]}"
 
 
 class Stop(Exception):
@@ -94,7 +96,7 @@ def kept(path: Path, config: Config, *, stop: int = 3, **options: Any) -> Path:
     "overrides",
     [
         [],
-        ["memory.kind=mix", "streams=1"],
+        ["memory.kind=mix", "streams=1", EVERY_CONTEXT],
         ["epochs=3", "memory.kind=mix", "model.layers=2", "streams=3"],
         ["optimizer.name=sgd", "model.conv=1", "model.window=0"],
     ],
