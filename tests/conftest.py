@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+SILENT = "that passed silently"
 _COUNTS: Counter[str] = Counter()
 
 
@@ -18,5 +19,6 @@ def counts() -> Counter[str]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _COUNTS:
         terminalreporter.section("cases")
+        _COUNTS[SILENT] += 0  # shown in any case
         for kind in sorted(_COUNTS):
             terminalreporter.write_line(f"{_COUNTS[kind]:8,} {kind}")

@@ -97,7 +97,7 @@ def refused(archive: bytes, frames: int, counts: Counter[str], kind: str) -> str
     except ArchiveError as error:
         check_message(error)
         return str(error)
-    counts["damaged archives read without an error"] += 1
+    counts["that passed silently"] += 1
     raise AssertionError("passed silently")
 
 
