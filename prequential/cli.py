@@ -9,16 +9,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import pairwise
+from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prequential import __version__, cli_bench, cli_compare, cli_mdl, cli_team, config
-from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader
-from prequential.errors import DivergenceError, PlatformError, PrequentialError
+from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader, Limits
+from prequential.errors import (
+    ArchiveError,
+    DivergenceError,
+    FileError,
+    PlatformError,
+    PrequentialError,
+)
 from prequential.files import (
     STDIO,
     Output,
@@ -32,14 +41,17 @@ from prequential.files import (
 from prequential.progress import ProgressCallback, progress_bar
 
 if TYPE_CHECKING:
+    from prequential.checkpoint import Checkpoints
     from prequential.prior import Prior
     from prequential.report import Report
 
+CHECKPOINT_SUFFIX = ".checkpoint"
 OK, ERROR, INTERRUPTED = 0, 1, 130  # wrong usage is argparse's 2
 
 _EPILOG = """\
 FILE and ARCHIVE may be - for standard input; the output is then standard output unless -o is
 given. Exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted; with several files the worst.
+Long runs keep a checkpoint beside the output, from which --resume goes on.
 """
 
 
@@ -52,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_usage(parser, args)
     try:
         return max(_guarded(args, name) for name in args.files)
-    except KeyboardInterrupt:
-        _say("interrupted: the file in work was not written")
+    except KeyboardInterrupt as interrupt:
+        _say(str(interrupt) or "interrupted: the file in work was not written")
         return INTERRUPTED
 
 
@@ -69,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     encode = _command(commands, _encode, "encode", "compress FILE to FILE.pq", "FILE")
     _add_output(encode)
+    _add_checkpoints(encode)
     _add_compute(encode)
+    _add_memory(encode)
     _add_config(encode)
     encode.add_argument("--verify", action="store_true", help="decode in a second process first")
     encode.add_argument(
@@ -86,11 +100,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     decode = _command(commands, _decode, "decode", "restore the original of ARCHIVE", "ARCHIVE")
     _add_output(decode)
+    _add_checkpoints(decode)
+    decode.add_argument(
+        "--salvage", action="store_true", help="of a damaged archive, write what comes before"
+    )
     _add_compute(decode)
+    _add_memory(decode)
+    _add_hours(decode)
     _add_prior(decode)
 
     test = _command(commands, _test, "test", "decode ARCHIVE without writing", "ARCHIVE")
     _add_compute(test)
+    _add_memory(test)
+    _add_hours(test)
     _add_prior(test)
 
     _command(commands, _info, "info", "show the header of ARCHIVE", "ARCHIVE")
@@ -128,6 +150,35 @@ def _command(
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="OUT", help="output file, - for stdout")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing output")
+
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", action="store_true", help="go on from the output's checkpoint")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=300.0,
+        metavar="S",
+        help="time between checkpoints (300), more where writing takes long; 0: none",
+    )
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-memory",
+        type=_size,
+        metavar="SIZE",
+        help="limit of what the model may allocate, as 512M or 8G (4G)",
+    )
+
+
+def _add_hours(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-hours",
+        type=_hours,
+        metavar="H",
+        help="limit of estimated work that the archive's size does not pay for (10 minutes)",
+    )
 
 
 def _add_compute(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +223,34 @@ def _epochs(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    return _number(text, "a number of seconds", 1e9)
+
+
+def _hours(text: str) -> float:
+    return _number(text, "a number of hours", 1e9)
+
+
+def _number(text: str, what: str, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _size(text: str) -> int:
+    """Bytes, with K, M, G or T for powers of 1024.
+
+    >>> _size("1.5K")
+    1536
+    """
+    power = "KMGT".find(text[-1:].upper()) + 1 if text else 0
+    return int(_number(text[:-1] if power else text, "a size such as 512M", 2**40) * 1024**power)
+
+
 def _threads(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 4096:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads from 1 to 4096")
@@ -185,6 +264,8 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("standard input can be given only once")
     writes = args.action in (_encode, _decode)
     to_stdout = args.output == STDIO or (args.output is None and STDIO in args.files)
+    if writes and args.resume and to_stdout:
+        parser.error("standard output has no checkpoint to --resume from: use -o FILE")
     if writes and args.json and to_stdout:
         parser.error("--json and the output cannot both go to standard output: use -o FILE")
 
@@ -224,6 +305,7 @@ def _encode(args: argparse.Namespace, source: str) -> None:
     else:
         target = args.output or default_target(source, decoding=False)
     check_target(target, source, force=args.force, binary=True)
+    keeper = _checkpoints(args, "encode", target)
     with ExitStack() as stack:
         original = stack.enter_context(open_input(source))
         output = stack.enter_context(atomic_output(target, force=args.force, mode=original.mode))
@@ -234,7 +316,7 @@ def _encode(args: argparse.Namespace, source: str) -> None:
         from prequential import codec
 
         archive = io.BytesIO() if args.self_extracting else output.file
-        with _progress(args, source) as progress:
+        with _progress(args, source) as progress, _interruptible(keeper):
             report = codec.encode(
                 original.data,
                 archive,
@@ -245,12 +327,69 @@ def _encode(args: argparse.Namespace, source: str) -> None:
                 progress=progress,
                 prior=_load_prior(args),
                 weights=weights,
+                limits=_limits(args),
+                checkpoints=keeper,
             )
         if isinstance(archive, io.BytesIO):
             report = _write_self_extracting(archive, output, report)
         if args.verify:
             _verify(args, output)
+    if keeper is not None:
+        keeper.remove()
     _show_report(args, source, target, report)
+
+
+def _checkpoints(args: argparse.Namespace, command: str, target: str) -> "Checkpoints | None":
+    """What keeps the run's state beside the output; None where there is no place, or no wish."""
+    path = os.path.realpath(target) + CHECKPOINT_SUFFIX
+    if target == STDIO or not (args.checkpoint_seconds or args.resume):
+        return None
+    if os.path.lexists(path):
+        if not os.path.isfile(path):
+            raise FileError(
+                f"{display(path)}: is not a regular file: move it, a checkpoint goes there"
+            )
+        if not (args.resume or args.force):
+            raise FileError(
+                f"{display(path)}: an interrupted run left this checkpoint: go on with --resume,"
+                " or start at the beginning with -f"
+            )
+    from prequential.checkpoint import Checkpoints
+
+    seconds = args.checkpoint_seconds or float("inf")
+    return Checkpoints(path, command, seconds=seconds, resume=args.resume, warn=_say)
+
+
+@contextmanager
+def _interruptible(keeper: "Checkpoints | None") -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) waits for the end of a chunk and a checkpoint."""
+    if keeper is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What the parent has had ignored, as nohup does, stays so; None is a handler not of Python.
+    before = {n: handler for n, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+
+    def handle(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.default_int_handler)  # a second one does not wait
+        keeper.interrupt()
+
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    limits = Limits()
+    hours = getattr(args, "max_hours", None)
+    return Limits(
+        limits.memory_bytes if args.max_memory is None else args.max_memory,
+        limits.seconds if hours is None else 3600 * hours,
+    )
 
 
 def _load_prior(args: argparse.Namespace) -> "Prior | None":
@@ -276,6 +415,9 @@ def _verify(args: argparse.Namespace, output: Output) -> None:
     output.file.flush()
     threads = 2 if args.threads == 1 else 1
     options = ["--threads", str(threads), "--device", args.device, "--quiet", "--no-progress"]
+    options += ["--max-hours", "1e9"]  # it is our own
+    if args.max_memory is not None:
+        options += ["--max-memory", str(args.max_memory)]
     if args.prior is not None:
         options += ["--prior", args.prior]
     with ExitStack() as stack:
@@ -303,16 +445,49 @@ def _verify(args: argparse.Namespace, output: Output) -> None:
 def _decode(args: argparse.Namespace, source: str) -> None:
     target = args.output or default_target(source, decoding=True)
     check_target(target, source, force=args.force, binary=False)
+    keeper = _checkpoints(args, "decode", target)
+    fault, decoded = None, list[slice]()
     with open_binary(source) as (archive, status):
         mode = 0o666 if status is None else status.st_mode & 0o777
         with atomic_output(target, force=args.force, mode=mode) as output:
-            report = _run_decoder(args, source, archive, output.allocate)
+            try:
+                report = _run_decoder(
+                    args, source, archive, output.allocate, checkpoints=keeper, decoded=decoded
+                )
+            except (ArchiveError, DivergenceError) as error:
+                if not args.salvage or not decoded:
+                    raise
+                fault = error
+                _zero_gaps(output, decoded)
+    if fault is not None:
+        raise type(fault)(f"{fault}; {_salvaged(target, decoded)}")
+    if keeper is not None:
+        keeper.remove()
     _show_report(args, source, target, report)
+
+
+def _zero_gaps(output: Output, decoded: Sequence[slice]) -> None:
+    """Keep what is decoded, where it was; what is not becomes zeros, or is cut off at the end."""
+    size = decoded[-1].stop
+    output.file.truncate(size)
+    array = np.memmap(output.file, np.uint8, "r+", shape=(size,))
+    for part, following in pairwise(decoded):
+        array[part.stop : following.start] = 0
+
+
+def _salvaged(target: str, decoded: Sequence[slice]) -> str:
+    """What of the original is in a salvaged output."""
+    size = sum(part.stop - part.start for part in decoded)
+    parts = ", ".join(f"{part.start}..{part.stop - 1}" for part in decoded[:8])
+    more = f" and {len(decoded) - 8} parts more" if len(decoded) > 8 else ""
+    gaps = ", zeros between them" if len(decoded) > 1 else ""
+    name = "standard output" if target == STDIO else display(target)
+    return f"salvaged to {name}: {size} bytes, the original's bytes {parts}{more}{gaps}"
 
 
 def _test(args: argparse.Namespace, source: str) -> None:
     with open_binary(source) as (archive, _):
-        report = _run_decoder(args, source, archive, _allocate)
+        report = _run_decoder(args, source, archive, _allocate, in_memory=True)
     _show_report(args, source, None, report)
 
 
@@ -380,10 +555,14 @@ def _run_decoder(
     source: str,
     archive: BinaryIO,
     allocate: Callable[[int], NDArray[np.uint8]],
+    *,
+    checkpoints: "Checkpoints | None" = None,
+    decoded: list[slice] | None = None,
+    in_memory: bool = False,
 ) -> "Report":
     from prequential import codec
 
-    with _progress(args, source) as progress:
+    with _progress(args, source) as progress, _interruptible(checkpoints):
         return codec.decode(
             archive,
             allocate,
@@ -392,6 +571,10 @@ def _run_decoder(
             threads=args.threads,
             progress=progress,
             prior=_load_prior(args),
+            limits=_limits(args),
+            in_memory=in_memory,
+            checkpoints=checkpoints,
+            decoded=decoded,
         )
 
 

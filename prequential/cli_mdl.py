@@ -170,10 +170,10 @@ def _sweep(source: str, rows: list[Any]) -> "Sweep":
     with open_input(source) as original:
         return mdl.Sweep(
             file=os.path.basename(display(source)),
-            original_bytes=original.data.size,
-            sha256=hashlib.sha256(original.data.data).hexdigest(),
+            original_bytes=original.array.size,
+            sha256=hashlib.sha256(original.array.data).hexdigest(),
             rows=rows,
-            baselines=baselines.curves(original.data),
+            baselines=baselines.curves(original.array),
         )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from prequential.container import (
     ArchiveReader,
     ArchiveWriter,
     Header,
+    Limits,
     stored_bytes,
 )
 from prequential.errors import ArchiveError, ConfigError, DivergenceError
@@ -36,9 +37,29 @@ from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
 from prequential.report import Report, config_tree, versions
 
-MEMORY_LIMIT_BYTES = 1 << 33
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2
+_LIMITS = Limits()
+
+
+class Checkpoints(Protocol):
+    """What keeps a run's state on disk: `checkpoint.Checkpoints`."""
+
+    def begin(self, run: Run) -> None:
+        """Before the first chunk: put a kept state back, if there is one."""
+        ...
+
+    def chunk_done(self, run: Run) -> None:
+        """After every chunk: keep the state when it is time to."""
+        ...
+
+
+class Bytes(Protocol):
+    """What is encoded: an array (n,) uint8, or its like that reads the parts it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
 def compress(
@@ -70,15 +91,18 @@ def decompress(
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    limits: Limits = _LIMITS,
 ) -> bytes:
     """The data of an archive.
 
     Raises:
-        ArchiveError: not an archive, damaged, or of an unsupported version.
+        ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
     data = io.BytesIO()
-    decompress_file(io.BytesIO(archive), data, device=device, threads=threads, progress=progress)
+    decompress_file(
+        io.BytesIO(archive), data, device=device, threads=threads, progress=progress, limits=limits
+    )
     return data.getvalue()
 
 
@@ -109,11 +133,12 @@ def decompress_file(
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    limits: Limits = _LIMITS,
 ) -> Report:
     """Write the data of an archive, which may be a pipe, once all of it is decoded and checked.
 
     Raises:
-        ArchiveError: not an archive, damaged, or of an unsupported version.
+        ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
     decoded = np.empty(0, np.uint8)
@@ -125,7 +150,7 @@ def decompress_file(
 
     report = decode(
         archive, allocate, name=str(getattr(archive, "name", "archive")), device=device,
-        threads=threads, progress=progress,
+        threads=threads, progress=progress, limits=limits, in_memory=True,
     )  # fmt: skip
     target.write(decoded.data)
     return report
@@ -146,12 +171,12 @@ def codelength(
     """
     started = time.monotonic()
     array = np.frombuffer(data, np.uint8)
-    resolved = _resolved(config or load(), len(array))
+    resolved = _resolved(config or load(), len(array), _LIMITS)
     header = Header(len(array), seed, _sha256(array), resolved)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
     with _exact(device):
-        run = _Run(resolved, seed, device, threads, array, meter, progress, started)
+        run = Run(header, resolved, device, threads, array, meter, progress, started)
         for _ in run.frames():
             archive.data(b"", bytes(DIGEST_BYTES))
         digest = run.learner.digest()
@@ -164,7 +189,7 @@ def codelength(
 
 
 def encode(
-    data: np.ndarray,
+    data: Bytes,
     archive: BinaryIO,
     *,
     config: Config,
@@ -175,11 +200,14 @@ def encode(
     prior: Prior | None = None,
     weights: BinaryIO | None = None,
     transformer: Callable[..., Transformer] = Transformer,
+    limits: Limits = _LIMITS,
+    checkpoints: Checkpoints | None = None,
 ) -> Report:
     """Write the archive of data (n,) uint8 into a seekable file that is at its beginning.
 
     With a prior the weights start from it instead of the seed's; the decoder will need it too.
-    The final weights go to the file `weights`; they are no part of the archive.
+    The final weights go to the file `weights`; they are no part of the archive. Of the limits only
+    memory counts here.
 
     Raises:
         ConfigError: the model would need more than the memory limit, no such device, or the prior
@@ -189,19 +217,17 @@ def encode(
     sha256 = _sha256(data)
     if len(data) == 0:
         return _store(data, archive, seed, sha256, started)
-    resolved = _resolved(config, len(data))
+    resolved = _resolved(config, len(data), limits)
     header = Header(len(data), seed, sha256, resolved, prior.identity if prior else None)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder()
-    payload_bytes = 0
     with _exact(device):
-        run = _Run(
-            resolved, seed, device, threads, data, encoder, progress, started, prior, transformer
-        )
+        run = Run(
+            header, resolved, device, threads, data, encoder, progress, started, prior,
+            transformer, writer, checkpoints,
+        )  # fmt: skip
         for _ in run.frames():
-            payload = encoder.finish()
-            payload_bytes += len(payload)
-            writer.data(payload, run.learner.digest()[:DIGEST_BYTES])
+            writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])
         digest = run.learner.digest()
     writer.end(digest)
     if weights is not None:
@@ -211,8 +237,8 @@ def encode(
         archive.truncate()
         return _store(data, archive, seed, sha256, started)
     return _report(
-        header, writer.header_bytes, payload_bytes, writer.bytes_written, encoder.loss_bits,
-        digest, run, started,
+        header, writer.header_bytes, writer.payload_bytes, writer.bytes_written,
+        encoder.loss_bits, digest, run, run.started,
     )  # fmt: skip
 
 
@@ -225,12 +251,20 @@ def decode(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
+    limits: Limits = _LIMITS,
+    in_memory: bool = False,
+    checkpoints: Checkpoints | None = None,
+    decoded: list[slice] | None = None,
 ) -> Report:
     """Fill allocate(original_bytes), a writable uint8 array, with the original.
 
+    Slices of the array that are decoded and checked are listed in `decoded` as the run goes on, for
+    a caller that wants what comes before a fault. in_memory says that the array counts against the
+    limit of memory.
+
     Raises:
-        ArchiveError: not an archive, damaged, of an unsupported version, or made with a prior that
-            is not the given one.
+        ArchiveError: not an archive, damaged, of an unsupported version, made with a prior that
+            is not the given one, or beyond the limits.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
     started = time.monotonic()
@@ -238,44 +272,54 @@ def decode(
     header = reader.header
     prior = _needed_prior(name, header, prior)
     decoder = Decoder()
+    decoded = [] if decoded is None else decoded
     run = None
-    payload_bytes = 0
+    try:
+        _check_memory(header.config, header.original_bytes if in_memory else 0, limits)
+    except ConfigError as error:
+        raise ArchiveError(f"{name}: {error}") from error
     if header.config is None:
         data = _allocated(allocate, header.original_bytes, name)
-        for start in range(0, len(data), FRAME_BYTES):
+        while (start := reader.payload_bytes) < len(data):
             payload, _ = reader.data()
-            data[start : start + FRAME_BYTES] = np.frombuffer(payload, np.uint8)
-            payload_bytes += len(payload)
+            data[start : start + len(payload)] = np.frombuffer(payload, np.uint8)
+            decoded[:] = [slice(0, start + len(payload))]
         digest = reader.end()
     else:
-        try:
-            _check_memory(header.config)
-        except ConfigError as error:
-            raise ArchiveError(f"{name}: {error}") from error
         if header.config != header.config.resolve(header.original_bytes):
             raise ArchiveError(f"{name}: the header's config does not fit its original_bytes")
         data = _allocated(allocate, header.original_bytes, name)
         with _exact(device):
-            run = _Run(
-                header.config, header.seed, device, threads, data, decoder, progress, started,
-                prior,
+            run = Run(
+                header, header.config, device, threads, data, decoder, progress, started, prior,
+                checkpoints=checkpoints,
             )  # fmt: skip
             frames = run.frames()
+            resumed = run.frames_done if run.steps_done else None
             for index in range(run.frame_count):
                 payload, expected = reader.data()
-                payload_bytes += len(payload)
-                decoder.load(payload)
-                next(frames)
+                if index < run.frames_done:
+                    continue
+                _check_work(name, run, index, reader.bytes_read, limits)
+                if index != resumed:
+                    decoder.load(payload)
+                try:
+                    next(frames)
+                except DivergenceError as error:
+                    raise DivergenceError(_diverged(name, f"data in frame {index + 1}")) from error
                 if run.learner.digest()[:DIGEST_BYTES] != expected:
-                    raise DivergenceError(_diverged(name, f"weights after frame {index}"))
+                    raise DivergenceError(_diverged(name, f"model after frame {index + 1}"))
+                decoded[:] = run.finished()
             digest = run.learner.digest()
         if reader.end() != digest:
-            raise DivergenceError(_diverged(name, "final weights"))
+            raise DivergenceError(_diverged(name, "final model"))
     if _sha256(data) != header.sha256:
+        decoded.clear()
         raise DivergenceError(_diverged(name, "output"))
     return _report(
-        header, reader.header_bytes, payload_bytes, reader.bytes_read,
-        decoder.loss_bits if run else 8.0 * payload_bytes, digest, run, started,
+        header, reader.header_bytes, reader.payload_bytes, reader.bytes_read,
+        decoder.loss_bits if run else 8.0 * reader.payload_bytes, digest, run,
+        run.started if run else started,
     )  # fmt: skip
 
 
@@ -302,36 +346,58 @@ def _allocated(allocate: Callable[[int], np.ndarray], size: int, name: str) -> n
         ) from error
 
 
-def _sha256(data: np.ndarray) -> bytes:
-    return hashlib.sha256(data.data).digest()
+def _sha256(data: Bytes) -> bytes:
+    sha = hashlib.sha256()
+    for start in range(0, len(data), FRAME_BYTES):
+        sha.update(data[start : start + FRAME_BYTES].data)
+    return sha.digest()
 
 
 def _diverged(name: str, what: str) -> str:
     return (
-        f"{name}: the {what} differs from the encoder's although the archive is undamaged;"
-        " this machine computes other bits: try --device cpu and another torch release"
+        f"{name}: the {what} differs from the encoder's although the archive is undamaged, so this"
+        " machine computes other bits: run preq doctor, try --device cpu, the torch release that"
+        " made the archive, or another machine"
     )
 
 
+def _check_work(name: str, run: Run, index: int, archive_bytes: int, limits: Limits) -> None:
+    """See that the archive is large enough for the work up to the end of frame `index`."""
+    steps = min(run.steps, (index + 1) * run.frame_steps)
+    done = min(len(run.data), steps * run.config.chunk * run.config.streams)
+    needed = done * run.config.seconds_per_byte()
+    allowed = limits.seconds + limits.seconds_per_archive_byte * archive_bytes
+    if needed > allowed:
+        raise ArchiveError(
+            f"{name}: its model would work for about {needed / 3600:.1f} hours until the end of"
+            f" data frame {index + 1}, but {archive_bytes} bytes of archive are allowed"
+            f" {allowed / 3600:.1f}: if you trust it, raise the limit with --max-hours"
+        )
+
+
 @dataclass
-class _Run:
+class Run:
     """One pass of the loop over the data, in frames of whole chunks."""
 
+    header: Header
     config: Config
-    seed: int
     device: str
     threads: int | None
-    data: np.ndarray
+    data: Bytes
     coder: Encoder | Decoder | Meter
     progress: ProgressCallback | None
-    started: float
+    started: float  # by time.monotonic, of the time that an earlier run took as well
     prior: Prior | None = None
     transformer: Callable[..., Transformer] = Transformer
+    writer: ArchiveWriter | None = None
+    checkpoints: Checkpoints | None = None
+    steps_done: int = 0  # chunks coded and learned
+    frames_done: int = 0  # frames whose payload is complete
 
     def __post_init__(self) -> None:
         threads = self.threads or DEFAULT_THREADS
         self.learner = Learner(
-            self.config, self.seed, self.device, threads, self._past, self.transformer
+            self.config, self.header.seed, self.device, threads, self._past, self.transformer
         )
         if self.prior is not None:
             priors.check(self.prior, self.learner.learned(), self.config.ngrams.slots)
@@ -344,14 +410,22 @@ class _Run:
         self.steps = -(-self.columns // T)
         self.frame_steps = -(-FRAME_BYTES // (B * T))
         self.frame_count = -(-self.steps // self.frame_steps)
+        if self.checkpoints is not None:
+            self.checkpoints.begin(self)
 
     def frames(self) -> Iterator[None]:
-        """Run the loop; stops after each frame's last chunk."""
-        for frame in range(self.frame_count):
-            first = frame * self.frame_steps
-            chunks = self._chunks(first, min(self.steps, first + self.frame_steps))
-            loop.run(chunks, self.coder, self.learner)
+        """Run the loop, from where it stands; stops after each frame's last chunk."""
+        for frame in range(self.frames_done, self.frame_count):
+            end = min(self.steps, (frame + 1) * self.frame_steps)
+            loop.run(self._chunks(self.steps_done, end), self.coder, self.learner)
+            self.frames_done += 1
             yield
+
+    def finished(self) -> list[slice]:
+        """Which of the data the chunks done so far hold: a part of every stream."""
+        columns = self.steps_done * self.config.chunk
+        lengths = [self.base + (b < self.extra) for b in range(len(self.starts))]
+        return [slice(s, s + min(n, columns)) for s, n in zip(self.starts, lengths, strict=True)]
 
     def _chunks(self, first: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
         """(chunk (T, B) uint8, count of real tokens); what a decoder fills in goes to data."""
@@ -364,7 +438,11 @@ class _Run:
             if decoding:
                 for b, part in enumerate(parts):
                     part[:] = chunk[: len(part), b]
+            # The loop asks for the next chunk once this one is learned.
+            self.steps_done = step + 1
             self._show(min(len(self.data), step * self.config.chunk * len(parts) + count))
+            if self.checkpoints is not None:
+                self.checkpoints.chunk_done(self)
 
     def _past(self, step: int) -> tuple[np.ndarray, int]:
         """A chunk that is known already, to be replayed, and its count of real tokens."""
@@ -444,22 +522,23 @@ def _matmul_precision() -> str | None:
         return None  # harmless: integers up to 127 also fit bfloat16 and TF32
 
 
-def _resolved(config: Config, size: int) -> Config:
+def _resolved(config: Config, size: int, limits: Limits) -> Config:
     resolved = config.resolve(size)
-    _check_memory(resolved)
+    _check_memory(resolved, 0, limits)
     return resolved
 
 
-def _check_memory(config: Config) -> None:
-    needed = config.memory_bytes()
-    if needed > MEMORY_LIMIT_BYTES:
+def _check_memory(config: Config | None, held_bytes: int, limits: Limits) -> None:
+    needed = held_bytes + (config.memory_bytes() if config else 0)
+    if needed > limits.memory_bytes:
         raise ConfigError(
-            f"the model would need about {needed / 2**30:.1f} GiB,"
-            f" more than the limit of {MEMORY_LIMIT_BYTES / 2**30:.0f} GiB"
+            f"the model and what it decodes in memory would need about {needed / 2**30:.1f} GiB,"
+            f" more room than the limit of {limits.memory_bytes / 2**30:.1f} GiB: raise it with"
+            " --max-memory"
         )
 
 
-def _store(data: np.ndarray, archive: BinaryIO, seed: int, sha256: bytes, started: float) -> Report:
+def _store(data: Bytes, archive: BinaryIO, seed: int, sha256: bytes, started: float) -> Report:
     header = Header(len(data), seed, sha256, None)
     writer = ArchiveWriter(archive, header)
     for start in range(0, len(data), FRAME_BYTES):
@@ -478,7 +557,7 @@ def _report(
     archive_bytes: int,
     loss_bits: float,
     digest: bytes,
-    run: _Run | None,
+    run: Run | None,
     started: float,
 ) -> Report:
     seconds = time.monotonic() - started

@@ -152,26 +152,51 @@ class Config:
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
 
     def memory_bytes(self) -> int:
-        """About what a learner of this resolved config allocates."""
+        """What a learner of this resolved config allocates, rather too much than too little."""
         m, n = self.model, self.ngrams
-        tokens = self.streams * self.chunk
+        B, tokens = self.streams, self.streams * self.chunk
         embeddings = (256 + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
         rows = len(n.contexts) << n.rows_log2
-        memory = 0
+        contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
-            memory = (len(self.memory.contexts) * 64 << self.memory.buckets_log2) + (
-                self.streams << self.memory.window_log2
-            )
-        weights = m.layers * (4 * m.width + 2 * m.hidden) * m.width * 20
-        attention = 4 * self.streams * m.heads * self.chunk * (m.window + self.chunk)
-        activations = tokens * m.layers * (20 * m.width + 8 * m.hidden) + m.layers * attention
-        window = 8 * m.layers * self.streams * m.window * m.width * (1 + (self.epochs > 1))
+            memory = len(self.memory.contexts) * 64 << self.memory.buckets_log2
+            memory += B << self.memory.window_log2
+            memory += (64 << min(20, self.memory.window_log2)) + (1 << 24)
+            contexts += len(self.memory.contexts)
+        weights = (m.layers * (4 * m.width + 2 * m.hidden) + 256) * m.width * 24
+        largest = 48 * m.width * max(3 * m.width, m.hidden)  # of one matrix, while it is made
+        scores = B * m.heads * self.chunk * (m.window + self.chunk)
+        attention = scores * (4 * m.layers + 40 * min(1, m.layers))
+        activations = tokens * (m.layers + 1) * (80 * m.width + 32 * m.hidden)
+        outputs = tokens * (8 * 1024 + 8 * contexts)
+        window = 8 * (m.layers + 1) * B * (m.window + m.conv) * m.width * (1 + (self.epochs > 1))
         tables = rows * (5 + 9 * n.slots)
-        return embeddings + tables + memory + weights + 4 * activations + window
+        learner = embeddings + tables + memory + weights + largest + 10_000 * B
+        return learner + attention + activations + outputs + window
+
+    def seconds_per_byte(self) -> float:
+        """About how long a decoder of this resolved config takes for a byte, on two cores."""
+        m, n = self.model, self.ngrams
+        tokens = self.streams * self.chunk
+        matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + 256 * m.width
+        keys = m.layers * (m.window + self.chunk) * (m.width + 16 * m.heads)
+        # Of one step: calls a chunk, the update of every weight, products and scores a token.
+        calls = 2e-4 * (1 + m.layers)
+        step = (calls + 7e-10 * matrices) / tokens
+        step += 1.7e-10 * matrices + 1e-9 * keys + 3e-9 * m.width * (len(m.inputs) + m.conv)
+        # A replay reads as many chunks again, forward only, and takes a step.
+        reach = 1 + max(m.window, HISTORY_BYTES) // self.chunk
+        replays = (self.epochs - 1) * (1 + 0.4 * reach)
+        columns = 2e-5 * (1 + m.layers) / self.streams
+        tables = 4e-6 + len(n.contexts) * (0.6e-6 + 20e-9 * n.slots)
+        memory = 0.0
+        if self.memory.kind != "none":
+            memory = 4e-6 + 2e-6 * len(self.memory.contexts)
+        return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:
         """Every field in schema order: see docs/FORMAT.md."""
-        return b"".join(_pack(value) for _, value in _leaves(self))
+        return b"".join(_pack(value) for _, value in leaves(self))
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Config:
@@ -340,12 +365,13 @@ def _parse_value(text: str) -> Any:
 # decimal form, strings as length and UTF-8, tuples as count and items. No field is left out.
 
 
-def _leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """(name, value) of every setting of a config, in schema order."""
     found: list[tuple[str, Any]] = []
     for f in fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            found += _leaves(value, f"{prefix}{f.name}.")
+            found += leaves(value, f"{prefix}{f.name}.")
         else:
             found.append((prefix + f.name, value))
     return found

@@ -93,6 +93,20 @@ class Header:
         return serial
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may make its decoder use; see docs/FORMAT.md.
+
+    Work is estimated by `Config.seconds_per_byte`. What the archive holds pays for a part of it, so
+    that a large one may take days and a hostile small one may not: a frame of nothing but zeros
+    takes a second or two for each of its bytes, everything else far less.
+    """
+
+    memory_bytes: float = 2**32
+    seconds: float = 600.0
+    seconds_per_archive_byte: float = 3.0
+
+
 def varint(value: int) -> bytes:
     """LEB128: seven bits a byte, least significant first, high bit on all but the last.
 
@@ -120,23 +134,33 @@ def _frame_bytes(payload_bytes: int) -> int:
 
 
 class ArchiveWriter:
-    """Writes the header at once, then frames. ``bytes_written`` counts all bytes so far."""
+    """Writes the header at once, then frames.
+
+    ``bytes_written`` counts all bytes so far, ``payload_bytes`` those of the data frames' payloads.
+    """
 
     def __init__(self, f: BinaryIO, header: Header) -> None:
         self._f = f
         self._coded = header.config is not None
         self._crc = 0
         self.bytes_written = 0
+        self.payload_bytes = 0
         self._write(header.to_bytes())
         self.header_bytes = self.bytes_written
 
     def data(self, payload: bytes, digest: bytes = b"") -> None:
         """Append a data frame; ``digest`` is 8 bytes of the weights after it, empty if stored."""
         self._frame(_DATA, payload, digest, DIGEST_BYTES if self._coded else 0)
+        self.payload_bytes += len(payload)
 
     def end(self, digest: bytes = b"") -> None:
         """Append the end frame; ``digest`` is 32 bytes of the final weights, empty if stored."""
         self._frame(_END, digest, b"", 0)
+
+    def content(self) -> bytes:
+        """All that is written so far, read back from the file."""
+        self._f.seek(0)
+        return self._f.read(self.bytes_written)
 
     def _frame(self, kind: bytes, payload: bytes, digest: bytes, digest_bytes: int) -> None:
         if len(payload) > MAX_PAYLOAD_BYTES:
@@ -158,7 +182,8 @@ class ArchiveWriter:
 class ArchiveReader:
     """Reads the header at once, then frames as they are asked for.
 
-    ``bytes_read`` counts all bytes so far; ``name`` stands in the messages. Every method raises
+    ``bytes_read`` counts all bytes so far, ``payload_bytes`` those of the data frames' payloads;
+    ``name`` stands in the messages. Every method raises
     ArchiveError on malformed input, naming file, field or frame, and byte offset.
     """
 
@@ -167,8 +192,8 @@ class ArchiveReader:
         self._name = name
         self._crc = 0
         self._frames = 0
-        self._stored_bytes = 0
         self.bytes_read = 0
+        self.payload_bytes = 0
         self.header = self._header()
         self.header_bytes = self.bytes_read
 
@@ -180,13 +205,13 @@ class ArchiveReader:
         self._kind(_DATA, frame)
         length = self._varint(f"the payload length of {frame}", MAX_PAYLOAD_BYTES)
         coded = self.header.config is not None
-        if not coded:
-            self._stored_bytes += length
-            if length == 0 or self._stored_bytes > self.header.original_bytes:
-                raise self._error(f"payload length {length} of {frame} does not fit", start)
+        room = self.header.original_bytes - self.payload_bytes
+        if not coded and not 0 < length <= room:
+            raise self._error(f"payload length {length} of {frame} does not fit", start)
         payload = self._take(length, f"the payload of {frame}")
         digest = self._take(DIGEST_BYTES if coded else 0, f"the digest of {frame}")
         self._checksum(frame, start)
+        self.payload_bytes += length
         return payload, digest
 
     def end(self) -> bytes:
@@ -197,7 +222,7 @@ class ArchiveReader:
         length = self._varint("the payload length of the end frame", MAX_PAYLOAD_BYTES)
         if length != (FINAL_DIGEST_BYTES if coded else 0):
             raise self._error(f"payload length {length} of the end frame is wrong", start)
-        if not coded and self._stored_bytes != self.header.original_bytes:
+        if not coded and self.payload_bytes != self.header.original_bytes:
             raise self._error("data frames are missing before the end frame", start)
         digest = self._take(length, "the digest in the end frame")
         self._checksum("the end frame", start)
@@ -273,7 +298,8 @@ class ArchiveReader:
         try:
             return Config.from_bytes(serial)
         except ConfigError as error:
-            raise self._error(f"header field config is invalid ({error})", offset) from error
+            shown = str(error)[:300]  # it may quote 64 KiB
+            raise self._error(f"header field config is invalid ({shown})", offset) from error
 
     def _kind(self, expected: bytes, frame: str) -> None:
         kind = self._take(1, f"the kind of {frame}")

@@ -1,5 +1,8 @@
 """Input without copies, names of outputs, and output that appears complete or not at all."""
 
+import errno
+import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -7,7 +10,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,7 +21,8 @@ from prequential.errors import FileError
 
 SUFFIX = ".pq"
 STDIO = "-"
-IN_MEMORY_BYTES = 2**28  # larger files are mapped: see `open_input`
+IN_MEMORY_BYTES = 2**28  # of larger files only parts are held: see `open_input`
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def display(name: str) -> str:
@@ -78,36 +82,88 @@ def _same_file(source: str, target: str) -> bool:
     return os.path.samefile(source, target)
 
 
+class FileBytes:
+    """A large file's bytes, read part by part, as often as asked.
+
+    A mapped file would be simpler, but one that shrinks kills the process that has it mapped.
+    """
+
+    def __init__(self, source: str, file: BinaryIO, status: os.stat_result) -> None:
+        self._source, self._file, self._status = source, file, status
+        self.size = status.st_size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        """The bytes of a part, a new (n,) uint8 array. Raises FileError if they have changed."""
+        start, end, _ = part.indices(self.size)
+        try:
+            self.check_unchanged()
+            data = bytearray()
+            while len(data) < end - start:
+                piece = os.pread(self._file.fileno(), end - start - len(data), start + len(data))
+                if not piece:
+                    raise _changed(self._source)
+                data += piece
+        except OSError as error:
+            raise _unreadable(self._source, error) from error
+        return np.frombuffer(data, np.uint8)
+
+    def check_unchanged(self) -> None:
+        """Raise FileError if the file is not what it was when it was opened."""
+        now = os.fstat(self._file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
+            raise _changed(self._source)
+
+
 @dataclass(frozen=True)
 class Input:
-    """A whole input: ``data`` is a read-only (n,) uint8 array, ``mode`` the permission bits."""
+    """A whole input: ``data`` is a read-only (n,) uint8 array or its like, ``mode`` permissions."""
 
-    data: NDArray[np.uint8]
+    data: NDArray[np.uint8] | FileBytes
     mode: int = 0o666
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """All of it in memory."""
+        return self.data[:]
 
 
 @contextmanager
 def open_input(source: str) -> Iterator[Input]:
-    """Give the input as one read-only array.
+    """Give the input.
 
     Streams and files of at most IN_MEMORY_BYTES are read once, at the start, so that nothing that
-    happens to them later matters; larger files are mapped. Raises FileError when the input cannot
-    be read, is a folder or a device, or changed while it was read or mapped.
+    happens to them later matters; of larger ones no more is held than is asked for. Raises
+    FileError when the input cannot be read, is a folder or a device, or changed meanwhile.
     """
     with open_binary(source) as (file, status):
-        if status is None:
-            yield Input(np.frombuffer(file.read(), np.uint8))
+        if status is not None and status.st_size > IN_MEMORY_BYTES:
+            large = FileBytes(source, file, status)
+            yield Input(large, stat.S_IMODE(status.st_mode) & 0o777)
+            large.check_unchanged()
             return
-        mode = stat.S_IMODE(status.st_mode) & 0o777
-        if status.st_size <= IN_MEMORY_BYTES:
+        try:
             # One byte more than expected, to notice a file that grows.
-            data = np.frombuffer(file.read(status.st_size + 1), np.uint8)
-            _check_unchanged(source, file, status, data.size)
-            yield Input(data, mode)
-        else:
-            mapped = np.memmap(file, np.uint8, "r", shape=(status.st_size,))
-            yield Input(mapped, mode)
-            _check_unchanged(source, file, status, mapped.size)
+            data = np.frombuffer(file.read(-1 if status is None else status.st_size + 1), np.uint8)
+            after = None if status is None else os.fstat(file.fileno())
+        except OSError as error:
+            raise _unreadable(source, error) from error
+    if status is None or after is None:
+        yield Input(data)
+        return
+    if (data.size, after.st_mtime_ns) != (after.st_size, status.st_mtime_ns):
+        raise _changed(source)
+    yield Input(data, stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def _unreadable(source: str, error: OSError) -> FileError:
+    return FileError(f"{display(source)}: cannot be read: {error.strerror}")
+
+
+def _changed(source: str) -> FileError:
+    return FileError(f"{display(source)}: changed while it was read: run again on a copy")
 
 
 @contextmanager
@@ -121,7 +177,7 @@ def open_binary(source: str) -> Iterator[tuple[BinaryIO, os.stat_result | None]]
     try:
         file = open(source, "rb")  # noqa: SIM115 (only this error is renamed; closed below)
     except OSError as error:
-        raise FileError(f"{display(source)}: cannot be read: {error.strerror}") from error
+        raise _unreadable(source, error) from error
     with file:
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode):
@@ -130,12 +186,6 @@ def open_binary(source: str) -> Iterator[tuple[BinaryIO, os.stat_result | None]]
             yield file, None
         else:
             raise FileError(f"{display(source)}: is neither a file nor a pipe: give one, or use -")
-
-
-def _check_unchanged(source: str, file: BinaryIO, before: os.stat_result, size: int) -> None:
-    after = os.fstat(file.fileno())
-    if (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
-        raise FileError(f"{display(source)}: changed while it was read: run again on a copy")
 
 
 @dataclass(frozen=True)
@@ -171,45 +221,155 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
 
     On any failure, Ctrl-C included, it is removed and ``target`` is as before. Standard output
     gets the bytes at the end of the block likewise. ``mode`` (permission bits) is subject to the
-    umask. Raises FileError when the file cannot be made or ``target`` has appeared meanwhile.
+    umask. What a killed process left is removed by the next one with the same target. Raises
+    FileError when the file cannot be made, another process is writing ``target``, or it has
+    appeared meanwhile.
     """
     final = os.path.realpath(target)  # through a link, to the file it names
-    folder = tempfile.gettempdir() if target == STDIO else os.path.dirname(final)
-    path = os.path.join(folder, f".preq-{secrets.token_hex(8)}.tmp")
+    if target == STDIO:
+        path = os.path.join(tempfile.gettempdir(), f".preq-{secrets.token_hex(8)}.tmp")
+    else:
+        path = _temporary(final)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode | 0o600)
+        descriptor = _open_locked(path, mode)
+    except BlockingIOError as error:
+        raise FileError(
+            f"{display(target)}: another preq is writing it: wait, or name another output with -o"
+        ) from error
     except OSError as error:
         raise FileError(
-            f"{display(target)}: cannot be written to {display(folder)}: {error.strerror}"
+            f"{display(target)}: cannot be written to {display(os.path.dirname(path))}:"
+            f" {error.strerror}"
         ) from error
+    with os.fdopen(descriptor, "w+b") as file:
+        try:
+            try:
+                yield Output(target, path, file)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise FileError(
+                    f"{display(target)}: cannot be written: {error.strerror}: make room"
+                ) from error
+            _settle(file, target)
+            if target != STDIO:
+                _give_name(path, final, force=force)
+        finally:
+            # While the lock is held: afterwards the name may be another process's.
+            if os.path.lexists(path):
+                os.unlink(path)
+            _drop(file)
+
+
+def remove_leftover(target: str) -> None:
+    """Remove what a killed process left of writing ``target``, which nobody else may be doing."""
+    with suppress(FileNotFoundError):
+        os.unlink(_temporary(os.path.realpath(target)))
+
+
+def _temporary(final: str) -> str:
+    """The name under which a file is written; short, however long its own is."""
+    folder, name = os.path.split(final)
+    token = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return os.path.join(folder, f".preq-{token}.tmp")
+
+
+def _settle(file: BinaryIO, target: str) -> None:
+    """Bring the bytes to the disk, or to standard output."""
     try:
-        with os.fdopen(descriptor, "w+b") as file:
-            yield Output(target, path, file)
-            file.flush()
-            if target == STDIO:
-                file.seek(0)
-                shutil.copyfileobj(file, sys.stdout.buffer)
-                sys.stdout.buffer.flush()
-                return
+        file.flush()
+        if target == STDIO:
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        else:
             os.fsync(file.fileno())
-        _give_name(path, final, force=force)
+    except OSError as error:
+        if target == STDIO:
+            raise
+        raise FileError(
+            f"{display(target)}: cannot be written: {error.strerror}: make room"
+        ) from error
+
+
+def _drop(file: BinaryIO) -> None:
+    """Close a file whose last bytes may not fit on the disk; they are not wanted any more."""
+    with suppress(OSError):
+        file.close()
+
+
+def _open_locked(path: str, mode: int) -> int:
+    """A new file, locked for as long as it is open; one without an owner is replaced.
+
+    Raises BlockingIOError when another process has it.
+    """
+    stale = None
+    try:
+        for _ in range(3):
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode | 0o600)
+            except FileExistsError:
+                # Made by a process that was killed, unless the lock is taken.
+                if stale is not None:
+                    os.close(stale)
+                stale = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                if not _lock(stale):  # nobody can tell whether it is in use
+                    told = f"locks do not work there, and {display(path)} is in the way: remove it"
+                    told += " unless another preq is writing it"
+                    raise OSError(errno.EEXIST, told) from None
+                if _is_open_as(stale, path):
+                    os.unlink(path)
+                continue
+            try:
+                _lock(descriptor)
+                if _is_open_as(descriptor, path):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+        raise BlockingIOError(errno.EAGAIN, "in use")
     finally:
-        if os.path.lexists(path):
-            os.unlink(path)
+        if stale is not None:
+            os.close(stale)
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock; False where the file system has none. Raises BlockingIOError when taken."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _is_open_as(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def _give_name(path: str, final: str, *, force: bool) -> None:
     if force:
         os.replace(path, final)
-        return
-    try:
-        os.link(path, final)  # unlike a rename, never replaces
-    except FileExistsError as error:
-        raise _exists(final) from error
-    except OSError:  # a file system without hard links
-        if os.path.lexists(final):
-            raise _exists(final) from None
-        os.rename(path, final)
+    else:
+        try:
+            os.link(path, final)  # unlike a rename, never replaces
+        except FileExistsError as error:
+            raise _exists(final) from error
+        except OSError:  # a file system without hard links
+            if os.path.lexists(final):
+                raise _exists(final) from None
+            os.rename(path, final)
+    with suppress(OSError):  # not every file system can sync a folder
+        folder = os.open(os.path.dirname(final), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _exists(target: str) -> FileError:

@@ -65,7 +65,7 @@ class Learner:
         self._tasks: list[tuple[Future[None], Callable[[], None]]] = []
         self._past = past
         self._past_count = 0
-        self._draw = Draw(seed)
+        self.draw = Draw(seed)
         self._replays = config.epochs - 1
         # Chunks before a replayed one that its attention, convolution and contexts reach into.
         self._reach = -(-max(config.model.window, HISTORY_BYTES) // T)
@@ -106,7 +106,7 @@ class Learner:
         self._learn_dense(dlogits, count, len(chunk))
         if self._past is not None and self._past_count:
             for _ in range(self._replays):
-                self._replay(self._draw.below(self._past_count), self._past)
+                self._replay(self.draw.below(self._past_count), self._past)
         self._past_count += 1
 
     def beside(self, task: Callable[[], None]) -> None:

@@ -311,10 +311,10 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
     archive = job.path(".pq")
     given = prior.load(job.prior) if job.prior else None
     with open_input(job.source) as original:
-        key = _key(job, hashlib.sha256(original.data.data).hexdigest())
+        key = _key(job, hashlib.sha256(original.array.data).hexdigest())
         with atomic_output(str(archive), force=True) as output:
             report = codec.encode(
-                original.data,
+                original.array,
                 output.file,
                 config=job.config(),
                 seed=job.own_seed,
@@ -393,7 +393,7 @@ def _kept(job: Job) -> Row | None:
     except (OSError, ValueError):
         return None
     with open_input(job.source) as original:
-        key = _key(job, hashlib.sha256(original.data.data).hexdigest())
+        key = _key(job, hashlib.sha256(original.array.data).hexdigest())
     if kept.get("key") != key or size != kept["row"]["report"]["archive_bytes"]:
         return None
     row = kept["row"]

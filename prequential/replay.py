@@ -23,6 +23,7 @@ class Draw:
 
     def __init__(self, seed: int) -> None:
         self._words = np.random.Philox(key=np.array([seed, _SEED_INDEX], dtype=np.uint64))
+        self.count = 0  # numbers drawn
 
     def below(self, count: int) -> int:
         """A number in 0 .. count - 1, each with probability 1 / count to within 2^-64.
@@ -31,4 +32,10 @@ class Draw:
         >>> sorted({draw.below(3) for _ in range(50)})
         [0, 1, 2]
         """
+        self.count += 1
         return int(self._words.random_raw()) * count >> 64
+
+    def skip(self, count: int) -> None:
+        """Go on as after `count` numbers more."""
+        self.count += count
+        self._words.random_raw(count, output=False)

@@ -42,7 +42,8 @@ with zipfile.ZipFile(sys.path[0]) as z, tempfile.TemporaryDirectory() as d:
                     f.truncate(n)
                     return np.memmap(f, np.uint8, "r+", shape=(n,)) if n else np.empty(0, np.uint8)
                 given = prior.load(a.prior) if a.prior else None
-                codec.decode(z.open("data.pq"), allocate, threads=a.threads, prior=given)
+                codec.decode(z.open("data.pq"), allocate, threads=a.threads, prior=given,
+                             limits=codec.Limits(float("inf"), float("inf")))
             except BaseException:
                 os.unlink(a.output)
                 raise

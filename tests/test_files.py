@@ -1,5 +1,6 @@
 """Inputs as they come, outputs complete or not at all."""
 
+import errno
 import io
 import os
 import threading
@@ -36,19 +37,15 @@ def check(target: Path | str, source: Path | str, *, force: bool = False) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(range(256)) * 3])
-@pytest.mark.parametrize("in_memory_bytes", [0, 2**28])
-def test_input(
-    source: Path, content: bytes, in_memory_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "IN_MEMORY_BYTES", in_memory_bytes)
+def test_input(source: Path, content: bytes) -> None:
     source.write_bytes(content)
     source.chmod(0o640)
     with open_input(str(source)) as original:
+        source.write_bytes(b"")  # what happens to it later does not matter
         assert original.data.dtype == np.uint8
         assert original.data.tobytes() == content
         assert not original.data.flags.writeable
         assert original.mode == 0o640
-        assert isinstance(original.data, np.memmap) == (len(content) > in_memory_bytes)
 
 
 def test_input_from_a_fifo(tmp_path: Path) -> None:
@@ -81,14 +78,23 @@ def test_input_that_is_no_file(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"conten", b"content!", b"CONTENT"])
-def test_mapped_input_that_changes(
+@pytest.mark.parametrize("content", [b"", b"conten", b"CONTENT"])
+def test_input_that_changes_while_read(
     source: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "IN_MEMORY_BYTES", 0)
+    """Shrinks, or is written over, between the first look at it and the last."""
     os.utime(source, (1, 1))
+    real = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        if status.st_mtime == 1:
+            source.write_bytes(content)
+        return status
+
+    monkeypatch.setattr(os, "fstat", fstat)
     with pytest.raises(FileError, match="changed while it was read"), open_input(str(source)):
-        source.write_bytes(content)
+        pass
 
 
 def test_input_that_grows_while_read(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +227,69 @@ def test_output_through_a_link(tmp_path: Path) -> None:
         output.file.write(b"new")
     assert link.is_symlink()
     assert (folder / "real").read_bytes() == b"new"
+
+
+def test_two_outputs_of_one_name(tmp_path: Path) -> None:
+    """The second process is refused at once, and the first one is not disturbed."""
+    target = tmp_path / "target"
+    with atomic_output(str(target), force=True) as output:
+        output.file.write(b"first")
+        with (
+            pytest.raises(FileError, match="another preq is writing it"),
+            atomic_output(str(target), force=True),
+        ):
+            pass
+        with atomic_output(str(tmp_path / "other"), force=True) as other:
+            other.file.write(b"other")
+    assert target.read_bytes() == b"first"
+    with atomic_output(str(target), force=True) as output:
+        output.file.write(b"second")
+    assert target.read_bytes() == b"second"
+    assert not leftovers(tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with atomic_output(str(target), force=True) as output:
+        stale = Path(output.path)
+    target.unlink()
+    stale.write_bytes(b"half of something")
+    with atomic_output(str(target), force=False) as output:
+        output.file.write(b"new")
+    assert target.read_bytes() == b"new"
+    assert not leftovers(tmp_path)
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    """Temporary names can be guessed, so a link of that name must not be written through."""
+    target, victim = tmp_path / "target", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    with atomic_output(str(target), force=True) as output:
+        planted = Path(output.path)
+    target.unlink()
+    planted.symlink_to(victim)
+    with (
+        pytest.raises(FileError, match="cannot be written"),
+        atomic_output(str(target), force=True),
+    ):
+        pass
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with atomic_output(str(tmp_path / "target"), force=False) as output:
+        output.file.write(b"new")
+        with (
+            pytest.raises(FileError, match=r"locks do not work there, and .* is in the way"),
+            atomic_output(str(tmp_path / "target"), force=False),
+        ):
+            pass
+    assert (tmp_path / "target").read_bytes() == b"new"
+    assert not leftovers(tmp_path)
 
 
 def test_output_to_a_missing_folder(tmp_path: Path) -> None:

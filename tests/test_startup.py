@@ -62,14 +62,16 @@ def test_the_first_chunks_of_a_file_larger_than_memory(tmp_path: Path) -> None:
 import numpy as np
 from prequential import codec, load, loop
 from prequential.coder import Encoder
-from prequential.files import open_input
+from prequential.container import Header
+from prequential.files import FileBytes, open_input
 from prequential.learner import Learner
 
 config = load("tiny", overrides=["memory.kind=mix"])
 with open_input(sys.argv[1]) as original:
     data = original.data
-    assert data.size == 8 << 30 and isinstance(data, np.memmap)
-    run = codec._Run(config.resolve(data.size), 0, "cpu", 1, data, Encoder(), None, 0.0)
+    assert data.size == 8 << 30 and isinstance(data, FileBytes)
+    header = Header(data.size, 0, bytes(32), config.resolve(data.size))
+    run = codec.Run(header, header.config, "cpu", 1, data, Encoder(), None, 0.0)
     loop.run(run._chunks(0, 8), run.coder, run.learner)
     assert run.coder.loss_bits > 0
 """

@@ -1,0 +1,24 @@
+"""Counts that tests report: how many cases they really tried."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+SILENT = "that passed silently"
+_COUNTS: Counter[str] = Counter()
+
+
+@pytest.fixture
+def counts() -> Counter[str]:
+    """Cases by kind; shown in the summary."""
+    return _COUNTS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _COUNTS:
+        terminalreporter.section("cases")
+        _COUNTS[SILENT] += 0  # shown in any case
+        for kind in sorted(_COUNTS):
+            terminalreporter.write_line(f"{_COUNTS[kind]:8,} {kind}")
