@@ -8,9 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import numpy as np
@@ -20,6 +19,7 @@ from prequential import __version__, cli_compare, cli_mdl, config
 from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader
 from prequential.errors import DivergenceError, PlatformError, PrequentialError
 from prequential.files import (
+    RUNNABLE_SUFFIX,
     STDIO,
     Output,
     atomic_output,
@@ -216,7 +216,7 @@ def _encode(args: argparse.Namespace, source: str) -> None:
     overrides = args.overrides + ([f"epochs={args.epochs}"] if args.epochs else [])
     cfg = config.load(args.preset, args.config, overrides)
     if args.self_extracting and source != STDIO:
-        target = args.output or source + ".pyz"
+        target = args.output or source + RUNNABLE_SUFFIX
     else:
         target = args.output or default_target(source, decoding=False)
     check_target(target, source, force=args.force, binary=True)
@@ -258,10 +258,13 @@ def _load_prior(args: argparse.Namespace) -> "Prior | None":
 
 
 def _write_self_extracting(archive: io.BytesIO, output: Output, report: "Report") -> "Report":
-    """Write decoder and archive; all that is not the archive counts as code."""
     from prequential import selfextract
 
-    size = selfextract.write(archive.getvalue(), output.file)
+    return _of_runnable(report, selfextract.write(archive.getvalue(), output.file))
+
+
+def _of_runnable(report: "Report", size: int) -> "Report":
+    """The report of a self-extracting file: all that is not the archive counts as code."""
     code = size - report.archive_bytes
     total = 8 * (size + report.prior_bytes)
     return dataclasses.replace(report, code_bytes=code, description_length_bits=total)
@@ -274,19 +277,10 @@ def _verify(args: argparse.Namespace, output: Output) -> None:
     options = ["--threads", str(threads), "--device", args.device, "--quiet", "--no-progress"]
     if args.prior is not None:
         options += ["--prior", args.prior]
-    with ExitStack() as stack:
-        path = output.path
-        if args.self_extracting:
-            from prequential import selfextract
-
-            inner = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pq"))
-            inner.write(selfextract.payload(output.target, output.file))
-            inner.flush()
-            path = inner.name
-        command = [sys.executable, "-m", "prequential", "test", *options, "--", path]
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+    command = [sys.executable, "-m", "prequential", "test", *options, "--", output.path]
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     if result.returncode != OK:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise DivergenceError(
@@ -299,28 +293,56 @@ def _verify(args: argparse.Namespace, output: Output) -> None:
 def _decode(args: argparse.Namespace, source: str) -> None:
     target = args.output or default_target(source, decoding=True)
     check_target(target, source, force=args.force, binary=False)
-    with open_binary(source) as (archive, status):
-        mode = 0o666 if status is None else status.st_mode & 0o777
-        with atomic_output(target, force=args.force, mode=mode) as output:
-            report = _run_decoder(args, source, archive, output.allocate)
+    with (
+        _open_archive(source) as archive,
+        atomic_output(target, force=args.force, mode=archive.mode) as output,
+    ):
+        report = _run_decoder(args, source, archive, output.allocate)
     _show_report(args, source, target, report)
 
 
 def _test(args: argparse.Namespace, source: str) -> None:
-    with open_binary(source) as (archive, _):
+    with _open_archive(source) as archive:
         report = _run_decoder(args, source, archive, _allocate)
     _show_report(args, source, None, report)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Archive:
+    """An archive open for reading: `bytes` is its size, None in a stream."""
+
+    file: BinaryIO
+    bytes: int | None
+    mode: int = 0o666
+    runnable_bytes: int | None = None  # size of the self-extracting file that holds it
+
+
+@contextmanager
+def _open_archive(source: str) -> Iterator[_Archive]:
+    """Open a `.pq` archive, or the one in a self-extracting file, which is not run."""
+    with open_binary(source) as (file, status):
+        if status is None:
+            yield _Archive(file, None)
+            return
+        mode = status.st_mode & 0o777
+        from prequential import selfextract
+
+        if selfextract.is_runnable(file):
+            inner = selfextract.payload(display(source), file)
+            yield _Archive(io.BytesIO(inner), len(inner), mode, status.st_size)
+        else:
+            yield _Archive(file, status.st_size, mode)
+
+
 def _info(args: argparse.Namespace, source: str) -> None:
-    with open_binary(source) as (archive, status):
-        reader = ArchiveReader(archive, display(source))
+    with _open_archive(source) as archive:
+        reader = ArchiveReader(archive.file, display(source))
     header = reader.header
     fields: dict[str, object] = {
         "file": source,
         "mode": header.mode,
         "original_bytes": header.original_bytes,
-        "archive_bytes": None if status is None else status.st_size,
+        "archive_bytes": archive.bytes,
         "header_bytes": reader.header_bytes,
         "container_version": CONTAINER_VERSION,
         "numerics_version": header.numerics_version,
@@ -374,14 +396,14 @@ def _flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, s
 def _run_decoder(
     args: argparse.Namespace,
     source: str,
-    archive: BinaryIO,
+    archive: _Archive,
     allocate: Callable[[int], NDArray[np.uint8]],
 ) -> "Report":
     from prequential import codec
 
     with _progress(args, source) as progress:
-        return codec.decode(
-            archive,
+        report = codec.decode(
+            archive.file,
             allocate,
             name=display(source),
             device=args.device,
@@ -389,6 +411,8 @@ def _run_decoder(
             progress=progress,
             prior=_load_prior(args),
         )
+    size = archive.runnable_bytes
+    return report if size is None else _of_runnable(report, size)
 
 
 def _allocate(size: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from samples import text
 
 import prequential
-from prequential import codec, codesize, mdl
+from prequential import codec, codesize, mdl, selfextract
 from prequential.cli import main
 from prequential.errors import ConfigError
 
@@ -219,6 +220,49 @@ def test_self_extracting_report(source: Path, capsys: pytest.CaptureFixture[str]
     assert main(["encode", "a", *FLAGS, "--self-extracting", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["description_length_bits"] == 8 * Path("a.pyz").stat().st_size
+
+
+def test_self_extracting_is_read_without_running_it(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", "a", "-q", *FLAGS, "--self-extracting", "--verify"]) == 0
+    size = Path("a.pyz").stat().st_size
+    source.rename("original")
+    assert main(["info", "a.pyz", "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["original_bytes"] == SIZE
+    assert main(["test", "a.pyz", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["description_length_bits"] == 8 * size
+    assert report["archive_bytes"] == info["archive_bytes"]
+    assert main(["decode", "a.pyz", "-q"]) == 0
+    assert source.read_bytes() == text(SIZE)
+
+
+@pytest.mark.parametrize("what", ["cut", "flipped", "other", "packed"])
+def test_bad_self_extracting_files(
+    source: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = io.BytesIO()
+    selfextract.write(b"not an archive", out)
+    good = out.getvalue()
+    at = good.index(b"not an archive")
+    if what == "cut":
+        bad = good[:-1]
+    elif what == "flipped":
+        bad = good[:at] + b"N" + good[at + 1 :]
+    else:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("data.pq" if what == "packed" else "else", bytes(10_000))
+        bad = packed.getvalue()
+    Path("bad.pyz").write_bytes(bad)
+    for command in ("info", "test", "decode"):
+        assert main([command, "bad.pyz"]) == 1
+        assert "bad.pyz: is no self-extracting archive" in capsys.readouterr().err
+    Path("bad.pyz").write_bytes(good)
+    assert main(["info", "bad.pyz"]) == 1
+    assert not Path("bad").exists()
 
 
 def test_axes() -> None:
