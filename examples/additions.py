@@ -2,15 +2,21 @@
 
 The file has lines such as "123+456=0579", each pair of operands drawn uniformly. With three digits
 there are a million pairs, so few lines come twice and remembering them does not help: adaptive
-counts of the last bytes stay at one bit for the first digit and about 3.3 bits for the others, and
-hashed n-gram tables, which see the whole line, at little less. A transformer that works out columns
-and carries falls below both. Nothing is trained in advance: each line is predicted, paid for, and
-only then learned.
+counts of the last bytes, and hashed n-gram tables, which see the whole line, hardly improve on what
+each digit's own frequencies give. A transformer that works out columns and carries falls far below
+both. Nothing is trained in advance: each line is predicted, paid for, and only then learned.
+
+Bits per digit over the last tenth of 128,000 lines:
+
+    adaptive counts  thousands 1.000 hundreds 3.036 tens 3.320 units 3.727
+    n-gram tables    thousands 0.719 hundreds 2.820 tens 3.213 units 3.223
+    transformer      thousands 0.114 hundreds 0.195 tens 0.245 units 0.024
 
 The transformer is the one of the archives with the sparse parts taken away (no n-gram logits, no
 hashed inputs): one layer of width 128 whose causal convolution reaches back over a whole line, so
-that it can tell the operands' columns by their distance. Shorter convolutions have to find these
-places by attention, and did not within this many lines.
+that it can tell the operands' columns by their distance. With the usual four taps attention would
+have to find these places, and within this many lines it does not: 0.747, 3.044, 3.324 and 3.324
+bits (`--set model.conv=4`).
 
     python examples/additions.py --plot examples/additions.png
 """
@@ -67,13 +73,14 @@ class Watch:
 
 
 def measure(lines: np.ndarray, config: Config) -> np.ndarray:
-    """Bits (n, line) of each byte, n the lines that fill whole chunks; in the order learned."""
-    per_stream = len(lines) // STREAMS
-    columns = lines[: STREAMS * per_stream].reshape(per_stream, STREAMS, -1)
+    """Bits (n, line) of each byte, in the order learned; n is the lines that fill whole chunks."""
+    streams = config.streams
+    per_stream = len(lines) // streams
+    columns = lines[: streams * per_stream].reshape(per_stream, streams, -1)
 
     def chunks() -> Iterator[tuple[np.ndarray, int]]:
         for block in columns:
-            yield np.ascontiguousarray(block.T), block.size  # (line, STREAMS)
+            yield np.ascontiguousarray(block.T), block.size  # (line, streams)
 
     watch = Watch()
     loop.run(chunks(), watch, Learner(config.resolve(lines.size), 0, threads=2))
@@ -95,6 +102,20 @@ def tables(line: int) -> Config:
 def answer(digits: int) -> dict[str, int]:
     """Where in the line each digit of the sum stands, the first digit first."""
     return {PLACES[digits - i]: 2 * digits + 2 + i for i in range(digits + 1)}
+
+
+def counts(lines: np.ndarray) -> np.ndarray:
+    """Bits (lines, line) of each byte under adaptive counts, each place with its best order."""
+    data, symbols = lines.reshape(-1), len(np.unique(lines))
+    candidates = np.stack(
+        [
+            baselines.adaptive_bits(data, order, alpha).reshape(lines.shape)
+            for order in baselines.ORDERS
+            for alpha in (1 / 2, 1 / symbols)
+        ]
+    )  # (8, lines, line)
+    best = candidates.sum(1).argmin(0)
+    return candidates[best, :, np.arange(lines.shape[1])].T
 
 
 def smooth(values: np.ndarray, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +158,7 @@ def main() -> None:
     lines = additions(args.lines, args.digits)
     size, places = lines.shape[1], answer(args.digits)
     started = time.monotonic()
-    counts = baselines.best_adaptive(lines.reshape(-1))[1].reshape(lines.shape)
-    found = {"adaptive counts": counts}
+    found = {"adaptive counts": counts(lines)}
     for name, config in (
         ("n-gram tables", tables(size)),
         ("transformer", transformer(size, args.overrides)),
