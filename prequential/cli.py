@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prequential import __version__, cli_compare, cli_mdl, config
-from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader
+from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader, PriorName
 from prequential.errors import DivergenceError, PlatformError, PrequentialError
 from prequential.files import (
     RUNNABLE_SUFFIX,
@@ -348,6 +348,7 @@ def _info(args: argparse.Namespace, source: str) -> None:
         "numerics_version": header.numerics_version,
         "seed": header.seed,
         "sha256": header.sha256.hex(),
+        "prior": None if header.prior is None else _prior_fields(header.prior),
         "config": None if header.config is None else dataclasses.asdict(header.config),
     }
     if args.json:
@@ -355,6 +356,10 @@ def _info(args: argparse.Namespace, source: str) -> None:
         return
     fields["file"] = display(source)
     _table(sys.stdout, list(_flatten(fields)))
+
+
+def _prior_fields(prior: PriorName) -> dict[str, object]:
+    return {"name": display(prior.name), "sha256": prior.sha256.hex()}
 
 
 def _doctor(args: argparse.Namespace, _: str) -> None:

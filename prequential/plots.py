@@ -30,7 +30,10 @@ _STYLE: Any = {
     "grid.color": "#e8e8e8",
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
-    "legend.frameon": False,
+    "legend.frameon": True,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.fancybox": False,
     "legend.fontsize": 8.5,
     "svg.hashsalt": "prequential",  # the same file every time
     "svg.fonttype": "path",
