@@ -65,7 +65,7 @@ def render(sweep: Sweep) -> str:
     )
     yardsticks = "".join(
         f"<tr><td>{escape(name)}</td><td>{points[-1][1]:,.0f}</td>"
-        f"<td>{points[-1][1] / size:.4f}</td></tr>"
+        f"<td>{points[-1][1] / size:.4f}</td><td>{sweep.regret_bits[name]:+,.0f}</td></tr>"
         for name, points in sweep.baselines.items()
     )
     versions = ", ".join(f"{k} {v}" for k, v in best.report["versions"].items())
@@ -84,9 +84,10 @@ size of an archive that decodes, plus the decoder's code.</p>
 <p class="note">payload, header (with frame checksums), prior and code in bytes, adding up to the
 total; bits/byte and factor of the total; final and mean loss in bits per byte of the payload.</p>
 <h2>Yardsticks</h2>
-<div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th></tr></thead>
-<tbody>{yardsticks}</tbody></table></div>
-<p class="note">The same bytes by simple means; the code of none of them is counted.</p>
+<div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th>
+<th>regret</th></tr></thead><tbody>{yardsticks}</tbody></table></div>
+<p class="note">The same bytes by simple means; the code of none of them is counted. The regret
+is the best run's payload minus the yardstick, in bits.</p>
 <h2>Plots</h2><div class="plots">{figures}</div>
 <footer>SHA-256 {sweep.sha256}<br>{escape(versions)}<br>
 Libraries (Python, PyTorch, NumPy, numba) are named here and not counted.</footer>

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import csv
+import dataclasses
 import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -20,7 +22,9 @@ from samples import text
 import prequential
 from prequential import codec, codesize, mdl, selfextract
 from prequential.cli import main
+from prequential.curve import Curve
 from prequential.errors import ConfigError
+from prequential.report import Report
 
 SIZE = 1500
 FLAGS = ["--preset", "tiny", "--set", "ngrams.rows_log2=8", "--set", "model.input_rows_log2=8"]
@@ -58,6 +62,8 @@ def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     totals = [row["report"]["description_length_bits"] for row in sweep["rows"]]
     assert sweep["total_bits"] == min(totals) + 2
     assert totals[sweep["best"]] == min(totals)
+    payload = sweep["rows"][sweep["best"]]["report"]["loss_integral_bits"]
+    assert math.isclose(sweep["regret_bits"]["uniform"], payload - 8 * SIZE)
     table = list(csv.DictReader(io.StringIO(Path("o.csv").read_text())))
     assert [float(line["total_bits"]) for line in table] == totals
     for line in table:
@@ -153,6 +159,16 @@ def test_pages_and_plots(source: Path) -> None:
         assert other not in page
     assert main(["mdl", "a", "-q", *FLAGS, "--plot", "o.png"]) == 0
     assert Path("o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_figure_is_documented() -> None:
+    path = Path(__file__).parent.parent / "docs" / "REPORT.md"
+    documented = set(re.findall(r"\w+", path.read_text()))
+    for record in (Report, mdl.Sweep, mdl.Row, Curve):
+        fields = {field.name for field in dataclasses.fields(record)}
+        assert fields <= documented, fields - documented
+    assert {"best", "selection_bits", "total_bits", "regret_bits"} <= documented
+    assert set(mdl.COLUMNS) <= documented
 
 
 def test_without_matplotlib(
