@@ -154,12 +154,19 @@ def _epochs(axes: Axes, sweep: Sweep) -> None:
 
 
 def _scaling(axes: Axes, sweep: Sweep) -> None:
+    from matplotlib.ticker import EngFormatter
+
     varying = next((k for k in sweep.rows[0].settings if k.startswith("model.")), "model")
     for colour, (name, rows) in zip(_cycle(), _grouped(sweep, varying).items(), strict=False):
         ordered = sorted(rows, key=lambda row: int(row.report["parameters"]))
         xs = [row.report["parameters"] for row in ordered]
         _marked(axes, xs, [row.total_bits for row in ordered], colour, name or "total")
+    sizes = sorted({int(row.report["parameters"]) for row in sweep.rows})
     axes.set_xscale("log")
+    if len(sizes) <= MAX_LINES:
+        axes.set_xticks(sizes)
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
     axes.set(title="Description length by size", xlabel="parameters of the transformer")
     _bits_axis(axes)
     _legend(axes)
@@ -185,10 +192,10 @@ def _cumulative(axes: Axes, sweep: Sweep) -> None:
     ends += [row.trajectory[-1][1] for row in _lines(sweep)]
     axes.set(title="Cumulative codelength", xlabel="bytes coded")
     axes.set_xlim(0, max(1, sweep.original_bytes))
-    axes.set_ylim(0, 1.3 * max(1.0, *ends))
+    axes.set_ylim(0, (1.1 + 0.05 * len(axes.lines)) * max(1.0, *ends))  # room for the legend
     _bytes_axis(axes)
     _bits_axis(axes)
-    _legend(axes)
+    axes.legend(loc="upper left")
 
 
 def _yardsticks(axes: Axes, sweep: Sweep) -> None:
