@@ -71,13 +71,15 @@ def plot(path: str, sweeps: list[dict[str, Any]]) -> None:
         axes.plot(xs[lowest], ys[lowest], "o", color="#d55e00", markersize=10, fillstyle="none")
         for x, y, row in zip(xs, ys, rows, strict=True):
             layers = row["settings"]["model.layers"]
-            axes.annotate(layers, (x, y), (0, 6), textcoords="offset points", ha="center")
+            axes.annotate(layers, (x, y), (0, 8), textcoords="offset points", ha="center")
         axes.set_title(
             f"{found['original_bytes']:,} bytes", loc="left", fontweight="bold", fontsize=10
         )
         axes.set_xscale("log")
         axes.margins(0.12, 0.2)
-        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.set_xticks([xs[0], xs[-2], xs[-1]] if len(xs) > 2 else xs)
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
         axes.yaxis.set_major_formatter(EngFormatter(unit="bit"))
         axes.locator_params(axis="y", nbins=5)
         axes.set_xlabel("parameters (at the points: layers)")
