@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prequential import __version__, cli_bench, cli_compare, cli_mdl, cli_team, config
-from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader, Limits
+from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader, Limits, PriorName
 from prequential.errors import (
     ArchiveError,
     DivergenceError,
@@ -29,6 +28,7 @@ from prequential.errors import (
     PrequentialError,
 )
 from prequential.files import (
+    RUNNABLE_SUFFIX,
     STDIO,
     Output,
     atomic_output,
@@ -301,7 +301,7 @@ def _encode(args: argparse.Namespace, source: str) -> None:
     if args.distributed:
         return cli_team.encode(args, source, cfg)
     if args.self_extracting and source != STDIO:
-        target = args.output or source + ".pyz"
+        target = args.output or source + RUNNABLE_SUFFIX
     else:
         target = args.output or default_target(source, decoding=False)
     check_target(target, source, force=args.force, binary=True)
@@ -401,10 +401,13 @@ def _load_prior(args: argparse.Namespace) -> "Prior | None":
 
 
 def _write_self_extracting(archive: io.BytesIO, output: Output, report: "Report") -> "Report":
-    """Write decoder and archive; all that is not the archive counts as code."""
     from prequential import selfextract
 
-    size = selfextract.write(archive.getvalue(), output.file)
+    return _of_runnable(report, selfextract.write(archive.getvalue(), output.file))
+
+
+def _of_runnable(report: "Report", size: int) -> "Report":
+    """The report of a self-extracting file: all that is not the archive counts as code."""
     code = size - report.archive_bytes
     total = 8 * (size + report.prior_bytes)
     return dataclasses.replace(report, code_bytes=code, description_length_bits=total)
@@ -420,19 +423,10 @@ def _verify(args: argparse.Namespace, output: Output) -> None:
         options += ["--max-memory", str(args.max_memory)]
     if args.prior is not None:
         options += ["--prior", args.prior]
-    with ExitStack() as stack:
-        path = output.path
-        if args.self_extracting:
-            from prequential import selfextract
-
-            inner = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pq"))
-            inner.write(selfextract.payload(output.target, output.file))
-            inner.flush()
-            path = inner.name
-        command = [sys.executable, "-m", "prequential", "test", *options, "--", path]
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+    command = [sys.executable, "-m", "prequential", "test", *options, "--", output.path]
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     if result.returncode != OK:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise DivergenceError(
@@ -447,18 +441,19 @@ def _decode(args: argparse.Namespace, source: str) -> None:
     check_target(target, source, force=args.force, binary=False)
     keeper = _checkpoints(args, "decode", target)
     fault, decoded = None, list[slice]()
-    with open_binary(source) as (archive, status):
-        mode = 0o666 if status is None else status.st_mode & 0o777
-        with atomic_output(target, force=args.force, mode=mode) as output:
-            try:
-                report = _run_decoder(
-                    args, source, archive, output.allocate, checkpoints=keeper, decoded=decoded
-                )
-            except (ArchiveError, DivergenceError) as error:
-                if not args.salvage or not decoded:
-                    raise
-                fault = error
-                _zero_gaps(output, decoded)
+    with (
+        _open_archive(source) as archive,
+        atomic_output(target, force=args.force, mode=archive.mode) as output,
+    ):
+        try:
+            report = _run_decoder(
+                args, source, archive, output.allocate, checkpoints=keeper, decoded=decoded
+            )
+        except (ArchiveError, DivergenceError) as error:
+            if not args.salvage or not decoded:
+                raise
+            fault = error
+            _zero_gaps(output, decoded)
     if fault is not None:
         raise type(fault)(f"{fault}; {_salvaged(target, decoded)}")
     if keeper is not None:
@@ -486,25 +481,53 @@ def _salvaged(target: str, decoded: Sequence[slice]) -> str:
 
 
 def _test(args: argparse.Namespace, source: str) -> None:
-    with open_binary(source) as (archive, _):
+    with _open_archive(source) as archive:
         report = _run_decoder(args, source, archive, _allocate, in_memory=True)
     _show_report(args, source, None, report)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Archive:
+    """An archive open for reading: `bytes` is its size, None in a stream."""
+
+    file: BinaryIO
+    bytes: int | None
+    mode: int = 0o666
+    runnable_bytes: int | None = None  # size of the self-extracting file that holds it
+
+
+@contextmanager
+def _open_archive(source: str) -> Iterator[_Archive]:
+    """Open a `.pq` archive, or the one in a self-extracting file, which is not run."""
+    with open_binary(source) as (file, status):
+        if status is None:
+            yield _Archive(file, None)
+            return
+        mode = status.st_mode & 0o777
+        from prequential import selfextract
+
+        if selfextract.is_runnable(file):
+            inner = selfextract.payload(display(source), file)
+            yield _Archive(io.BytesIO(inner), len(inner), mode, status.st_size)
+        else:
+            yield _Archive(file, status.st_size, mode)
+
+
 def _info(args: argparse.Namespace, source: str) -> None:
-    with open_binary(source) as (archive, status):
-        reader = ArchiveReader(archive, display(source))
+    with _open_archive(source) as archive:
+        reader = ArchiveReader(archive.file, display(source))
     header = reader.header
     fields: dict[str, object] = {
         "file": source,
         "mode": header.mode,
         "original_bytes": header.original_bytes,
-        "archive_bytes": None if status is None else status.st_size,
+        "archive_bytes": archive.bytes,
         "header_bytes": reader.header_bytes,
         "container_version": CONTAINER_VERSION,
         "numerics_version": header.numerics_version,
         "seed": header.seed,
         "sha256": header.sha256.hex(),
+        "prior": None if header.prior is None else _prior_fields(header.prior),
         "config": None if header.config is None else dataclasses.asdict(header.config),
     }
     if args.json:
@@ -512,6 +535,10 @@ def _info(args: argparse.Namespace, source: str) -> None:
         return
     fields["file"] = display(source)
     _table(sys.stdout, list(_flatten(fields)))
+
+
+def _prior_fields(prior: PriorName) -> dict[str, object]:
+    return {"name": display(prior.name), "sha256": prior.sha256.hex()}
 
 
 def _doctor(args: argparse.Namespace, _: str) -> None:
@@ -553,7 +580,7 @@ def _flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, s
 def _run_decoder(
     args: argparse.Namespace,
     source: str,
-    archive: BinaryIO,
+    archive: _Archive,
     allocate: Callable[[int], NDArray[np.uint8]],
     *,
     checkpoints: "Checkpoints | None" = None,
@@ -563,8 +590,8 @@ def _run_decoder(
     from prequential import codec
 
     with _progress(args, source) as progress, _interruptible(checkpoints):
-        return codec.decode(
-            archive,
+        report = codec.decode(
+            archive.file,
             allocate,
             name=display(source),
             device=args.device,
@@ -576,6 +603,8 @@ def _run_decoder(
             checkpoints=checkpoints,
             decoded=decoded,
         )
+    size = archive.runnable_bytes
+    return report if size is None else _of_runnable(report, size)
 
 
 def _allocate(size: int) -> NDArray[np.uint8]:

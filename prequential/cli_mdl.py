@@ -227,8 +227,9 @@ def _show(sweep: "Sweep") -> None:
         soft_wrap=True,
     )
     for name, points in sweep.baselines.items():
-        bits = points[-1][1]
-        console.print(Text(f"{name}: {bits:,.0f} bits, {bits / size:.4f} bits/byte"))
+        bits, regret = points[-1][1], sweep.regret_bits[name]
+        line = f"{name}: {bits:,.0f} bits, {bits / size:.4f} bits/byte; regret {regret:+,.0f} bits"
+        console.print(Text(line), soft_wrap=True)
 
 
 def _show_code(args: argparse.Namespace) -> None:

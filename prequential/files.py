@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from prequential.errors import FileError
 
 SUFFIX = ".pq"
+RUNNABLE_SUFFIX = ".pyz"
 STDIO = "-"
 IN_MEMORY_BYTES = 2**28  # of larger files only parts are held: see `open_input`
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,16 +40,17 @@ def display(name: str) -> str:
 def default_target(source: str, *, decoding: bool) -> str:
     """Name the output after the input: ``F`` to ``F.pq`` and back; ``-`` stays ``-``.
 
-    Raises FileError when an archive to decode is not called ``*.pq``.
+    Raises FileError when an archive to decode is called neither ``*.pq`` nor ``*.pyz``.
     """
     if source == STDIO:
         return STDIO
     if not decoding:
         return source + SUFFIX
-    name = source.removesuffix(SUFFIX)
+    name = source.removesuffix(SUFFIX if source.endswith(SUFFIX) else RUNNABLE_SUFFIX)
     if name == source or not os.path.basename(name):
         raise FileError(
-            f"{display(source)}: name does not end in {SUFFIX}: name the output with -o"
+            f"{display(source)}: name does not end in {SUFFIX} or {RUNNABLE_SUFFIX}:"
+            " name the output with -o"
         )
     return name
 

@@ -136,6 +136,12 @@ class Sweep:
         """The description length of the file by the best run, the choice included."""
         return self.best.total_bits + self.selection_bits
 
+    @property
+    def regret_bits(self) -> dict[str, float]:
+        """Yardstick -> the best run's payload minus its own, in bits, at the end of the file."""
+        payload = float(self.best.report["loss_integral_bits"])
+        return {name: payload - points[-1][1] for name, points in self.baselines.items()}
+
     def to_json(self) -> str:
         """One JSON object; see docs/REPORT.md."""
         fields = dataclasses.asdict(self)
@@ -143,6 +149,7 @@ class Sweep:
             "best": self.rows.index(self.best),
             "selection_bits": self.selection_bits,
             "total_bits": self.total_bits,
+            "regret_bits": self.regret_bits,
         }
         return json.dumps(fields, ensure_ascii=False)
 

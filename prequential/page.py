@@ -8,28 +8,36 @@ from prequential import plots
 from prequential.mdl import HEADINGS, Sweep, cells, formatted
 
 _CSS = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; margin: 0; }
+:root { color-scheme: light dark; --text: #1b1f24; --quiet: #57606a; --page: #fff;
+  --line: #d8dee4; --faint: #eef1f4; --best: #eaf5ea; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e3e6e9; --quiet: #9aa4ae; --page: #141414; --line: #3b4249; --faint: #262b30;
+    --best: #1d3322; }
+  figure svg { filter: invert(.92) hue-rotate(180deg); }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+  margin: 0; }
 main { max-width: 1240px; margin: 0 auto; padding: 2.2rem 1.5rem 4rem; }
-h1 { font-size: 1.55rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 2.4rem 0 .6rem; }
-p.lead { color: #57606a; margin: 0 0 1.4rem; }
+p.lead { color: var(--quiet); margin: 0 0 1.4rem; overflow-wrap: anywhere; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; }
-.card { border: 1px solid #d8dee4; border-radius: 8px; padding: .7rem 1rem; min-width: 9rem; }
+.card { border: 1px solid var(--line); border-radius: 8px; padding: .7rem 1rem; flex: 1 1 9rem;
+  box-sizing: border-box; }
 .card b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
-.card span { color: #57606a; font-size: .85rem; }
+.card span { color: var(--quiet); font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .5rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #d8dee4; font-weight: 600; }
-td { border-bottom: 1px solid #eef1f4; }
+th { border-bottom: 2px solid var(--line); font-weight: 600; }
+td { border-bottom: 1px solid var(--faint); }
 th:first-child, td:first-child { text-align: left; }
-tr.best td { background: #eaf5ea; font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.4rem; }
+tr.best td { background: var(--best); font-weight: 600; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr));
+  gap: 1.8rem 1.4rem; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; }
-figcaption { color: #57606a; font-size: .85rem; }
-footer { margin-top: 3rem; color: #57606a; font-size: .82rem; overflow-wrap: anywhere; }
-@media (max-width: 560px) { .plots { grid-template-columns: 1fr; } }
+figcaption, p.note { color: var(--quiet); font-size: .85rem; }
+footer { margin-top: 3rem; color: var(--quiet); font-size: .82rem; overflow-wrap: anywhere; }
 """
 
 
@@ -55,6 +63,11 @@ def render(sweep: Sweep) -> str:
         f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
         for svg, caption in plots.panels_svg(sweep)
     )
+    yardsticks = "".join(
+        f"<tr><td>{escape(name)}</td><td>{points[-1][1]:,.0f}</td>"
+        f"<td>{points[-1][1] / size:.4f}</td><td>{sweep.regret_bits[name]:+,.0f}</td></tr>"
+        for name, points in sweep.baselines.items()
+    )
     versions = ", ".join(f"{k} {v}" for k, v in best.report["versions"].items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -68,8 +81,13 @@ size of an archive that decodes, plus the decoder's code.</p>
 </div>
 <h2>Runs</h2>
 <div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
-<p><small>payload, header (with frame checksums), prior and code in bytes, adding up to the total;
-bits/byte and factor of the total; final and mean loss in bits per byte of the payload.</small></p>
+<p class="note">payload, header (with frame checksums), prior and code in bytes, adding up to the
+total; bits/byte and factor of the total; final and mean loss in bits per byte of the payload.</p>
+<h2>Yardsticks</h2>
+<div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th>
+<th>regret</th></tr></thead><tbody>{yardsticks}</tbody></table></div>
+<p class="note">The same bytes by simple means; the code of none of them is counted. The regret
+is the best run's payload minus the yardstick, in bits.</p>
 <h2>Plots</h2><div class="plots">{figures}</div>
 <footer>SHA-256 {sweep.sha256}<br>{escape(versions)}<br>
 Libraries (Python, PyTorch, NumPy, numba) are named here and not counted.</footer>

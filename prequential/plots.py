@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Distinguishable for most colour-blind readers (Okabe & Ito 2008); greys for the yardsticks.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GREYS = ("#b5b5b5", "#8a8a8a", "#5f5f5f", "#333333")
+GREYS = ("#a0a0a0", "#858585", "#5f5f5f", "#333333")
 STYLES = (":", "-.", "--", "-")
 MAX_LINES = 6  # runs shown along the file; more would hide each other
 
@@ -30,7 +30,10 @@ _STYLE: Any = {
     "grid.color": "#e8e8e8",
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
-    "legend.frameon": False,
+    "legend.frameon": True,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.fancybox": False,
     "legend.fontsize": 8.5,
     "svg.hashsalt": "prequential",  # the same file every time
     "svg.fonttype": "path",
@@ -73,7 +76,7 @@ def panels_svg(sweep: Sweep) -> list[tuple[str, str]]:
         with _style():
             from matplotlib.figure import Figure
 
-            figure = Figure(figsize=(7.0, 3.9), layout="constrained")
+            figure = Figure(figsize=(5.6, 3.7), layout="constrained")
             draw(figure.add_subplot(), sweep)
             svg = _save(figure, "svg").decode()
         found.append((svg[svg.index("<svg") :], caption))
@@ -110,12 +113,12 @@ def _panels(sweep: Sweep) -> list[tuple[Any, str]]:
         (
             _cumulative,
             "Cumulative codelength: bits needed for the bytes so far. The archive of a prefix would"
-            " be about this large.",
+            " be about this large. Uniform, 8 bits a byte, may leave at the top.",
         ),
         (
             _regret,
             "Regret: the best run's bits minus a yardstick's, so far. Where it falls, the model"
-            " gains on it. (Against uniform it would dwarf the others; see the codelengths.)",
+            " gains on it. The legend has the regrets at the end; uniform may leave at the bottom.",
         ),
         (_loss, "Loss per byte along the file, each point the mean of the bytes around it."),
     ]
@@ -151,12 +154,19 @@ def _epochs(axes: Axes, sweep: Sweep) -> None:
 
 
 def _scaling(axes: Axes, sweep: Sweep) -> None:
+    from matplotlib.ticker import EngFormatter
+
     varying = next((k for k in sweep.rows[0].settings if k.startswith("model.")), "model")
     for colour, (name, rows) in zip(_cycle(), _grouped(sweep, varying).items(), strict=False):
         ordered = sorted(rows, key=lambda row: int(row.report["parameters"]))
         xs = [row.report["parameters"] for row in ordered]
         _marked(axes, xs, [row.total_bits for row in ordered], colour, name or "total")
+    sizes = sorted({int(row.report["parameters"]) for row in sweep.rows})
     axes.set_xscale("log")
+    if len(sizes) <= MAX_LINES:
+        axes.set_xticks(sizes)
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
     axes.set(title="Description length by size", xlabel="parameters of the transformer")
     _bits_axis(axes)
     _legend(axes)
@@ -178,12 +188,14 @@ def _cumulative(axes: Axes, sweep: Sweep) -> None:
     for colour, row in zip(_cycle(), _lines(sweep), strict=False):
         xs, ys = zip(*row.trajectory, strict=True)
         axes.plot(xs, ys, color=colour, label=row.label, linewidth=1.5)
+    ends = [points[-1][1] for name, points in sweep.baselines.items() if name != "uniform"]
+    ends += [row.trajectory[-1][1] for row in _lines(sweep)]
     axes.set(title="Cumulative codelength", xlabel="bytes coded")
-    axes.set_xlim(0, sweep.original_bytes)
-    axes.set_ylim(0)
+    axes.set_xlim(0, max(1, sweep.original_bytes))
+    axes.set_ylim(0, (1.1 + 0.05 * len(axes.lines)) * max(1.0, *ends))  # room for the legend
     _bytes_axis(axes)
     _bits_axis(axes)
-    _legend(axes)
+    axes.legend(loc="upper left")
 
 
 def _yardsticks(axes: Axes, sweep: Sweep) -> None:
@@ -193,14 +205,20 @@ def _yardsticks(axes: Axes, sweep: Sweep) -> None:
 
 
 def _regret(axes: Axes, sweep: Sweep) -> None:
-    row = sweep.best
+    from matplotlib.ticker import EngFormatter
+
+    row, bits, others = sweep.best, EngFormatter(unit="bit", places=1), [0.0]
     for colour, (name, points) in zip(_cycle(), sweep.baselines.items(), strict=False):
-        if name != "uniform":
-            ys = [_at(row.trajectory, x) - y for x, y in points]
-            axes.plot([x for x, _ in points], ys, color=colour, label=f"against {name}")
+        ys = [_at(row.trajectory, x) - y for x, y in points]
+        label = f"against {name}: {bits(ys[-1])}"
+        axes.plot([x for x, _ in points], ys, color=colour, label=label, linewidth=1.5)
+        if name != "uniform":  # which would flatten the others
+            others += ys
     axes.axhline(0, color="#333333", linewidth=0.8)
     axes.set(title=f"Regret of {row.label}", xlabel="bytes coded")
-    axes.set_xlim(0, sweep.original_bytes)
+    axes.set_xlim(0, max(1, sweep.original_bytes))
+    margin = 0.08 * max(1.0, max(others) - min(others))
+    axes.set_ylim(min(others) - margin, max(others) + margin)
     _bytes_axis(axes)
     _bits_axis(axes)
     _legend(axes)
@@ -223,7 +241,7 @@ def _loss(axes: Axes, sweep: Sweep) -> None:
         loss = [(b - a) * bins / max(1, sweep.original_bytes) for a, b in itertools.pairwise(bits)]
         axes.plot(middle, loss, color=colour, label=row.label, linewidth=1.2)
     axes.set(title="Loss along the file", xlabel="bytes coded", ylabel="bits per byte")
-    axes.set_xlim(0, sweep.original_bytes)
+    axes.set_xlim(0, max(1, sweep.original_bytes))
     axes.set_ylim(0)
     _bytes_axis(axes)
     _legend(axes)
@@ -248,3 +266,4 @@ def _bytes_axis(axes: Axes) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.locator_params(axis="x", nbins=6)

@@ -8,13 +8,16 @@ original wherever the libraries it names are installed; its size is the descript
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from typing import BinaryIO
 
 from prequential import codesize
 from prequential.errors import FileError
 
-SUFFIX = ".pyz"
+_ZIP = b"PK\x03\x04"
+# What zipfile raises on bytes that are no zip archive, or one with unusual features.
+_ZIP_ERRORS = (zipfile.BadZipFile, LookupError, EOFError, RuntimeError, ValueError, struct.error)
 
 # Modules go to a folder of their own because numba compiles from files, not from archives.
 _MAIN = """\
@@ -63,17 +66,28 @@ def write(archive: bytes, out: BinaryIO) -> int:
     return len(packed.getvalue())
 
 
+def is_runnable(file: BinaryIO) -> bool:
+    """Whether a seekable file begins as a zip archive does, not as a `.pq` archive."""
+    head = file.read(len(_ZIP))
+    file.seek(0)
+    return head == _ZIP
+
+
 def payload(name: str, file: BinaryIO) -> bytes:
-    """The `.pq` archive in a runnable one.
+    """The `.pq` archive in a runnable one, of which nothing is run.
 
     Raises:
-        FileError: not a file that `write` wrote.
+        FileError: not a file that `write` wrote, or damaged.
     """
     try:
         with zipfile.ZipFile(file) as pyz:
-            return pyz.read("data.pq")
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise FileError(f"{name}: is not a self-extracting archive of preq") from error
+            member = pyz.getinfo("data.pq")
+            # As it is stored, it cannot unpack to more than the file holds.
+            if member.compress_type == zipfile.ZIP_STORED:
+                return pyz.read(member)
+    except _ZIP_ERRORS as error:
+        raise FileError(f"{name}: is no self-extracting archive, or damaged ({error})") from error
+    raise FileError(f"{name}: is no self-extracting archive of preq: its data are packed")
 
 
 def _add(pyz: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:

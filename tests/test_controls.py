@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +83,24 @@ def test_peeking_does_not_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(DivergenceError):
         codec.decompress(cheating)
+
+
+def test_additions_are_worked_out() -> None:
+    """The loss per digit falls below what counts of the last bytes reach."""
+    path = Path(__file__).parent.parent / "examples" / "additions.py"
+    spec = importlib.util.spec_from_file_location("additions", path)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    lines = example.additions(8000, digits=1)
+    small_net = ["streams=8", "model.width=32", "model.heads=2", "model.hidden=128"]
+    quick = ["optimizer.rate=0.004", "optimizer.warmup=20"]
+    config = example.transformer(lines.shape[1], [*small_net, *quick])
+    learned, counted = example.measure(lines, config), example.counts(lines)
+    for place in example.answer(1).values():
+        last = slice(-len(lines) // 10, None)
+        assert learned[last, place].mean() < 0.3 * counted[last, place].mean()
 
 
 def test_counting_by_hand() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import csv
+import dataclasses
 import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,11 @@ import pytest
 from samples import text
 
 import prequential
-from prequential import codec, codesize, mdl
+from prequential import codec, codesize, mdl, selfextract
 from prequential.cli import main
+from prequential.curve import Curve
 from prequential.errors import ConfigError
+from prequential.report import Report
 
 SIZE = 1500
 FLAGS = ["--preset", "tiny", "--set", "ngrams.rows_log2=8", "--set", "model.input_rows_log2=8"]
@@ -57,6 +62,8 @@ def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     totals = [row["report"]["description_length_bits"] for row in sweep["rows"]]
     assert sweep["total_bits"] == min(totals) + 2
     assert totals[sweep["best"]] == min(totals)
+    payload = sweep["rows"][sweep["best"]]["report"]["loss_integral_bits"]
+    assert math.isclose(sweep["regret_bits"]["uniform"], payload - 8 * SIZE)
     table = list(csv.DictReader(io.StringIO(Path("o.csv").read_text())))
     assert [float(line["total_bits"]) for line in table] == totals
     for line in table:
@@ -154,6 +161,16 @@ def test_pages_and_plots(source: Path) -> None:
     assert Path("o.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_figure_is_documented() -> None:
+    path = Path(__file__).parent.parent / "docs" / "REPORT.md"
+    documented = set(re.findall(r"\w+", path.read_text()))
+    for record in (Report, mdl.Sweep, mdl.Row, Curve):
+        fields = {field.name for field in dataclasses.fields(record)}
+        assert fields <= documented, fields - documented
+    assert {"best", "selection_bits", "total_bits", "regret_bits"} <= documented
+    assert set(mdl.COLUMNS) <= documented
+
+
 def test_without_matplotlib(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,6 +236,49 @@ def test_self_extracting_report(source: Path, capsys: pytest.CaptureFixture[str]
     assert main(["encode", "a", *FLAGS, "--self-extracting", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["description_length_bits"] == 8 * Path("a.pyz").stat().st_size
+
+
+def test_self_extracting_is_read_without_running_it(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", "a", "-q", *FLAGS, "--self-extracting", "--verify"]) == 0
+    size = Path("a.pyz").stat().st_size
+    source.rename("original")
+    assert main(["info", "a.pyz", "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["original_bytes"] == SIZE
+    assert main(["test", "a.pyz", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["description_length_bits"] == 8 * size
+    assert report["archive_bytes"] == info["archive_bytes"]
+    assert main(["decode", "a.pyz", "-q"]) == 0
+    assert source.read_bytes() == text(SIZE)
+
+
+@pytest.mark.parametrize("what", ["cut", "flipped", "other", "packed"])
+def test_bad_self_extracting_files(
+    source: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = io.BytesIO()
+    selfextract.write(b"not an archive", out)
+    good = out.getvalue()
+    at = good.index(b"not an archive")
+    if what == "cut":
+        bad = good[:-1]
+    elif what == "flipped":
+        bad = good[:at] + b"N" + good[at + 1 :]
+    else:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("data.pq" if what == "packed" else "else", bytes(10_000))
+        bad = packed.getvalue()
+    Path("bad.pyz").write_bytes(bad)
+    for command in ("info", "test", "decode"):
+        assert main([command, "bad.pyz"]) == 1
+        assert "bad.pyz: is no self-extracting archive" in capsys.readouterr().err
+    Path("bad.pyz").write_bytes(good)
+    assert main(["info", "bad.pyz"]) == 1
+    assert not Path("bad").exists()
 
 
 def test_axes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from samples import small, text
 
 from prequential import codec, prior
+from prequential.cli import main
 from prequential.container import ArchiveReader
 from prequential.errors import ArchiveError, ConfigError, FileError
 from prequential.report import Report
@@ -67,6 +69,14 @@ def test_decoding_asks_for_it(trained: Path) -> None:
     trained.with_name("other").write_bytes(weights)
     with pytest.raises(ArchiveError, match="other is another file"):
         decode(archive, prior.load(str(trained.with_name("other"))))
+
+
+def test_info_names_it(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = prior.load(str(trained))
+    (tmp_path / "a.pq").write_bytes(encode(text(500), given)[0])
+    assert main(["info", str(tmp_path / "a.pq"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["prior"]
+    assert found == {"name": given.identity.name, "sha256": given.identity.sha256.hex()}
 
 
 def test_it_must_fit(trained: Path, tmp_path: Path) -> None:
