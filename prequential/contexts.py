@@ -53,6 +53,19 @@ class History:
         """Append one symbol to each stream: symbols (B,) uint8."""
         _push(self.bytes, self.words, self.ring, self.marks, self.met, symbols)
 
+    def push_chunk(self, chunk: np.ndarray) -> None:
+        """Append the columns of chunk (T, B) uint8."""
+        nothing = np.zeros((0, 5), np.uint8)
+        _push_chunk(*self.arrays().values(), chunk, nothing)
+
+    def recent(self, chunk: np.ndarray, out: np.ndarray) -> None:
+        """out (T * B, 5) uint8 = the last four bytes, the latest first, and the place, before each.
+
+        The history stays before the chunk (T, B).
+        """
+        past = (array.copy() for array in self.arrays().values())
+        _push_chunk(*past, chunk, out)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The whole state, by name."""
         names = "bytes words ring marks met"
@@ -212,4 +225,17 @@ def _hash_chunk(
     streams = chunk.shape[1]
     for t in range(chunk.shape[0]):
         _hash(history, words, ring, marks, kinds, sizes, out[t * streams : (t + 1) * streams])
+        _push(history, words, ring, marks, met, chunk[t])
+
+
+@jit
+def _push_chunk(
+    history: Any, words: Any, ring: Any, marks: Any, met: Any, chunk: Any, recent: Any
+) -> None:
+    streams = chunk.shape[1]
+    for t in range(chunk.shape[0]):
+        for b in range(streams if len(recent) else 0):
+            row = recent[t * streams + b]
+            row[:4] = history[b, :4]
+            row[4] = marks[b, _PLACE]
         _push(history, words, ring, marks, met, chunk[t])

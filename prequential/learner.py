@@ -74,10 +74,9 @@ class Learner:
         """Frequencies (T * B, 256) int32 of a known chunk (T, B) uint8, in one forward pass."""
         self.embeddings.locate_chunk(self.history, chunk)
         self.ngrams.locate_chunk(self.history, chunk)
-        for t, symbols in enumerate(chunk):
-            if self.memory is not None:
-                self.memory.locate(self.history, t)
-            self.history.push(symbols)
+        if self.memory is not None:
+            self.memory.locate_chunk(self.history, chunk)
+        self.history.push_chunk(chunk)
         return self._forward(0, len(chunk))
 
     def predict_column(self, column: int) -> np.ndarray:

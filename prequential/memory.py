@@ -137,6 +137,11 @@ class Memory:
         self.last[a:b, :4] = history.bytes[:, :4]
         self.last[a:b, 4] = history.places
 
+    def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
+        """`locate` for every column of a known chunk (T, B), which comes next."""
+        self.contexts.hash_chunk(history, chunk, self.hashes[: chunk.size])
+        history.recent(chunk, self.last[: chunk.size])
+
     def code(
         self,
         mode: int,

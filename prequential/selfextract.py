@@ -8,6 +8,7 @@ original wherever the libraries it names are installed; its size is the descript
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from typing import BinaryIO
@@ -67,10 +68,8 @@ def write(archive: bytes, out: BinaryIO) -> int:
 
 
 def is_runnable(file: BinaryIO) -> bool:
-    """Whether a seekable file begins as a zip archive does, not as a `.pq` archive."""
-    head = file.read(len(_ZIP))
-    file.seek(0)
-    return head == _ZIP
+    """Whether a file on the disk begins as a zip archive does, not as a `.pq` archive."""
+    return os.pread(file.fileno(), len(_ZIP), 0) == _ZIP
 
 
 def payload(name: str, file: BinaryIO) -> bytes:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prequential import bounds
-from prequential.codec import MEMORY_LIMIT_BYTES
 from prequential.config import OPERAND_MAX, Config, from_tree, load, parse_context, preset_names
+from prequential.container import Limits
 from prequential.errors import ConfigError
 
 
@@ -40,9 +40,9 @@ def test_gpu_has_tens_of_millions_of_weights_within_the_limits() -> None:
     m = config.model
     weights = m.layers * (4 * m.width + 2 * m.hidden) * m.width + (256 + m.conv - 1) * m.width
     assert 20e6 < weights < 50e6
-    assert config.streams >= 256
+    assert config.streams > 128
     bounds.check(m, config.streams, config.chunk)
-    assert config.memory_bytes() < MEMORY_LIMIT_BYTES
+    assert config.memory_bytes() < Limits.memory_bytes
     # What the int8 tensor cores take: see `numerics.matmul`.
     rows = config.streams * config.chunk
     assert rows > 16
