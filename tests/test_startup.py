@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "tiny-text.pq"
-# Processor seconds: those of the clock depend on what else runs. The peak of the resource usage is no
-# less than the parent's.
+# Processor seconds: those of the clock depend on what else runs. The peak is not getrusage's, which
+# is at least the parent's.
 MEASURED = """
 import json, resource, sys
 {code}
