@@ -299,7 +299,7 @@ def _encode(args: argparse.Namespace, source: str) -> None:
     overrides = args.overrides + ([f"epochs={args.epochs}"] if args.epochs else [])
     cfg = config.load(args.preset, args.config, overrides)
     if args.distributed:
-        return cli_team.encode(args, source, cfg)
+        return cli_team.encode(args, source, cfg, _limits(args))
     if args.self_extracting and source != STDIO:
         target = args.output or source + RUNNABLE_SUFFIX
     else:

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 from prequential.config import Config
+from prequential.container import Limits
 from prequential.errors import ConfigError
 from prequential.files import STDIO, atomic_output, check_target, default_target, open_input
 
@@ -20,9 +21,9 @@ def add_distributed(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def encode(args: argparse.Namespace, source: str, config: Config) -> None:
+def encode(args: argparse.Namespace, source: str, config: Config, limits: Limits) -> None:
     """Encode with the other ranks; the first one alone writes the archive and reports."""
-    others = ("verify", "self_extracting", "save_weights", "prior")
+    others = ("verify", "self_extracting", "save_weights", "prior", "resume")
     if given := [name for name in others if getattr(args, name)]:
         raise ConfigError(f"--distributed does not go with --{given[0].replace('_', '-')}")
     if source == STDIO:
@@ -38,6 +39,7 @@ def encode(args: argparse.Namespace, source: str, config: Config) -> None:
             seed=args.seed,
             device=args.device,
             threads=args.threads or 1,
+            limits=limits,
             transformer=partial(team.SharedTransformer, ranks),
         )
         if ranks.rank > 0:
