@@ -13,7 +13,6 @@ from prequential.config import MAX_TERMS, OPERAND_MAX, ModelConfig
 from prequential.errors import ConfigError
 
 LIMITS = {"float32": 1 << 24, "float64": 1 << 53, "int32": (1 << 31) - 1, "int64": (1 << 63) - 1}
-_SYMBOLS = 256
 _PRODUCT = OPERAND_MAX**2
 _EXP2_ONE = 1 << 15  # the largest numerator of a softmax
 
@@ -31,7 +30,9 @@ class Reduction(NamedTuple):
         return self.terms * self.largest <= LIMITS[self.dtype]
 
 
-def reductions(config: ModelConfig, streams: int, chunk: int) -> list[Reduction]:
+def reductions(
+    config: ModelConfig, streams: int, chunk: int, tokens: int
+) -> list[Reduction]:
     """What `Transformer` adds up, by the places in `model` and `numerics`."""
     keys, rows, head_width = config.window + chunk, streams * chunk, config.width // config.heads
     sums = [
@@ -47,7 +48,7 @@ def reductions(config: ModelConfig, streams: int, chunk: int) -> list[Reduction]
         Reduction("decoder's products", max(config.width, config.hidden), _PRODUCT, "int32"),
         Reduction("decoder's attention", keys, _PRODUCT, "float32"),
     ]
-    outputs = (3 * config.width, config.width, config.hidden, _SYMBOLS)
+    outputs = (3 * config.width, config.width, config.hidden, tokens)
     for name, terms in (
         ("layer's input", config.width),
         ("MLP's middle", config.hidden),
@@ -60,13 +61,13 @@ def reductions(config: ModelConfig, streams: int, chunk: int) -> list[Reduction]
     return sums
 
 
-def check(config: ModelConfig, streams: int, chunk: int) -> None:
+def check(config: ModelConfig, streams: int, chunk: int, tokens: int) -> None:
     """Refuse shapes whose sums could round.
 
     Raises:
         ConfigError: naming the sum, its terms and the limit.
     """
-    for r in reductions(config, streams, chunk):
+    for r in reductions(config, streams, chunk, tokens):
         if not r.holds():
             raise ConfigError(
                 f"config: {r.name}: {r.terms} terms of magnitude up to {r.largest} can reach"

@@ -41,9 +41,9 @@ class SymbolCoder(Protocol):
         buffer: np.ndarray,
         position: int,
     ) -> tuple[int, float]:
-        """Encode, decode in place, or measure symbols (n,) uint8, in time-major order.
+        """Encode, decode in place, or measure symbols (n,), in time-major order.
 
-        They start at the chunk's column `first`; frequencies (n, 256) int32. state holds the
+        They start at the chunk's column `first`; frequencies (n, V) int32. state holds the
         interval (2,) uint64, position counts the bytes of buffer used. Returns the new position
         and the codelength in bits.
         """
@@ -59,11 +59,11 @@ class Predictor(Protocol):
         ...
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
-        """Frequencies (T * B, 256) int32 of a known chunk (T, B), all columns at once."""
+        """Frequencies (T * B, V) int32 of a known chunk (T, B), all columns at once."""
         ...
 
     def predict_column(self, column: int) -> np.ndarray:
-        """Frequencies (B, 256) int32 of one column, after the columns before it."""
+        """Frequencies (B, V) int32 of one column, after the columns before it."""
         ...
 
     def observe(self, symbols: np.ndarray) -> None:

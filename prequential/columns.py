@@ -45,7 +45,7 @@ class Columns:
             kernels.to_int16(linear.weight.quantised.numpy(), self._small[id(linear)])
 
     def forward(self, rows: np.ndarray, column: int) -> np.ndarray:
-        """Logits (B, 256) of one column from its input rows (B, D), valid until the next call."""
+        """Logits (B, V) of one column from its input rows (B, D), valid until the next call."""
         model, B = self.model, self.model.B
         a = column * B
         into = (

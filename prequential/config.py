@@ -25,9 +25,10 @@ OPERAND_MAX = 127
 # A product of two operands, summed this often, stays below 2^24 and is exact in float32.
 MAX_TERMS = (1 << 24) // (OPERAND_MAX * OPERAND_MAX)  # 1040
 
-# How far back a context may reach: bytes, and words (the current one and three before it).
+# How far back a context may reach: bytes, words (the current one and three before it), tokens.
 HISTORY_BYTES = 32
 HISTORY_WORDS = 4
+HISTORY_TOKENS = 4
 # Each kind of context by its letter, in the order of its number in `contexts`, and its sizes.
 _CONTEXT_SIZES = {
     "o": (0, HISTORY_BYTES),
@@ -38,6 +39,7 @@ _CONTEXT_SIZES = {
     "c": (0, HISTORY_BYTES),
     "r": (0, HISTORY_BYTES),
     "d": (1, HISTORY_BYTES // 2),
+    "t": (1, HISTORY_TOKENS),
 }
 _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)}
 

@@ -7,6 +7,9 @@ i0   the first byte of the line and the current word; i1: and one whole word bef
 c0   the byte above, in the line before, and the column; c2: the byte above and the last 2
 r0   the byte one record back and the place in the record; r2: that byte and the last 2
 d3   the bytes 3 and 6 back
+t2   the last 2 tokens
+
+All but the last are made of bytes, whatever the tokens are; a context stands between two tokens.
 
 A record's length is not told, it is noticed: the distance at which bytes keep coming back.
 """
@@ -18,7 +21,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from prequential.config import HISTORY_BYTES, HISTORY_WORDS, parse_context
+from prequential.config import HISTORY_BYTES, HISTORY_TOKENS, HISTORY_WORDS, parse_context
+from prequential.vocabulary import BYTES, Vocabulary
 
 _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _START = np.uint64(0x9E3779B97F4A7C15)
@@ -36,50 +40,50 @@ _NEWLINE = 10
 _END, _LINE, _LINE_BEFORE, _FIRST, _RECORD, _CANDIDATE, _MET, _PLACE = range(8)
 _SHORT_RECORD = 32
 
+# bytes, words, ring, marks, met and tokens of a `History`.
+State = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
 jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 class History:
-    """The last bytes and words of B streams, and where their lines and records are."""
+    """The last bytes, words and tokens of B streams, and where their lines and records are."""
 
-    def __init__(self, streams: int) -> None:
+    def __init__(self, streams: int, vocabulary: Vocabulary = BYTES) -> None:
         self.bytes = np.zeros((streams, HISTORY_BYTES), np.uint8)  # most recent first
         self.words = np.zeros((streams, HISTORY_WORDS), np.uint64)  # hashes, the current word first
         self.ring = np.zeros((streams, _RING), np.uint8)
         self.marks = np.zeros((streams, 8), np.int64)
         self.met = np.zeros((streams, 256, 2), np.int64)  # of each byte: last position, distance
+        self.tokens = np.zeros((streams, HISTORY_TOKENS), np.int64)  # most recent first
+        self.pieces = vocabulary.offsets, vocabulary.bytes
 
     def push(self, symbols: np.ndarray) -> None:
-        """Append one symbol to each stream: symbols (B,) uint8."""
-        _push(self.bytes, self.words, self.ring, self.marks, self.met, symbols)
+        """Append one token to each stream: symbols (B,)."""
+        _push_column(self.state(), self.pieces, symbols)
 
     def push_chunk(self, chunk: np.ndarray) -> None:
-        """Append the columns of chunk (T, B) uint8."""
-        nothing = np.zeros((0, 5), np.uint8)
-        _push_chunk(*self.arrays().values(), chunk, nothing)
+        """Append the columns of chunk (T, B)."""
+        _push_chunk(self.state(), self.pieces, chunk)
 
-    def recent(self, chunk: np.ndarray, out: np.ndarray) -> None:
-        """out (T * B, 5) uint8 = the last four bytes, the latest first, and the place, before each.
-
-        The history stays before the chunk (T, B).
-        """
-        past = (array.copy() for array in self.arrays().values())
-        _push_chunk(*past, chunk, out)
+    def state(self) -> State:
+        """The arrays, as the loops take them."""
+        return self.bytes, self.words, self.ring, self.marks, self.met, self.tokens
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The whole state, by name."""
-        names = "bytes words ring marks met"
+        names = "bytes words ring marks met tokens"
         return {f"history.{name}": getattr(self, name) for name in names.split()}
 
-    @property
-    def places(self) -> np.ndarray:
-        """(B,) int64 below 256: the place in a short record, else in the line."""
-        places: np.ndarray = self.marks[:, _PLACE]
-        return places
+    def last_tokens(self, chunk: np.ndarray) -> np.ndarray:
+        """The token (T * B,) before each of chunk (T, B), which comes next."""
+        return np.concatenate((self.tokens[:, 0], chunk[:-1].reshape(-1)))
 
-    def last(self, chunk: np.ndarray) -> np.ndarray:
+    def last_bytes(self, chunk: np.ndarray) -> np.ndarray:
         """The byte (T * B,) before each of chunk (T, B), which comes next."""
-        return np.concatenate((self.bytes[:, 0], chunk[:-1].reshape(-1)))
+        offsets, pieces = self.pieces
+        before = pieces[offsets[chunk[:-1].reshape(-1).astype(np.int64) + 1] - 1]
+        return np.concatenate((self.bytes[:, 0], before))
 
 
 class Contexts:
@@ -92,32 +96,50 @@ class Contexts:
 
     def hash(self, history: History, out: np.ndarray) -> None:
         """out (B, C) uint64 = the hash of each context at each stream's next position."""
-        h = history
-        _hash(h.bytes, h.words, h.ring, h.marks, self.kinds, self.sizes, out)
+        _hash_column(history.state(), self.kinds, self.sizes, out)
 
     def hash_chunk(self, history: History, chunk: np.ndarray, out: np.ndarray) -> None:
         """out (T * B, C) = `hash` before every column of chunk (T, B); the history stays."""
-        past = (array.copy() for array in history.arrays().values())
-        _hash_chunk(*past, chunk, self.kinds, self.sizes, out)
+        past = tuple(array.copy() for array in history.state())
+        _hash_chunk(past, history.pieces, chunk, self.kinds, self.sizes, out)
 
 
 @jit
-def _push(history: Any, words: Any, ring: Any, marks: Any, met: Any, symbols: Any) -> None:
+def push_byte(state: Any, b: Any, c: Any) -> None:
+    """Append a byte to stream b."""
+    history, words, ring, marks, met, _ = state
+    for k in range(history.shape[1] - 1, 0, -1):
+        history[b, k] = history[b, k - 1]
+    history[b, 0] = c
+    ring[b, marks[b, _END] & (_RING - 1)] = c
+    _mark(marks[b], met[b, c], c)
+    if 65 <= c <= 90:  # letters count as lower case
+        c += np.uint8(32)
+    if 97 <= c <= 122 or c >= 128:
+        words[b, 0] = _mix(words[b, 0], c)
+    elif words[b, 0] != 0:
+        for k in range(words.shape[1] - 1, 0, -1):
+            words[b, k] = words[b, k - 1]
+        words[b, 0] = 0
+
+
+@jit
+def push_token(state: Any, b: Any, token: Any) -> None:
+    """Append a token to stream b, whose bytes have been pushed."""
+    tokens = state[5]
+    for k in range(tokens.shape[1] - 1, 0, -1):
+        tokens[b, k] = tokens[b, k - 1]
+    tokens[b, 0] = token
+
+
+@jit
+def _push_column(state: Any, pieces: Any, symbols: Any) -> None:
+    offsets, letters = pieces
     for b in range(len(symbols)):
-        for k in range(history.shape[1] - 1, 0, -1):
-            history[b, k] = history[b, k - 1]
-        c = symbols[b]
-        history[b, 0] = c
-        ring[b, marks[b, _END] & (_RING - 1)] = c
-        _mark(marks[b], met[b, c], c)
-        if 65 <= c <= 90:  # letters count as lower case
-            c += np.uint8(32)
-        if 97 <= c <= 122 or c >= 128:
-            words[b, 0] = _mix(words[b, 0], c)
-        elif words[b, 0] != 0:
-            for k in range(words.shape[1] - 1, 0, -1):
-                words[b, k] = words[b, k - 1]
-            words[b, 0] = 0
+        s = np.int64(symbols[b])
+        for at in range(offsets[s], offsets[s + 1]):
+            push_byte(state, b, letters[at])
+        push_token(state, b, s)
 
 
 @jit
@@ -161,81 +183,78 @@ def _mix_word(h: Any, word: Any) -> Any:
 
 
 @jit
-def _hash(
-    history: Any, words: Any, ring: Any, marks: Any, kinds: Any, sizes: Any, out: Any
-) -> None:
-    for b in range(history.shape[0]):
-        end = marks[b, _END]
-        column = end - marks[b, _LINE]
-        up = marks[b, _LINE_BEFORE] + column
-        above = np.uint8(0)
-        if up < marks[b, _LINE] and end - up < _RING:
-            above = ring[b, up & (_RING - 1)]
-        record = marks[b, _RECORD]
-        back = ring[b, (end - record) & (_RING - 1)]
-        for c in range(len(kinds)):
-            kind, size = kinds[c], sizes[c]
-            h = _START * np.uint64(c + 1)
-            if kind == 0:  # o
-                for k in range(size):
-                    h = _mix(h, history[b, k])
-            elif kind == 1:  # w
-                for k in range(size + 1):
-                    h = _mix_word(h, words[b, k])
-            elif kind == 2:  # s
-                for k in range(1, size):
-                    h = _mix(h, history[b, k])
-            elif kind == 3:  # v
-                h = _mix_word(_mix_word(h, words[b, 0]), words[b, size])
-            elif kind == 4:  # i
-                h = _mix(h, marks[b, _FIRST])
-                for k in range(size + 1):
-                    h = _mix_word(h, words[b, k])
-            elif kind == 5:  # c
-                h = _mix(h, above)
-                for k in range(size):
-                    h = _mix(h, history[b, k])
-                if size == 0:
-                    h = _mix(h, min(column, 255))
-            elif kind == 6:  # r
-                h = _mix(h, back)
-                for k in range(size):
-                    h = _mix(h, history[b, k])
-                if size == 0:
-                    h = _mix(_mix(h, record), end % max(record, 1))
-            else:  # d
-                h = _mix(_mix(h, history[b, size - 1]), history[b, 2 * size - 1])
-            if (kind == 1 or kind == 3 or kind == 4) and words[b, 0] == 0:
-                h = _mix(h, history[b, 0])  # between words, the last byte says where
-            out[b, c] = h
+def _push_chunk(state: Any, pieces: Any, chunk: Any) -> None:
+    for t in range(chunk.shape[0]):
+        _push_column(state, pieces, chunk[t])
 
 
 @jit
-def _hash_chunk(
-    history: Any,
-    words: Any,
-    ring: Any,
-    marks: Any,
-    met: Any,
-    chunk: Any,
-    kinds: Any,
-    sizes: Any,
-    out: Any,
-) -> None:
-    streams = chunk.shape[1]
-    for t in range(chunk.shape[0]):
-        _hash(history, words, ring, marks, kinds, sizes, out[t * streams : (t + 1) * streams])
-        _push(history, words, ring, marks, met, chunk[t])
+def hash_stream(state: Any, b: Any, kinds: Any, sizes: Any, out: Any) -> None:
+    """out (C,) uint64 = the hash of each context at the next position of stream b."""
+    history, words, ring, marks, _, tokens = state
+    end = marks[b, _END]
+    column = end - marks[b, _LINE]
+    up = marks[b, _LINE_BEFORE] + column
+    above = np.uint8(0)
+    if up < marks[b, _LINE] and end - up < _RING:
+        above = ring[b, up & (_RING - 1)]
+    record = marks[b, _RECORD]
+    back = ring[b, (end - record) & (_RING - 1)]
+    for c in range(len(kinds)):
+        kind, size = kinds[c], sizes[c]
+        h = _START * np.uint64(c + 1)
+        if kind == 0:  # o
+            for k in range(size):
+                h = _mix(h, history[b, k])
+        elif kind == 1:  # w
+            for k in range(size + 1):
+                h = _mix_word(h, words[b, k])
+        elif kind == 2:  # s
+            for k in range(1, size):
+                h = _mix(h, history[b, k])
+        elif kind == 3:  # v
+            h = _mix_word(_mix_word(h, words[b, 0]), words[b, size])
+        elif kind == 4:  # i
+            h = _mix(h, marks[b, _FIRST])
+            for k in range(size + 1):
+                h = _mix_word(h, words[b, k])
+        elif kind == 5:  # c
+            h = _mix(h, above)
+            for k in range(size):
+                h = _mix(h, history[b, k])
+            if size == 0:
+                h = _mix(h, min(column, 255))
+        elif kind == 6:  # r
+            h = _mix(h, back)
+            for k in range(size):
+                h = _mix(h, history[b, k])
+            if size == 0:
+                h = _mix(_mix(h, record), end % max(record, 1))
+        elif kind == 7:  # d
+            h = _mix(_mix(h, history[b, size - 1]), history[b, 2 * size - 1])
+        else:  # t
+            for k in range(size):
+                h = _mix(h, tokens[b, k])
+        if (kind == 1 or kind == 3 or kind == 4) and words[b, 0] == 0:
+            h = _mix(h, history[b, 0])  # between words, the last byte says where
+        out[c] = h
 
 
 @jit
-def _push_chunk(
-    history: Any, words: Any, ring: Any, marks: Any, met: Any, chunk: Any, recent: Any
-) -> None:
+def place(state: Any, b: Any) -> Any:
+    """Where stream b stands, below 256: the place in a short record, else in the line."""
+    return state[3][b, _PLACE]
+
+
+@jit
+def _hash_column(state: Any, kinds: Any, sizes: Any, out: Any) -> None:
+    for b in range(out.shape[0]):
+        hash_stream(state, b, kinds, sizes, out[b])
+
+
+@jit
+def _hash_chunk(past: Any, pieces: Any, chunk: Any, kinds: Any, sizes: Any, out: Any) -> None:
     streams = chunk.shape[1]
     for t in range(chunk.shape[0]):
-        for b in range(streams if len(recent) else 0):
-            row = recent[t * streams + b]
-            row[:4] = history[b, :4]
-            row[4] = marks[b, _PLACE]
-        _push(history, words, ring, marks, met, chunk[t])
+        _hash_column(past, kinds, sizes, out[t * streams : (t + 1) * streams])
+        _push_column(past, pieces, chunk[t])

@@ -1,4 +1,4 @@
-"""Input embeddings: one row for the last byte plus rows of hashed contexts, summed.
+"""Input embeddings: one row for the last token plus rows of hashed contexts, summed.
 
 Sparse, so they live on the host: rows are read and updated in coding order by one loop, which
 makes every float operation's place fixed. Updates are Adagrad (Duchi et al. 2011), per element.
@@ -24,14 +24,17 @@ jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 class Embeddings:
     """Tables of `width` float32 numbers a row, and the rows that a chunk used."""
 
-    def __init__(self, config: ModelConfig, streams: int, columns: int, seed: int) -> None:
+    def __init__(
+        self, config: ModelConfig, streams: int, columns: int, seed: int, tokens: int
+    ) -> None:
         self.contexts = Contexts(config.inputs)
         self.rate = np.float32(config.input_rate)
         self.shift = np.uint64(64 - config.input_rows_log2)
         count = len(config.inputs)
-        shape = (256 + (count << config.input_rows_log2), config.width)
+        self.tokens = tokens
+        shape = (tokens + (count << config.input_rows_log2), config.width)
         self.table = np.zeros(shape, np.float32)
-        self.table[:256] = uniform((256, config.width), 1.0, seed, _SEED_INDEX).numpy()
+        self.table[:tokens] = uniform((tokens, config.width), 1.0, seed, _SEED_INDEX).numpy()
         self.squares = np.zeros(shape, np.float32)
         self.hashes = np.zeros((columns * streams, count), np.uint64)
         self.rows = np.zeros((columns, streams, 1 + count), np.int64)
@@ -40,14 +43,14 @@ class Embeddings:
         """Remember the rows for a column's symbols, from the past alone."""
         hashes = self.hashes[: len(history.bytes)]
         self.contexts.hash(history, hashes)
-        _locate(hashes, history.bytes[:, 0], self.shift, self.rows[column])
+        _locate(hashes, history.tokens[:, 0], self.shift, self.tokens, self.rows[column])
 
     def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
         """`locate` for every column of a known chunk (T, B), which comes next."""
         hashes = self.hashes[: chunk.size]
         self.contexts.hash_chunk(history, chunk, hashes)
         rows = self.rows.reshape(-1, self.rows.shape[2])[: chunk.size]
-        _locate(hashes, history.last(chunk), self.shift, rows)
+        _locate(hashes, history.last_tokens(chunk), self.shift, self.tokens, rows)
 
     def gather(self, first: int, end: int) -> np.ndarray:
         """Summed embeddings (n, D) float32 of columns first..end, time-major."""
@@ -67,12 +70,12 @@ class Embeddings:
 
 
 @jit
-def _locate(hashes: Any, last: Any, shift: Any, rows: Any) -> None:
+def _locate(hashes: Any, last: Any, shift: Any, tokens: Any, rows: Any) -> None:
     for b in range(rows.shape[0]):
         rows[b, 0] = last[b]
         for c in range(hashes.shape[1]):
             row = np.int64(hashes[b, c] >> shift)
-            rows[b, c + 1] = 256 + (np.int64(c) << np.int64(np.uint64(64) - shift)) + row
+            rows[b, c + 1] = tokens + (np.int64(c) << np.int64(np.uint64(64) - shift)) + row
 
 
 @jit

@@ -20,10 +20,11 @@ from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
 from prequential.memory import Memory
-from prequential.model import SYMBOLS, Transformer
+from prequential.model import Transformer
 from prequential.ngrams import Ngrams
 from prequential.optimizer import Optimizer, Weight
 from prequential.replay import Draw, Past
+from prequential.vocabulary import BYTES, Vocabulary
 
 
 class Learner:
@@ -37,6 +38,7 @@ class Learner:
         threads: int = 1,
         past: Past | None = None,
         transformer: Callable[..., Transformer] = Transformer,
+        vocabulary: Vocabulary = BYTES,
     ) -> None:
         """config is resolved: see `Config.resolve`. Threads and device do not change a bit.
 
@@ -45,17 +47,18 @@ class Learner:
         """
         B, T = config.streams, config.chunk
         self.B, self.device = B, torch.device(device)
-        self.history = History(B)
-        self.embeddings = Embeddings(config.model, B, T, seed)
-        self.model = transformer(config.model, B, T, seed, device)
+        V = len(vocabulary.pieces)
+        self.history = History(B, vocabulary)
+        self.embeddings = Embeddings(config.model, B, T, seed, V)
+        self.model = transformer(config.model, B, T, seed, device, V)
         # Elsewhere than in this process, on the CPU, a column is a chunk of one column.
         here = transformer is Transformer and self.device.type == "cpu"
         self.columns = Columns(self.model) if here else None
-        self.ngrams = Ngrams(config.ngrams, B, T)
-        self.memory = Memory(config.memory, B, T) if config.memory.kind != "none" else None
+        self.ngrams = Ngrams(config.ngrams, B, T, V)
+        self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         self.optimizer = Optimizer(config.optimizer)
-        self.frequencies = np.zeros((T * B, SYMBOLS), np.int32)
+        self.frequencies = np.zeros((T * B, V), np.int32)
         # By default a thread's products would be split over threads of their own, busily waiting.
         self._pool = (
             ThreadPoolExecutor(threads - 1, initializer=torch.set_num_threads, initargs=(1,))
@@ -71,16 +74,14 @@ class Learner:
         self._reach = -(-max(config.model.window, HISTORY_BYTES) // T)
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
-        """Frequencies (T * B, 256) int32 of a known chunk (T, B) uint8, in one forward pass."""
+        """Frequencies (T * B, V) int32 of a known chunk (T, B), in one forward pass."""
         self.embeddings.locate_chunk(self.history, chunk)
         self.ngrams.locate_chunk(self.history, chunk)
-        if self.memory is not None:
-            self.memory.locate_chunk(self.history, chunk)
         self.history.push_chunk(chunk)
         return self._forward(0, len(chunk))
 
     def predict_column(self, column: int) -> np.ndarray:
-        """Frequencies (B, 256) int32 of the next column, given the columns observed before."""
+        """Frequencies (B, V) int32 of the next column, given the columns observed before."""
         self._locate(column)
         if self.columns is None:
             return self._forward(column, column + 1)
@@ -90,7 +91,7 @@ class Learner:
         return self._frequencies(self.columns.forward(rows, column), column)
 
     def observe(self, symbols: np.ndarray) -> None:
-        """Take in a decoded column (B,) uint8."""
+        """Take in a decoded column (B,)."""
         self.history.push(symbols)
 
     def learn(self, chunk: np.ndarray, count: int) -> None:
@@ -149,8 +150,8 @@ class Learner:
         return sha.digest()
 
     def _gradient(self, chunk: np.ndarray, count: int) -> np.ndarray:
-        """p - y (T * B, 256) float32, exact: frequencies are below 2^24."""
-        dlogits = np.empty((chunk.size, SYMBOLS), np.float32)
+        """p - y (T * B, V) float32, exact: frequencies are below 2^24."""
+        dlogits = np.empty((chunk.size, self.frequencies.shape[1]), np.float32)
         kernels.gradient(self.frequencies, chunk.reshape(-1), count, TOTAL_BITS, dlogits)
         return dlogits
 
@@ -181,15 +182,13 @@ class Learner:
     def _locate(self, column: int) -> None:
         self.embeddings.locate(self.history, column)
         self.ngrams.locate(self.history, column)
-        if self.memory is not None:
-            self.memory.locate(self.history, column)
 
     def _forward(self, first: int, end: int) -> np.ndarray:
         rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)
         return self._frequencies(self.model.forward(rows, first).cpu().numpy(), first)
 
     def _frequencies(self, logits: np.ndarray, first: int) -> np.ndarray:
-        """Frequencies (n, 256) int32 of the transformer's logits (n, 256) and the tables'."""
+        """Frequencies (n, V) int32 of the transformer's logits (n, V) and the tables'."""
         self.ngrams.add_logits(logits, first)
         frequencies = self.frequencies[first * self.B :][: len(logits)]
         kernels.frequencies(logits, TOTAL_BITS, frequencies)

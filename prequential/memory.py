@@ -1,8 +1,10 @@
 """The past-only memory: counts of what followed each context, mixed anew after every bit.
 
-A byte is eight binary decisions, most significant bit first. For each decision every context holds
+A token is coded byte by byte along the pieces of the vocabulary that begin with what is coded of it:
+whether it goes on, where a piece ends that longer ones begin with, then the next byte's eight bits,
+most significant first. What leaves no choice is not coded. For each decision every context holds
 a probability and a count, found by hashing the context with the bits so far; a match model follows
-the longest repeat; the learner's distribution over bytes joins as one more expert. Their logits
+the longest repeat; the learner's distribution over tokens joins as one more expert. Their logits
 (in units of 1/256 nat) are weighed by several sets of weights, each chosen by a small context, the
 sets' outputs by two more, and the result is corrected by two adaptive maps. Everything learns from
 the bit just coded, in coding order, and is shared by all streams.
@@ -21,7 +23,8 @@ import numpy as np
 
 from prequential.coder import DECODE, ENCODE, follow, narrow
 from prequential.config import MemoryConfig
-from prequential.contexts import Contexts, History
+from prequential.contexts import Contexts, History, hash_stream, place, push_byte, push_token
+from prequential.vocabulary import Vocabulary
 
 jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
@@ -97,50 +100,40 @@ _FINAL_USES = 8192
 
 
 class Memory:
-    """The tables, and what the current chunk looks up in them."""
+    """The tables, and the bytes so far of all streams."""
 
-    def __init__(self, config: MemoryConfig, streams: int, columns: int) -> None:
+    def __init__(self, config: MemoryConfig, streams: int, vocabulary: Vocabulary) -> None:
         self.config = config
         self.contexts = Contexts(config.contexts)
+        self.history = History(streams, vocabulary)
         count = len(config.contexts)
+        # Bits of a byte, and where pieces may end: the latter have tables of their own.
+        kinds = 1 if max(vocabulary.lengths) == 1 else 2
         self.buckets_log2 = config.buckets_log2
         # Per context, buckets of 16 words: a check, then a node for each of 15 bit prefixes of a
-        # nibble. A node holds a 22-bit probability and a 10-bit count.
+        # nibble. A node holds an 18-bit probability, a 7-bit history and a 7-bit count.
         self.nodes = np.zeros((count, 16 << config.buckets_log2), np.uint32)
+        self.ends = np.full((count, (kinds - 1) << config.buckets_log2), _UNSEEN, np.uint32)
         self.direct = np.full(1 << 16, _UNSEEN, np.uint32)  # order 1, not hashed
         middle = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
-        self.maps = np.tile(middle, (count + 1, _CONFIDENCES, 1)).astype(np.int32)
-        self.indirect = np.tile(_indirect_start(), (count + 1, 1, 1, 1))
+        self.maps = np.tile(middle, (kinds, count + 1, _CONFIDENCES, 1)).astype(np.int32)
+        self.indirect = np.tile(_indirect_start(), (kinds, count + 1, 1, 1, 1))
         # Two inputs a context, two of order 1, two of the match, two of the expert, a constant.
         inputs = 2 * count + 7
         rows = int(_SIZES.sum())
-        self.weights = np.full((rows, inputs), 65536 * 2 // 9, np.int32)
-        self.uses = np.zeros(rows, np.int64)
-        self.final = np.full((2048 + 1024, SETS), 65536 // SETS, np.int32)
-        self.corrections = np.tile(middle, (1024 + 65536, 1)).astype(np.int32)
+        self.weights = np.full((kinds, rows, inputs), 65536 * 2 // 9, np.int32)
+        self.uses = np.zeros((kinds, rows), np.int64)
+        self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
+        self.corrections = np.tile(middle, (kinds, 1024 + 65536, 1)).astype(np.int32)
         # The match model: the past of every stream, and where 6-byte contexts last occurred.
         self.window_log2 = config.window_log2
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
+        self.starts = np.zeros((streams, (kinds - 1) << config.window_log2), np.uint8)  # of tokens
         self.position = np.zeros(streams, np.int64)
         self.where = np.full((2, 1 << min(22, config.window_log2 + 2)), -1, np.int64)
         self.pointer = np.zeros((streams, 4), np.int64)  # stream, position, length, misses
-        self.match_maps = np.full((2, 64), 49152, np.int32)
+        self.match_maps = np.full((kinds, 2, 64), 49152, np.int32)
         self.streams = streams
-        tokens = streams * columns
-        self.hashes = np.zeros((tokens, count), np.uint64)
-        self.last = np.zeros((tokens, 5), np.uint8)  # four bytes, the latest first, and the place
-
-    def locate(self, history: History, column: int) -> None:
-        """Remember the contexts of a column's symbols, from the past alone."""
-        a, b = column * self.streams, (column + 1) * self.streams
-        self.contexts.hash(history, self.hashes[a:b])
-        self.last[a:b, :4] = history.bytes[:, :4]
-        self.last[a:b, 4] = history.places
-
-    def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
-        """`locate` for every column of a known chunk (T, B), which comes next."""
-        self.contexts.hash_chunk(history, chunk, self.hashes[: chunk.size])
-        history.recent(chunk, self.last[: chunk.size])
 
     def code(
         self,
@@ -153,16 +146,16 @@ class Memory:
         position: int,
     ) -> tuple[int, float]:
         """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's."""
-        a = first * self.streams
         c = self.config
         result: tuple[int, float] = _code(
             mode,
             symbols,
             frequencies,
-            self.hashes[a : a + len(symbols)],
-            self.last[a : a + len(symbols)],
-            self.streams,
+            self.history.state(),
+            self.history.pieces,
+            (self.contexts.kinds, self.contexts.sizes),
             self.nodes,
+            self.ends,
             self.buckets_log2,
             self.direct,
             self.maps,
@@ -172,6 +165,7 @@ class Memory:
             self.final,
             self.corrections,
             self.past,
+            self.starts,
             self.position,
             self.where,
             self.pointer,
@@ -187,10 +181,11 @@ class Memory:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
         names = (
-            "nodes direct maps indirect weights uses final corrections"
-            " past position where pointer match_maps"
+            "nodes ends direct maps indirect weights uses final corrections"
+            " past starts position where pointer match_maps"
         )
-        return {f"memory.{name}": getattr(self, name) for name in names.split()}
+        arrays = {name: getattr(self, name) for name in names.split()} | self.history.arrays()
+        return {f"memory.{name}": array for name, array in arrays.items()}
 
 
 @jit
@@ -364,7 +359,7 @@ def _is_letter(c: Any) -> Any:
 
 @jit
 def _choose_sets(
-    rows: Any, k: Any, c0: Any, last: Any, grade: Any, letters: Any, trust: Any
+    rows: Any, k: Any, c0: Any, last: Any, place: Any, grade: Any, letters: Any, trust: Any
 ) -> Any:
     """Which row of weights each set uses at bit k: by what has been coded, and who knows it."""
     seen, top, fifth = trust
@@ -374,7 +369,7 @@ def _choose_sets(
     rows[3] = np.int64(last[1]) * 8 + k
     rows[4] = ((letters * 16 + fifth) * 8 + k) & 2047
     rows[5] = (min(seen, 15) * 16 + top) * 2 + (1 if grade else 0)
-    rows[6] = np.int64(last[4]) * 8 + k
+    rows[6] = place * 8 + k
     offset = np.int64(0)
     for s in range(SETS):
         rows[s] += offset
@@ -421,14 +416,37 @@ def _code_bit(mode: Any, state: Any, buffer: Any, place: Any, known: Any, p: Any
 
 
 @jit
+def _cut(pieces: Any, low: Any, high: Any, depth: Any, byte: Any) -> Any:
+    """The first token of low..high whose byte at `depth` is at least `byte`, else high."""
+    offsets, letters = pieces
+    if len(offsets) - 1 == len(letters) == 256:  # every byte is a token
+        return (low + high) >> 1
+    while low < high:
+        middle = (low + high) >> 1
+        if letters[offsets[middle] + depth] < byte:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@jit
+def _remix(h: Any, salt: Any) -> Any:
+    h = (h ^ np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
+    h ^= h >> np.uint64(31)
+    return h * np.uint64(0xD6E8FEB86659FD93)
+
+
+@jit
 def _code(
     mode: Any,
     symbols: Any,
     frequencies: Any,
-    hashes: Any,
-    last: Any,
-    streams: Any,
+    past_state: Any,
+    pieces: Any,
+    contexts: Any,
     nodes: Any,
+    ends: Any,
     log2: Any,
     direct: Any,
     maps: Any,
@@ -438,6 +456,7 @@ def _code(
     final: Any,
     corrections: Any,
     past: Any,
+    starts: Any,
     position: Any,
     where: Any,
     pointer: Any,
@@ -446,12 +465,16 @@ def _code(
     mixer_rate: Any,
     state: Any,
     buffer: Any,
-    place: Any,
+    place_: Any,
 ) -> Any:
-    C = hashes.shape[1]
+    offsets = pieces[0]
+    V = len(offsets) - 1
+    C = len(contexts[0])
+    streams = len(position)
     inputs = 2 * C + 7
     bits = 0.0
-    tree = np.empty(512, np.int64)
+    below = np.empty(V + 1, np.int64)  # frequencies of all tokens before each
+    hashes = np.empty(C, np.uint64)
     bases = np.empty(C, np.int64)
     node = np.empty(C + 1, np.int64)
     near = np.empty(C + 1, np.int64)
@@ -463,96 +486,142 @@ def _code(
     window = past.shape[1] - 1
     for i in range(len(symbols)):
         b = i % streams
-        for s in range(256):
-            tree[256 + s] = frequencies[i, s]
-        for s in range(255, 0, -1):
-            tree[s] = tree[2 * s] + tree[2 * s + 1]
-        c1, c2 = np.int64(last[i, 0]), np.int64(last[i, 1])
-        length = pointer[b, 2]
-        expected = np.int64(0)
-        if length > 0:
-            expected = np.int64(past[pointer[b, 0], pointer[b, 1] & window]) | 256
-        misses = min(pointer[b, 3], 31) // 16
-        letters = np.int64(0)
-        for k in range(4):
-            letters = letters * 2 + _is_letter(np.int64(last[i, k]))
-        rate = _FINAL_RATE + _FINAL_BOOST // (_FINAL_USES + position[b])
-        c0 = np.int64(1)
+        last = past_state[0][b]
+        total = np.int64(0)
+        for s in range(V):
+            below[s] = total
+            total += frequencies[i, s]
+        below[V] = total
         known = np.int64(symbols[i])
-        for k in range(8):
-            if k == 0 or k == 4:
-                for c in range(C):
-                    h = hashes[i, c]
-                    if k == 4:
-                        h = (h ^ np.uint64(c0)) * np.uint64(0x9E3779B97F4A7C15)
-                        h ^= h >> np.uint64(31)
-                        h *= np.uint64(0xD6E8FEB86659FD93)
-                    bases[c] = _bucket(nodes[c], h, log2)
-            nibble = c0 if k < 4 else (c0 & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
-            for c in range(C):
-                node[c] = bases[c] + nibble
-            node[C] = (c1 << 8) | c0
-            _context_inputs(nodes, direct, maps, indirect, node, near, stage, x)
-            e = 2 * C + 2
-            matched = length > 0 and (expected >> (8 - k)) == c0
-            bucket = _match_bucket(length) + 32 * misses
-            predicted = (expected >> (7 - k)) & 1
-            x[e] = 0
-            x[e + 1] = 0
-            if matched:
-                p = np.int64(match_maps[0 if length < 400 else 1, bucket])
-                sign = 1 if predicted else -1
-                x[e] = sign * _stretch(p)
-                x[e + 1] = sign * ((p - _HALF) >> 4)
-            p = (tree[2 * c0 + 1] << 16) // tree[c0]
-            x[e + 2] = _stretch(min(max(p, 1), 65535))
-            x[e + 3] = (p - _HALF) >> 5
-            x[e + 4] = 256
-            # Mix.
-            grade = 1 + min(_match_bucket(length), 29) // 2 if matched else 0
-            trust = _trust(stage)
-            _choose_sets(rows, k, c0, last[i], grade, letters, trust)
-            for s in range(SETS):
-                outs[s] = _dot(weights[rows[s]], x)
-                ps[s] = _squash(outs[s])
-            f1 = final[(grade * 128 + letters * 8 + k) & 2047]
-            f2 = final[2048 + c0 * 4 + min(trust[0] * 4 // (C + 1), 3)]
-            mixed1 = _dot(f1, outs)
-            mixed2 = _dot(f2, outs)
-            mixed = (mixed1 + mixed2) >> 1
-            p = _squash(mixed)
-            # Correct.
-            first = corrections[c0 | (256 * min(grade, 3))]
-            h = ((c1 * 256 + c2) * 40503 + c0 * 30011) & 0xFFFF
-            second = corrections[1024 + h]
-            p1, near1 = _interpolate(first, mixed)
-            p2, near2 = _interpolate(second, mixed)
-            p_final = (p + p1 + 2 * p2 + 2) >> 2
-            p_final = min(max(p_final, 8), 65528)
-            bit, place = _code_bit(mode, state, buffer, place, (known >> (7 - k)) & 1, p_final)
-            bits += 16.0 - np.log2(np.float64(p_final if bit else 65536 - p_final))
-            # Learn.
-            target = bit * 65535
-            error1 = (target - _squash(mixed1)) * rate
-            error2 = (target - _squash(mixed2)) * rate
-            for s in range(SETS):
-                row = rows[s]
-                boost = _ROW_BOOST // (_ROW_USES + uses[row])
-                uses[row] += 1
-                step = np.int32(((target - ps[s]) * (mixer_rate * 1024 + boost)) >> 14)
-                w = weights[row]
-                for j in range(inputs):
-                    w[j] += np.int32((x[j] * step + 8192) >> 14)
-                f1[s] += np.int32((outs[s] * error1 + (1 << 24)) >> 25)
-                f2[s] += np.int32((outs[s] * error2 + (1 << 23)) >> 24)
-            _learn_contexts(nodes, direct, maps, indirect, node, near, stage, bit, limit)
-            first[near1] += (target - first[near1]) >> 6
-            second[near2] += (target - second[near2]) >> 6
-            if matched:
-                match_map = match_maps[0 if length < 400 else 1]
-                hit = 65535 if bit == predicted else 0
-                match_map[bucket] += (hit - match_map[bucket]) >> 6
-            c0 = c0 * 2 + bit
-        symbols[i] = np.uint8(c0 & 255)
-        _follow(past, position, where, pointer, b, symbols[i])
-    return place, bits
+        low, high, depth = np.int64(0), np.int64(V), np.int64(0)  # tokens that are still possible
+        while True:
+            inside = depth > 0 and offsets[low + 1] - offsets[low] == depth
+            if inside and high - low == 1:
+                break
+            hash_stream(past_state, b, contexts[0], contexts[1], hashes)
+            c1, c2 = np.int64(last[0]), np.int64(last[1])
+            column = place(past_state, b)
+            length = pointer[b, 2]
+            expected, ending = np.int64(0), np.int64(0)
+            if length > 0:
+                expected = np.int64(past[pointer[b, 0], pointer[b, 1] & window]) | 256
+                if inside:
+                    ending = np.int64(starts[pointer[b, 0], pointer[b, 1] & window])
+            misses = min(pointer[b, 3], 31) // 16
+            letters = np.int64(0)
+            for k in range(4):
+                letters = letters * 2 + _is_letter(np.int64(last[k]))
+            rate = _FINAL_RATE + _FINAL_BOOST // (_FINAL_USES + position[b])
+            c0 = np.int64(1)
+            nibble_at = -1
+            for k in range(-1 if inside else 0, 8):
+                kind = 1 if k < 0 else 0
+                if kind:
+                    cut = low + 1
+                else:
+                    cut = _cut(pieces, low, high, depth, ((2 * c0 + 1) << (7 - k)) & 255)
+                if cut == low or cut == high:
+                    bit = np.int64(1 if cut == low else 0)
+                    low, high = (cut, high) if bit else (low, cut)
+                    c0 = 2 * c0 + bit
+                    continue
+                q = max(k, 0)
+                if kind:
+                    for c in range(C):
+                        node[c] = np.int64(_remix(hashes[c], 1) >> np.uint64(64 - log2))
+                    node[C] = c1 << 8
+                    _context_inputs(ends, direct, maps[1], indirect[1], node, near, stage, x)
+                else:
+                    if nibble_at != k // 4:
+                        nibble_at = k // 4
+                        for c in range(C):
+                            h = hashes[c]
+                            if k >= 4:
+                                h = _remix(h, c0 if k == 4 else c0 >> (k - 4))
+                            bases[c] = _bucket(nodes[c], h, log2)
+                    nibble = c0 if k < 4 else (c0 & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
+                    for c in range(C):
+                        node[c] = bases[c] + nibble
+                    node[C] = (c1 << 8) | c0
+                    _context_inputs(nodes, direct, maps[0], indirect[0], node, near, stage, x)
+                e = 2 * C + 2
+                matched = length > 0 and (kind or (expected >> (8 - k)) == c0)
+                bucket = _match_bucket(length) + 32 * misses
+                predicted = 1 - ending if kind else (expected >> (7 - k)) & 1
+                match_map = match_maps[kind, 0 if length < 400 else 1]
+                x[e] = 0
+                x[e + 1] = 0
+                if matched:
+                    p = np.int64(match_map[bucket])
+                    sign = 1 if predicted else -1
+                    x[e] = sign * _stretch(p)
+                    x[e + 1] = sign * ((p - _HALF) >> 4)
+                p = ((below[high] - below[cut]) << 16) // (below[high] - below[low])
+                x[e + 2] = _stretch(min(max(p, 1), 65535))
+                x[e + 3] = (p - _HALF) >> 5
+                x[e + 4] = 256
+                # Mix.
+                grade = 1 + min(_match_bucket(length), 29) // 2 if matched else 0
+                trust = _trust(stage)
+                _choose_sets(rows, q, c0, last, column, grade, letters, trust)
+                of_kind = weights[kind]
+                for s in range(SETS):
+                    outs[s] = _dot(of_kind[rows[s]], x)
+                    ps[s] = _squash(outs[s])
+                f1 = final[kind, (grade * 128 + letters * 8 + q) & 2047]
+                f2 = final[kind, 2048 + c0 * 4 + min(trust[0] * 4 // (C + 1), 3)]
+                mixed1 = _dot(f1, outs)
+                mixed2 = _dot(f2, outs)
+                mixed = (mixed1 + mixed2) >> 1
+                p = _squash(mixed)
+                # Correct.
+                first = corrections[kind, c0 | (256 * min(grade, 3))]
+                h = ((c1 * 256 + c2) * 40503 + c0 * 30011) & 0xFFFF
+                second = corrections[kind, 1024 + h]
+                p1, near1 = _interpolate(first, mixed)
+                p2, near2 = _interpolate(second, mixed)
+                p_final = (p + p1 + 2 * p2 + 2) >> 2
+                p_final = min(max(p_final, 8), 65528)
+                bit = np.int64(1 if known >= cut else 0)
+                bit, place_ = _code_bit(mode, state, buffer, place_, bit, p_final)
+                bits += 16.0 - np.log2(np.float64(p_final if bit else 65536 - p_final))
+                # Learn.
+                target = bit * 65535
+                error1 = (target - _squash(mixed1)) * rate
+                error2 = (target - _squash(mixed2)) * rate
+                for s in range(SETS):
+                    row = rows[s]
+                    boost = _ROW_BOOST // (_ROW_USES + uses[kind, row])
+                    uses[kind, row] += 1
+                    step = np.int32(((target - ps[s]) * (mixer_rate * 1024 + boost)) >> 14)
+                    w = of_kind[row]
+                    for j in range(inputs):
+                        w[j] += np.int32((x[j] * step + 8192) >> 14)
+                    f1[s] += np.int32((outs[s] * error1 + (1 << 24)) >> 25)
+                    f2[s] += np.int32((outs[s] * error2 + (1 << 23)) >> 24)
+                counted = ends if kind else nodes
+                _learn_contexts(
+                    counted, direct, maps[kind], indirect[kind], node, near, stage, bit, limit
+                )
+                first[near1] += (target - first[near1]) >> 6
+                second[near2] += (target - second[near2]) >> 6
+                if matched:
+                    hit = 65535 if bit == predicted else 0
+                    match_map[bucket] += (hit - match_map[bucket]) >> 6
+                low, high = (cut, high) if bit else (low, cut)
+                if kind:
+                    if not bit:
+                        break
+                else:
+                    c0 = 2 * c0 + bit
+            if high - low == 1 and offsets[high] - offsets[low] == depth:
+                break
+            byte = np.uint8(c0 & 255)
+            if starts.shape[1] > 0:
+                starts[b, position[b] & window] = 1 if depth == 0 else 0
+            _follow(past, position, where, pointer, b, byte)
+            push_byte(past_state, b, byte)
+            depth += 1
+        symbols[i] = low
+        push_token(past_state, b, low)
+    return place_, bits

@@ -9,7 +9,7 @@ decoder (one at a time), and both leave the same activations behind for `backwar
     for each layer:                          pre-norm, no gains
         x = x + attention(norm(x))           chunk and a cached window, linear biases
         x = x + W2 relu(W1 norm(x))^2
-    logits (n, 256) = W norm(x)
+    logits (n, V) = W norm(x)
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from torch import Tensor
 from prequential import bounds, numerics
 from prequential.config import ModelConfig
 from prequential.optimizer import Weight, uniform
-
-SYMBOLS = 256
 
 # Takes a weight that the rest of the backward pass does not need, and what stores its gradient. It
 # may do both at any time, on any thread, until the next forward pass.
@@ -274,8 +272,10 @@ class _Convolution:
 class Transformer:
     """Logits for each row of a chunk of B streams and up to T columns, and their gradients."""
 
-    def __init__(self, config: ModelConfig, B: int, T: int, seed: int, device: str) -> None:
-        bounds.check(config, B, T)
+    def __init__(
+        self, config: ModelConfig, B: int, T: int, seed: int, device: str, tokens: int
+    ) -> None:
+        bounds.check(config, B, T, tokens)
         D, F = config.width, config.hidden
         self.B, self.weights = B, list[Weight]()
 
@@ -297,12 +297,12 @@ class Transformer:
             self.blocks.append(Attention(config, qkv, weight(f"layer{i}.out", D, D, 0.0), B, T))
             up = weight(f"layer{i}.up", F, D, 1.0)
             self.blocks.append(MLP(up, weight(f"layer{i}.down", D, F, 0.0), T * B))
-        self.head = Linear(weight("head", SYMBOLS, D, 0.0), T * B)
+        self.head = Linear(weight("head", tokens, D, 0.0), T * B)
         self.norm = _Norm(self.head)
         self.x = self.head.weight.value.new_zeros(T * B, D)  # the residual stream
 
     def forward(self, rows: Tensor, first: int) -> Tensor:
-        """Logits (n, 256) in nats of the columns from `first` on; rows (n, D) is the input."""
+        """Logits (n, V) in nats of the columns from `first` on; rows (n, D) is the input."""
         a, b = first * self.B, first * self.B + rows.shape[0]
         if self.convolution is None:
             self.x[a:b] = rows
@@ -317,7 +317,7 @@ class Transformer:
         return logits
 
     def backward(self, dlogits: Tensor, update: Update = store) -> Tensor:
-        """The gradient (n, D) of the input rows at dlogits (n, 256); each weight goes to `update`.
+        """The gradient (n, D) of the input rows at dlogits (n, V); each weight goes to `update`.
 
         n is all rows of the chunk that `forward` has seen since the last `advance`.
         """

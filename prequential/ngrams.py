@@ -49,7 +49,7 @@ _BUCKETS = _count_buckets()
 class Ngrams:
     """The tables, the gates, and which rows a chunk's tokens used."""
 
-    def __init__(self, config: NgramConfig, streams: int, columns: int) -> None:
+    def __init__(self, config: NgramConfig, streams: int, columns: int, tokens: int) -> None:
         count, K = len(config.contexts), config.slots
         self.contexts = Contexts(config.contexts)
         self.rows_log2 = config.rows_log2
@@ -59,7 +59,7 @@ class Ngrams:
         self.tags = np.zeros(rows, np.uint16)
         self.counts = np.zeros(rows, np.uint16)
         self.used = np.zeros(rows, np.uint8)
-        self.symbols = np.zeros((rows, K), np.uint8)
+        self.symbols = np.zeros((rows, K), np.uint8 if tokens <= 256 else np.uint16)
         self.logits = np.zeros((rows, K), np.float32)
         self.squares = np.zeros((rows, K), np.float32)
         self.gates = np.ones((count, CONFIDENCES), np.float32)
@@ -67,12 +67,11 @@ class Ngrams:
         self.biases = np.zeros((256, count), np.float32)
         self.bias_squares = np.full((256, count), _GATE_EPSILON, np.float32)
         # Of each token of the chunk, time-major: hashes, last byte, rows found (-1: none), buckets.
-        tokens = streams * columns
         self.streams = streams
-        self.hashes = np.zeros((tokens, count), np.uint64)
-        self.last = np.zeros(tokens, np.uint8)
-        self.rows = np.zeros((tokens, count), np.int64)
-        self.buckets = np.zeros((tokens, count), np.int64)
+        self.hashes = np.zeros((streams * columns, count), np.uint64)
+        self.last = np.zeros(streams * columns, np.uint8)
+        self.rows = np.zeros((streams * columns, count), np.int64)
+        self.buckets = np.zeros((streams * columns, count), np.int64)
 
     def locate(self, history: History, column: int) -> None:
         """Remember the contexts of a column's symbols, from the past alone."""
@@ -83,10 +82,10 @@ class Ngrams:
     def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
         """`locate` for every column of a known chunk (T, B), which comes next."""
         self.contexts.hash_chunk(history, chunk, self.hashes[: chunk.size])
-        self.last[: chunk.size] = history.last(chunk)
+        self.last[: chunk.size] = history.last_bytes(chunk)
 
     def add_logits(self, logits: np.ndarray, first: int) -> None:
-        """logits (n, 256) += the tables' share, for the columns that start at `first`."""
+        """logits (n, V) += the tables' share, for the columns that start at `first`."""
         a = first * self.streams
         b = a + len(logits)
         _add_logits(
@@ -106,7 +105,7 @@ class Ngrams:
         )
 
     def learn(self, dlogits: np.ndarray, targets: np.ndarray) -> None:
-        """Follow dlogits (n, 256) float32 = p - y of the chunk's first n tokens, targets (n,)."""
+        """Follow dlogits (n, V) float32 = p - y of the chunk's first n tokens, targets (n,)."""
         n = len(targets)
         _learn_gates(
             self.used,

@@ -76,7 +76,7 @@ class SharedTransformer(Transformer):
     """A `Transformer` of B streams, of which this rank computes its share."""
 
     def __init__(
-        self, team: Team, config: ModelConfig, B: int, T: int, seed: int, device: str
+        self, team: Team, config: ModelConfig, B: int, T: int, seed: int, device: str, tokens: int
     ) -> None:
         if team.size > B:
             raise ConfigError(
@@ -88,7 +88,7 @@ class SharedTransformer(Transformer):
         self.team, self.streams, self.shares = team, B, team.shares(B)
         start = sum(self.shares[: team.rank])
         self.own = slice(start, start + self.shares[team.rank])
-        super().__init__(config, self.shares[team.rank], T, seed, device)
+        super().__init__(config, self.shares[team.rank], T, seed, device, tokens)
 
     def forward(self, rows: Tensor, first: int) -> Tensor:
         """As `Transformer.forward`, for the rows of all streams."""
