@@ -29,10 +29,10 @@ from prequential import embeddings as embeddings_module
 from prequential import kernels, loop, memory, ngrams, numerics, optimizer, selftest
 from prequential.coder import TOTAL_BITS, Decoder, Direct, Encoder
 from prequential.columns import Columns
-from prequential.config import Config, ModelConfig
+from prequential.config import SYMBOLS, Config, ModelConfig
 from prequential.contexts import History
 from prequential.learner import Learner
-from prequential.model import SYMBOLS, Transformer
+from prequential.model import Transformer
 from prequential.plain import Plain, PlainTrainer
 
 ROUNDS, CHUNKS, PROFILED = 12, 10, 3

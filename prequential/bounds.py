@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prequential.config import MAX_TERMS, OPERAND_MAX, ModelConfig
+from prequential.config import MAX_TERMS, OPERAND_MAX, SYMBOLS, ModelConfig
 from prequential.errors import ConfigError
 
 LIMITS = {"float32": 1 << 24, "float64": 1 << 53, "int32": (1 << 31) - 1, "int64": (1 << 63) - 1}
@@ -31,7 +31,7 @@ class Reduction(NamedTuple):
 
 
 def reductions(
-    config: ModelConfig, streams: int, chunk: int, tokens: int
+    config: ModelConfig, streams: int, chunk: int, tokens: int = SYMBOLS
 ) -> list[Reduction]:
     """What `Transformer` adds up, by the places in `model` and `numerics`."""
     keys, rows, head_width = config.window + chunk, streams * chunk, config.width // config.heads
@@ -61,7 +61,7 @@ def reductions(
     return sums
 
 
-def check(config: ModelConfig, streams: int, chunk: int, tokens: int) -> None:
+def check(config: ModelConfig, streams: int, chunk: int, tokens: int = SYMBOLS) -> None:
     """Refuse shapes whose sums could round.
 
     Raises:

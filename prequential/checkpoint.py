@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 1  # raised when the tensors or their names change
+LAYOUT = 2  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 
@@ -195,7 +195,7 @@ def _output(run: Run) -> list[np.ndarray]:
     """The archive so far, or what is decoded of each stream."""
     if run.writer is not None:
         return [np.frombuffer(run.writer.content(), np.uint8)]
-    return [run.data[part] for part in run.finished()]
+    return [run.symbols[part] for part in run.finished()]
 
 
 def _go_on(run: Run, manifest: Mapping[str, Any], found: Mapping[str, np.ndarray]) -> None:
@@ -219,7 +219,7 @@ def _go_on(run: Run, manifest: Mapping[str, Any], found: Mapping[str, np.ndarray
             run.writer.data(*reader.data())
     else:
         for i, done in enumerate(run.finished()):
-            run.data[done][:] = found[f"output.{i:04}"]
+            run.symbols[done][:] = found[f"output.{i:04}"]
 
 
 def _identity(command: str, header: Header) -> dict[str, Any]:
@@ -233,6 +233,7 @@ def _identity(command: str, header: Header) -> dict[str, Any]:
         "seed": header.seed,
         "config": header.config.to_bytes().hex() if header.config else "",
         "prior": header.prior.sha256.hex() if header.prior else "none",
+        "vocabulary": zlib.crc32(header.tokens.vocabulary) if header.tokens else 0,
     }
 
 

@@ -19,7 +19,7 @@ import torch
 from prequential import codesize, loop, selftest
 from prequential import prior as priors
 from prequential.coder import Decoder, Encoder, Meter
-from prequential.config import Config, load
+from prequential.config import BYTES, Config, load
 from prequential.container import (
     CONTAINER_VERSION,
     DIGEST_BYTES,
@@ -28,6 +28,7 @@ from prequential.container import (
     ArchiveWriter,
     Header,
     Limits,
+    Tokens,
     stored_bytes,
 )
 from prequential.errors import ArchiveError, ConfigError, DivergenceError
@@ -36,6 +37,7 @@ from prequential.model import Transformer
 from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
 from prequential.report import Report, config_tree, versions
+from prequential.vocabulary import SINGLE_BYTES, Vocabulary, pack, unpack
 
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2
@@ -171,12 +173,15 @@ def codelength(
     """
     started = time.monotonic()
     array = np.frombuffer(data, np.uint8)
-    resolved = _resolved(config or load(), len(array), _LIMITS)
-    header = Header(len(array), seed, _sha256(array), resolved)
+    symbols, vocabulary, tokens = _tokenized(array, config or load())
+    resolved = _resolved(config or load(), len(array), tokens, vocabulary, _LIMITS)
+    header = Header(len(array), seed, _sha256(array), resolved, tokens=tokens)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
     with _exact(device):
-        run = Run(header, resolved, device, threads, array, meter, progress, started)
+        run = Run(
+            header, resolved, device, threads, symbols, vocabulary, meter, progress, started
+        )  # fmt: skip
         for _ in run.frames():
             archive.data(b"", bytes(DIGEST_BYTES))
         digest = run.learner.digest()
@@ -217,14 +222,15 @@ def encode(
     sha256 = _sha256(data)
     if len(data) == 0:
         return _store(data, archive, seed, sha256, started)
-    resolved = _resolved(config, len(data), limits)
-    header = Header(len(data), seed, sha256, resolved, prior.identity if prior else None)
+    symbols, vocabulary, tokens = _tokenized(data, config)
+    resolved = _resolved(config, len(data), tokens, vocabulary, limits)
+    header = Header(len(data), seed, sha256, resolved, prior.identity if prior else None, tokens)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder()
     with _exact(device):
         run = Run(
-            header, resolved, device, threads, data, encoder, progress, started, prior,
-            transformer, writer, checkpoints,
+            header, resolved, device, threads, symbols, vocabulary, encoder, progress, started,
+            prior, transformer, writer, checkpoints,
         )  # fmt: skip
         for _ in run.frames():
             writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])
@@ -274,8 +280,11 @@ def decode(
     decoder = Decoder()
     decoded = [] if decoded is None else decoded
     run = None
+    vocabulary = _vocabulary(name, header)
+    held = header.original_bytes if in_memory else 0
+    held += 2 * header.tokens.count if header.tokens else 0
     try:
-        _check_memory(header.config, header.original_bytes if in_memory else 0, limits)
+        _check_memory(header.config, held, vocabulary, limits)
     except ConfigError as error:
         raise ArchiveError(f"{name}: {error}") from error
     if header.config is None:
@@ -286,13 +295,16 @@ def decode(
             decoded[:] = [slice(0, start + len(payload))]
         digest = reader.end()
     else:
-        if header.config != header.config.resolve(header.original_bytes):
+        count = header.tokens.count if header.tokens else header.original_bytes
+        if header.config != header.config.resolve(header.original_bytes, count):
             raise ArchiveError(f"{name}: the header's config does not fit its original_bytes")
         data = _allocated(allocate, header.original_bytes, name)
+        symbols = np.zeros(count, np.uint16) if header.tokens else data
+        joined = _Joined(name, vocabulary, symbols, data)
         with _exact(device):
             run = Run(
-                header, header.config, device, threads, data, decoder, progress, started, prior,
-                checkpoints=checkpoints,
+                header, header.config, device, threads, symbols, vocabulary, decoder, progress,
+                started, prior, checkpoints=checkpoints,
             )  # fmt: skip
             frames = run.frames()
             resumed = run.frames_done if run.steps_done else None
@@ -309,7 +321,7 @@ def decode(
                     raise DivergenceError(_diverged(name, f"data in frame {index + 1}")) from error
                 if run.learner.digest()[:DIGEST_BYTES] != expected:
                     raise DivergenceError(_diverged(name, f"model after frame {index + 1}"))
-                decoded[:] = run.finished()
+                decoded[:] = joined.add(run.finished()) if header.tokens else run.finished()
             digest = run.learner.digest()
         if reader.end() != digest:
             raise DivergenceError(_diverged(name, "final model"))
@@ -335,6 +347,55 @@ def _needed_prior(name: str, header: Header, prior: Prior | None) -> Prior | Non
             f" give it with --prior{given}"
         )
     return prior
+
+
+def _tokenized(data: Bytes, config: Config) -> tuple[Bytes, Vocabulary, Tokens | None]:
+    """The tokens of the data, what they stand for, and what the header says of them."""
+    if config.tokenizer == BYTES or len(data) == 0:
+        return data, SINGLE_BYTES, None
+    from prequential import tokenizer
+
+    vocabulary, symbols = tokenizer.tokenize(data, tokenizer.parse(config.tokenizer))
+    return symbols, vocabulary, Tokens(len(symbols), pack(vocabulary))
+
+
+def _vocabulary(name: str, header: Header) -> Vocabulary:
+    """What the tokens of an archive stand for."""
+    if (header.tokens is None) != (header.config is None or header.config.tokenizer == BYTES):
+        raise ArchiveError(f"{name}: the header's tokenizer does not fit its vocabulary")
+    if header.tokens is None:
+        return SINGLE_BYTES
+    try:
+        return unpack(header.tokens.vocabulary)
+    except ValueError as error:
+        raise ArchiveError(f"{name}: header field vocabulary is invalid ({error})") from error
+
+
+class _Joined:
+    """The bytes of an archive's tokens, put into the output as they are decoded."""
+
+    def __init__(
+        self, name: str, vocabulary: Vocabulary, symbols: np.ndarray, data: np.ndarray
+    ) -> None:
+        self.name, self.vocabulary, self.symbols, self.data = name, vocabulary, symbols, data
+        self.tokens_done = self.bytes_done = 0
+
+    def add(self, finished: list[slice]) -> list[slice]:
+        """Join what `Run.finished` has of the beginning; which of the data is known by now."""
+        end = 0
+        for part in finished:
+            if part.start > end:
+                break
+            end = part.stop
+        joined = self.vocabulary.join(self.symbols[self.tokens_done : end])
+        start, self.tokens_done = self.bytes_done, end
+        self.bytes_done += len(joined)
+        if self.bytes_done > len(self.data) or (
+            end == len(self.symbols) and self.bytes_done < len(self.data)
+        ):
+            raise DivergenceError(_diverged(self.name, f"data up to token {end}"))
+        self.data[start : self.bytes_done] = joined
+        return [slice(0, self.bytes_done)]
 
 
 def _allocated(allocate: Callable[[int], np.ndarray], size: int, name: str) -> np.ndarray:
@@ -364,8 +425,9 @@ def _diverged(name: str, what: str) -> str:
 def _check_work(name: str, run: Run, index: int, archive_bytes: int, limits: Limits) -> None:
     """See that the archive is large enough for the work up to the end of frame `index`."""
     steps = min(run.steps, (index + 1) * run.frame_steps)
-    done = min(len(run.data), steps * run.config.chunk * run.config.streams)
-    needed = done * run.config.seconds_per_byte()
+    done = min(len(run.symbols), steps * run.config.chunk * run.config.streams)
+    pieces = len(run.vocabulary.pieces)
+    needed = done * run.config.seconds_per_token(pieces, run.bytes_per_token)
     allowed = limits.seconds + limits.seconds_per_archive_byte * archive_bytes
     if needed > allowed:
         raise ArchiveError(
@@ -383,7 +445,8 @@ class Run:
     config: Config
     device: str
     threads: int | None
-    data: Bytes
+    symbols: Bytes  # tokens (n,)
+    vocabulary: Vocabulary
     coder: Encoder | Decoder | Meter
     progress: ProgressCallback | None
     started: float  # by time.monotonic, of the time that an earlier run took as well
@@ -397,19 +460,23 @@ class Run:
     def __post_init__(self) -> None:
         threads = self.threads or DEFAULT_THREADS
         self.learner = Learner(
-            self.config, self.header.seed, self.device, threads, self._past, self.transformer
-        )
+            self.config, self.header.seed, self.device, threads, self._past, self.transformer,
+            self.vocabulary,
+        )  # fmt: skip
         if self.prior is not None:
             priors.check(self.prior, self.learner.learned(), self.config.ngrams.slots)
             self.learner.restore(self.prior.arrays)
         B, T = self.config.streams, self.config.chunk
-        # Streams of equal length; the first ones take the rest, one byte each.
-        self.base, self.extra = divmod(len(self.data), B)
+        self.bytes_per_token = self.header.original_bytes / max(1, len(self.symbols))
+        # Streams of equal length; the first ones take the rest, one token each.
+        self.base, self.extra = divmod(len(self.symbols), B)
         self.starts = [b * self.base + min(b, self.extra) for b in range(B)]
         self.columns = self.base + (self.extra > 0)
         self.steps = -(-self.columns // T)
-        self.frame_steps = -(-FRAME_BYTES // (B * T))
+        frame_tokens = max(1, FRAME_BYTES * len(self.symbols) // max(1, self.header.original_bytes))
+        self.frame_steps = -(-frame_tokens // (B * T))
         self.frame_count = -(-self.steps // self.frame_steps)
+        self._dtype = np.uint8 if self.header.tokens is None else np.uint16
         if self.checkpoints is not None:
             self.checkpoints.begin(self)
 
@@ -422,13 +489,13 @@ class Run:
             yield
 
     def finished(self) -> list[slice]:
-        """Which of the data the chunks done so far hold: a part of every stream."""
+        """Which of the tokens the chunks done so far hold: a part of every stream."""
         columns = self.steps_done * self.config.chunk
         lengths = [self.base + (b < self.extra) for b in range(len(self.starts))]
         return [slice(s, s + min(n, columns)) for s, n in zip(self.starts, lengths, strict=True)]
 
     def _chunks(self, first: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
-        """(chunk (T, B) uint8, count of real tokens); what a decoder fills in goes to data."""
+        """(chunk (T, B), count of real tokens); what a decoder fills in goes to symbols."""
         decoding = isinstance(self.coder, Decoder)
         for step in range(first, end):
             chunk, parts, count = self._parts(step)
@@ -440,7 +507,7 @@ class Run:
                     part[:] = chunk[: len(part), b]
             # The loop asks for the next chunk once this one is learned.
             self.steps_done = step + 1
-            self._show(min(len(self.data), step * self.config.chunk * len(parts) + count))
+            self._show(min(len(self.symbols), step * self.config.chunk * len(parts) + count))
             if self.checkpoints is not None:
                 self.checkpoints.chunk_done(self)
 
@@ -451,19 +518,21 @@ class Run:
         return chunk, count
 
     def _parts(self, step: int) -> tuple[np.ndarray, list[np.ndarray], int]:
-        """An empty chunk (T, B), each stream's share of the data (n,), and the tokens in all."""
+        """An empty chunk (T, B), each stream's share of the tokens (n,), and their sum."""
         B, T = self.config.streams, self.config.chunk
         a = step * T
-        full = min(T, self.base - a)  # columns in which every stream has a byte
-        chunk = np.zeros((min(T, self.columns - a), B), np.uint8)
+        full = min(T, self.base - a)  # columns in which every stream has a token
+        chunk = np.zeros((min(T, self.columns - a), B), self._dtype)
         own = [len(chunk) if b < self.extra else full for b in range(B)]
-        parts = [self.data[s + a : s + a + n] for s, n in zip(self.starts, own, strict=True)]
+        parts = [self.symbols[s + a : s + a + n] for s, n in zip(self.starts, own, strict=True)]
         return chunk, parts, sum(own)
 
     def _show(self, done: int) -> None:
         if self.progress is not None:
             seconds = time.monotonic() - self.started
-            self.progress(Progress(done, len(self.data), self.coder.loss_bits, seconds))
+            size = self.header.original_bytes
+            done = done * size // len(self.symbols)
+            self.progress(Progress(done, size, self.coder.loss_bits, seconds))
 
 
 def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
@@ -522,14 +591,18 @@ def _matmul_precision() -> str | None:
         return None  # harmless: integers up to 127 also fit bfloat16 and TF32
 
 
-def _resolved(config: Config, size: int, limits: Limits) -> Config:
-    resolved = config.resolve(size)
-    _check_memory(resolved, 0, limits)
+def _resolved(
+    config: Config, size: int, tokens: Tokens | None, vocabulary: Vocabulary, limits: Limits
+) -> Config:
+    resolved = config.resolve(size, tokens.count if tokens else None)
+    _check_memory(resolved, 2 * tokens.count if tokens else 0, vocabulary, limits)
     return resolved
 
 
-def _check_memory(config: Config | None, held_bytes: int, limits: Limits) -> None:
-    needed = held_bytes + (config.memory_bytes() if config else 0)
+def _check_memory(
+    config: Config | None, held_bytes: int, vocabulary: Vocabulary, limits: Limits
+) -> None:
+    needed = held_bytes + (config.memory_bytes(len(vocabulary.pieces)) if config else 0)
     if needed > limits.memory_bytes:
         raise ConfigError(
             f"the model and what it decodes in memory would need about {needed / 2**30:.1f} GiB,"
@@ -575,6 +648,10 @@ def _report(
         prior_bytes=prior,
         description_length_bits=8 * (archive_bytes + code + prior),
         bits_per_byte=8 * archive_bytes / size if size else 0.0,
+        tokens=len(run.symbols) if run else 0,
+        vocabulary=len(run.vocabulary.pieces) if run else 0,
+        vocabulary_bytes=len(header.tokens.vocabulary) if header.tokens else 0,
+        bits_per_token=8 * archive_bytes / len(run.symbols) if run else 0.0,
         seconds=seconds,
         bytes_per_second=size / seconds if seconds else 0.0,
         seed=header.seed,

@@ -15,6 +15,8 @@ from functools import cache
 from importlib import resources
 
 _ROOT = "codec"
+# Imported there by what only an encoder calls.
+_NOT_DECODING = ("tokenizer",)
 
 
 def closure() -> dict[str, bytes]:
@@ -24,7 +26,7 @@ def closure() -> dict[str, bytes]:
     waiting = ["__init__", _ROOT]
     while waiting:
         name = waiting.pop()
-        if name in sources:
+        if name in sources or name in _NOT_DECODING:
             continue
         sources[name] = (package / f"{name}.py").read_bytes()
         for node in ast.walk(ast.parse(sources[name])):

@@ -44,6 +44,10 @@ _CONTEXT_SIZES = {
 _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)}
 
 
+BYTES = "bytes"  # the tokenizer that leaves everything as it is
+SYMBOLS = 256  # tokens that it knows
+
+
 class Range(NamedTuple):
     """The values a field may take, both ends included."""
 
@@ -123,64 +127,70 @@ class Config:
     chunk: int = _bounded(16, 1, 1024)
     # Optimizer steps per chunk: one on the chunk itself, the others on replayed past chunks.
     epochs: int = _bounded(1, 1, 64)
+    # What a token is: a byte, or a piece of a vocabulary, see `tokenizer`.
+    tokenizer: str = BYTES
     model: ModelConfig = field(default_factory=ModelConfig)
     ngrams: NgramConfig = field(default_factory=NgramConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
-    def resolve(self, token_count: int) -> Config:
+    def resolve(self, byte_count: int, token_count: int | None = None) -> Config:
         """The same config with every size that follows the input's length filled in.
 
-        Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
+        token_count is less than byte_count where tokens are longer. Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
         2^18 beside a memory; its buckets are two to four times as many, to 2^20.
 
         >>> Config().resolve(1_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
         """
-        enough = max(1, token_count // self.stream_bytes)
+        enough = max(1, byte_count // self.stream_bytes)
         streams = self.streams or min(8, 1 << (enough.bit_length() - 1))
-        streams = max(1, min(streams, token_count))
+        streams = max(1, min(streams, byte_count if token_count is None else token_count))
         most = 19 if self.memory.kind == "none" else 18
-        rows_log2 = self.ngrams.rows_log2 or min(most, max(10, (token_count // 4).bit_length()))
+        rows_log2 = self.ngrams.rows_log2 or min(most, max(10, (byte_count // 4).bit_length()))
         ngrams = dataclasses.replace(self.ngrams, rows_log2=rows_log2)
-        length_log2 = token_count.bit_length()
+        length_log2 = byte_count.bit_length()
         memory = dataclasses.replace(
             self.memory,
             buckets_log2=self.memory.buckets_log2 or min(20, max(10, length_log2 - 1)),
             window_log2=self.memory.window_log2
-            or min(24, max(10, (token_count // streams).bit_length())),
+            or min(24, max(10, (byte_count // streams).bit_length())),
         )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
 
-    def memory_bytes(self) -> int:
-        """What a learner of this resolved config allocates, rather too much than too little."""
-        m, n = self.model, self.ngrams
+    def memory_bytes(self, vocabulary: int = SYMBOLS) -> int:
+        """What a learner of this resolved config allocates, rather too much than too little.
+
+        vocabulary counts the pieces that a token may be.
+        """
+        m, n, V = self.model, self.ngrams, vocabulary
         B, tokens = self.streams, self.streams * self.chunk
-        embeddings = (256 + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
+        embeddings = (V + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
         rows = len(n.contexts) << n.rows_log2
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
-            memory = len(self.memory.contexts) * 64 << self.memory.buckets_log2
-            memory += B << self.memory.window_log2
+            longer = V > SYMBOLS  # than a byte: tables of where tokens end
+            memory = len(self.memory.contexts) * (64 + 4 * longer) << self.memory.buckets_log2
+            memory += B * (1 + longer) << self.memory.window_log2
             memory += (64 << min(20, self.memory.window_log2)) + (1 << 24)
             contexts += len(self.memory.contexts)
-        weights = (m.layers * (4 * m.width + 2 * m.hidden) + 256) * m.width * 24
-        largest = 48 * m.width * max(3 * m.width, m.hidden)  # of one matrix, while it is made
+        weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
+        largest = 48 * m.width * max(3 * m.width, m.hidden, V)  # of one matrix, while it is made
         scores = B * m.heads * self.chunk * (m.window + self.chunk)
         attention = scores * (4 * m.layers + 40 * min(1, m.layers))
         activations = tokens * (m.layers + 1) * (80 * m.width + 32 * m.hidden)
-        outputs = tokens * (8 * 1024 + 8 * contexts)
+        outputs = tokens * (32 * V + 8 * contexts)
         window = 8 * (m.layers + 1) * B * (m.window + m.conv) * m.width * (1 + (self.epochs > 1))
-        tables = rows * (5 + 9 * n.slots)
+        tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
         learner = embeddings + tables + memory + weights + largest + 10_000 * B
         return learner + attention + activations + outputs + window
 
-    def seconds_per_byte(self) -> float:
-        """About how long a decoder of this resolved config takes for a byte, on two cores."""
-        m, n = self.model, self.ngrams
+    def seconds_per_token(self, vocabulary: int = SYMBOLS, bytes_per_token: float = 1.0) -> float:
+        """About how long a decoder of this resolved config takes for a token, on two cores."""
+        m, n, V = self.model, self.ngrams, vocabulary
         tokens = self.streams * self.chunk
-        matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + 256 * m.width
+        matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + V * m.width
         keys = m.layers * (m.window + self.chunk) * (m.width + 16 * m.heads)
         # Of one step: calls a chunk, the update of every weight, products and scores a token.
         calls = 2e-4 * (1 + m.layers)
@@ -190,10 +200,10 @@ class Config:
         reach = 1 + max(m.window, HISTORY_BYTES) // self.chunk
         replays = (self.epochs - 1) * (1 + 0.4 * reach)
         columns = 2e-5 * (1 + m.layers) / self.streams
-        tables = 4e-6 + len(n.contexts) * (0.6e-6 + 20e-9 * n.slots)
+        tables = 2e-6 + 8e-9 * V + len(n.contexts) * (0.6e-6 + 20e-9 * n.slots)
         memory = 0.0
         if self.memory.kind != "none":
-            memory = 4e-6 + 2e-6 * len(self.memory.contexts)
+            memory = bytes_per_token * (4e-6 + 2e-6 * len(self.memory.contexts))
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:

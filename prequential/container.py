@@ -14,7 +14,7 @@ from prequential.errors import ArchiveError, ConfigError
 
 # High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
 MAGIC = b"\xb7pq\r\n\n"
-CONTAINER_VERSION = 1
+CONTAINER_VERSION = 2
 NUMERICS_VERSION = 1
 
 FRAME_BYTES = 2**18  # original bytes per data frame; the codec rounds up to whole chunks
@@ -30,7 +30,8 @@ MAX_SEED = 2**64 - 1
 MAX_NAME_BYTES = 255
 
 _PIECE_BYTES = 2**20  # largest single read
-_STORED, _CODED, _PRIOR = 0, 1, 2
+# The header's mode: stored, or coded and what else stands in the header.
+_STORED, _CODED, _PRIOR, _TOKENS = 0, 1, 2, 4
 _DATA, _END = b"D", b"E"
 _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
 
@@ -41,6 +42,14 @@ class PriorName:
 
     sha256: bytes  # of the file
     name: str  # for people: the hash decides
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The vocabulary, if tokens are not bytes, and how many of its tokens the original is."""
+
+    count: int
+    vocabulary: bytes  # packed, see `vocabulary`
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Header:
     sha256: bytes  # of the original
     config: Config | None
     prior: PriorName | None = None
+    tokens: Tokens | None = None
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -71,12 +81,15 @@ class Header:
         if len(self.sha256) != SHA256_BYTES:
             raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {SHA256_BYTES}")
         config = b"" if self.config is None else self.config.to_bytes()
-        mode, prior = _STORED if self.config is None else _CODED, b""
+        mode, prior, tokens = _STORED if self.config is None else _CODED, b"", b""
         if self.prior is not None:
             name = self.prior.name.encode()
             if not (mode == _CODED and 0 < len(name) <= MAX_NAME_BYTES):
                 raise ValueError(f"prior of a stored archive, or its name {name!r} is too long")
-            mode, prior = _PRIOR, self.prior.sha256 + varint(len(name)) + name
+            mode, prior = mode | _PRIOR, self.prior.sha256 + varint(len(name)) + name
+        if self.tokens is not None:
+            mode, packed = mode | _TOKENS, self.tokens.vocabulary
+            tokens = varint(self.tokens.count) + varint(len(packed)) + packed
         fields = [
             MAGIC,
             bytes([CONTAINER_VERSION, self.numerics_version, mode]),
@@ -86,6 +99,7 @@ class Header:
             config,
             self.sha256,
             prior,
+            tokens,
         ]
         serial = b"".join(fields)
         if len(serial) + CRC_BYTES > MAX_HEADER_BYTES:
@@ -97,7 +111,7 @@ class Header:
 class Limits:
     """What an archive may make its decoder use; see docs/FORMAT.md.
 
-    Work is estimated by `Config.seconds_per_byte`. What the archive holds pays for a part of it, so
+    Work is estimated by `Config.seconds_per_token`. What the archive holds pays for a part of it, so
     that a large one may take days and a hostile small one may not: a frame of nothing but zeros
     takes a second or two for each of its bytes, everything else far less.
     """
@@ -240,12 +254,12 @@ class ArchiveReader:
             raise self._unsupported("container", version, CONTAINER_VERSION)
         numerics_version = self._take(1, "the header field numerics version")[0]
         mode = self._take(1, "the header field mode")[0]
-        if mode not in (_STORED, _CODED, _PRIOR):
+        if mode != _STORED and (not mode & _CODED or mode > _CODED | _PRIOR | _TOKENS):
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
         room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHA256_BYTES - CRC_BYTES
-        if mode == _PRIOR:
+        if mode & _PRIOR:
             room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
         length = self._varint("the header field config length", room)
         if (length > 0) != (mode != _STORED):
@@ -253,13 +267,23 @@ class ArchiveReader:
         config_at = self.bytes_read
         config = self._take(length, "the header field config")
         sha256 = self._take(SHA256_BYTES, "the header field sha256")
-        prior = self._prior() if mode == _PRIOR else None
+        prior = self._prior() if mode & _PRIOR else None
+        tokens = self._tokens(original_bytes) if mode & _TOKENS else None
         self._checksum("the header", 0)
         if numerics_version != NUMERICS_VERSION:
             raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)
         return Header(
-            original_bytes, seed, sha256, self._config(config, config_at), prior, numerics_version
-        )
+            original_bytes, seed, sha256, self._config(config, config_at), prior, tokens,
+            numerics_version,
+        )  # fmt: skip
+
+    def _tokens(self, original_bytes: int) -> Tokens:
+        count = self._varint("the header field token count", original_bytes)
+        if count == 0:
+            raise self._error("header field token count is 0", self.bytes_read - 1)
+        room = MAX_HEADER_BYTES - self.bytes_read - 3 - CRC_BYTES
+        length = self._varint("the header field vocabulary length", room)
+        return Tokens(count, self._take(length, "the header field vocabulary"))
 
     def _prior(self) -> PriorName:
         sha256 = self._take(SHA256_BYTES, "the header field prior sha256")

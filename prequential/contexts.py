@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from prequential.config import HISTORY_BYTES, HISTORY_TOKENS, HISTORY_WORDS, parse_context
-from prequential.vocabulary import BYTES, Vocabulary
+from prequential.vocabulary import SINGLE_BYTES, Vocabulary
 
 _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _START = np.uint64(0x9E3779B97F4A7C15)
@@ -49,7 +49,7 @@ jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 class History:
     """The last bytes, words and tokens of B streams, and where their lines and records are."""
 
-    def __init__(self, streams: int, vocabulary: Vocabulary = BYTES) -> None:
+    def __init__(self, streams: int, vocabulary: Vocabulary = SINGLE_BYTES) -> None:
         self.bytes = np.zeros((streams, HISTORY_BYTES), np.uint8)  # most recent first
         self.words = np.zeros((streams, HISTORY_WORDS), np.uint64)  # hashes, the current word first
         self.ring = np.zeros((streams, _RING), np.uint8)

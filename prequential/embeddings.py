@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from prequential.config import ModelConfig
+from prequential.config import SYMBOLS, ModelConfig
 from prequential.contexts import Contexts, History
 from prequential.optimizer import uniform
 
@@ -25,7 +25,12 @@ class Embeddings:
     """Tables of `width` float32 numbers a row, and the rows that a chunk used."""
 
     def __init__(
-        self, config: ModelConfig, streams: int, columns: int, seed: int, tokens: int
+        self,
+        config: ModelConfig,
+        streams: int,
+        columns: int,
+        seed: int,
+        tokens: int = SYMBOLS,
     ) -> None:
         self.contexts = Contexts(config.inputs)
         self.rate = np.float32(config.input_rate)

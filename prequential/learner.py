@@ -24,7 +24,7 @@ from prequential.model import Transformer
 from prequential.ngrams import Ngrams
 from prequential.optimizer import Optimizer, Weight
 from prequential.replay import Draw, Past
-from prequential.vocabulary import BYTES, Vocabulary
+from prequential.vocabulary import SINGLE_BYTES, Vocabulary
 
 
 class Learner:
@@ -38,7 +38,7 @@ class Learner:
         threads: int = 1,
         past: Past | None = None,
         transformer: Callable[..., Transformer] = Transformer,
-        vocabulary: Vocabulary = BYTES,
+        vocabulary: Vocabulary = SINGLE_BYTES,
     ) -> None:
         """config is resolved: see `Config.resolve`. Threads and device do not change a bit.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from prequential import bounds, numerics
-from prequential.config import ModelConfig
+from prequential.config import SYMBOLS, ModelConfig
 from prequential.optimizer import Weight, uniform
 
 # Takes a weight that the rest of the backward pass does not need, and what stores its gradient. It
@@ -273,7 +273,13 @@ class Transformer:
     """Logits for each row of a chunk of B streams and up to T columns, and their gradients."""
 
     def __init__(
-        self, config: ModelConfig, B: int, T: int, seed: int, device: str, tokens: int
+        self,
+        config: ModelConfig,
+        B: int,
+        T: int,
+        seed: int,
+        device: str,
+        tokens: int = SYMBOLS,
     ) -> None:
         bounds.check(config, B, T, tokens)
         D, F = config.width, config.hidden

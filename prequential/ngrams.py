@@ -20,7 +20,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from prequential.config import NgramConfig
+from prequential.config import SYMBOLS, NgramConfig
 from prequential.contexts import Contexts, History
 
 CONFIDENCES = 64
@@ -49,7 +49,9 @@ _BUCKETS = _count_buckets()
 class Ngrams:
     """The tables, the gates, and which rows a chunk's tokens used."""
 
-    def __init__(self, config: NgramConfig, streams: int, columns: int, tokens: int) -> None:
+    def __init__(
+        self, config: NgramConfig, streams: int, columns: int, tokens: int = SYMBOLS
+    ) -> None:
         count, K = len(config.contexts), config.slots
         self.contexts = Contexts(config.contexts)
         self.rows_log2 = config.rows_log2
@@ -59,7 +61,7 @@ class Ngrams:
         self.tags = np.zeros(rows, np.uint16)
         self.counts = np.zeros(rows, np.uint16)
         self.used = np.zeros(rows, np.uint8)
-        self.symbols = np.zeros((rows, K), np.uint8 if tokens <= 256 else np.uint16)
+        self.symbols = np.zeros((rows, K), np.uint8 if tokens <= SYMBOLS else np.uint16)
         self.logits = np.zeros((rows, K), np.float32)
         self.squares = np.zeros((rows, K), np.float32)
         self.gates = np.ones((count, CONFIDENCES), np.float32)

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prequential.config import ModelConfig, OptimizerConfig
-from prequential.model import SYMBOLS
+from prequential.config import SYMBOLS, ModelConfig, OptimizerConfig
 
 
 class Plain(torch.nn.Module):

@@ -34,6 +34,10 @@ class Report:
     prior_bytes: int
     description_length_bits: int
     bits_per_byte: float
+    tokens: int
+    vocabulary: int
+    vocabulary_bytes: int
+    bits_per_token: float
     seconds: float
     bytes_per_second: float
     seed: int

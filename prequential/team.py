@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from prequential import numerics
-from prequential.config import OPERAND_MAX, ModelConfig
+from prequential.config import OPERAND_MAX, SYMBOLS, ModelConfig
 from prequential.errors import ConfigError
 from prequential.model import Transformer, Update, store
 from prequential.optimizer import Weight
@@ -76,7 +76,14 @@ class SharedTransformer(Transformer):
     """A `Transformer` of B streams, of which this rank computes its share."""
 
     def __init__(
-        self, team: Team, config: ModelConfig, B: int, T: int, seed: int, device: str, tokens: int
+        self,
+        team: Team,
+        config: ModelConfig,
+        B: int,
+        T: int,
+        seed: int,
+        device: str,
+        tokens: int = SYMBOLS,
     ) -> None:
         if team.size > B:
             raise ConfigError(
