@@ -209,6 +209,14 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change one setting; may be repeated",
     )
+    parser.add_argument(
+        "--tokenizer",
+        dest="overrides",
+        action="append",
+        type=lambda text: f"tokenizer={text}",
+        metavar="T",
+        help="bytes, bpe:SIZE, unigram:SIZE, or the path of a sentencepiece .model",
+    )
 
 
 def _seed(text: str) -> int:
@@ -528,6 +536,8 @@ def _info(args: argparse.Namespace, source: str) -> None:
         "seed": header.seed,
         "sha256": header.sha256.hex(),
         "prior": None if header.prior is None else _prior_fields(header.prior),
+        "tokens": None if header.tokens is None else header.tokens.count,
+        "vocabulary_bytes": None if header.tokens is None else len(header.tokens.vocabulary),
         "config": None if header.config is None else dataclasses.asdict(header.config),
     }
     if args.json:
@@ -632,6 +642,7 @@ def _show_report(
         ("original", f"{report.original_bytes:,} bytes"),
         ("archive", f"{report.archive_bytes:,} bytes"),
         ("rate", f"{report.bits_per_byte:.4f} bits/byte"),
+        *_vocabulary_rows(report),
         ("description", _description(report)),
         ("time", f"{report.seconds:.1f} s, {report.bytes_per_second / 1000:.1f} kB/s"),
     ]
@@ -640,6 +651,15 @@ def _show_report(
     if args.verbose:
         rows += [("sha256", report.sha256), ("weights", report.weights_digest)]
     _table(sys.stderr, rows)
+
+
+def _vocabulary_rows(report: "Report") -> list[tuple[str, str]]:
+    if not report.vocabulary_bytes:
+        return []
+    return [
+        ("tokens", f"{report.tokens:,}, {report.bits_per_token:.3f} bits each"),
+        ("vocabulary", f"{report.vocabulary:,} pieces, {report.vocabulary_bytes:,} bytes of it"),
+    ]
 
 
 def _description(report: "Report") -> str:

@@ -5,6 +5,7 @@ Everything that the command line and the Python API call. The method itself is `
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import time
@@ -37,7 +38,7 @@ from prequential.model import Transformer
 from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
 from prequential.report import Report, config_tree, versions
-from prequential.vocabulary import SINGLE_BYTES, Vocabulary, pack, unpack
+from prequential.vocabulary import SINGLE_BYTES, Vocabulary, unpack
 
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2
@@ -173,8 +174,8 @@ def codelength(
     """
     started = time.monotonic()
     array = np.frombuffer(data, np.uint8)
-    symbols, vocabulary, tokens = _tokenized(array, config or load())
-    resolved = _resolved(config or load(), len(array), tokens, vocabulary, _LIMITS)
+    config, symbols, vocabulary, tokens = _tokenized(array, config or load())
+    resolved = _resolved(config, len(array), tokens, vocabulary, _LIMITS)
     header = Header(len(array), seed, _sha256(array), resolved, tokens=tokens)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
@@ -222,7 +223,7 @@ def encode(
     sha256 = _sha256(data)
     if len(data) == 0:
         return _store(data, archive, seed, sha256, started)
-    symbols, vocabulary, tokens = _tokenized(data, config)
+    config, symbols, vocabulary, tokens = _tokenized(data, config)
     resolved = _resolved(config, len(data), tokens, vocabulary, limits)
     header = Header(len(data), seed, sha256, resolved, prior.identity if prior else None, tokens)
     writer = ArchiveWriter(archive, header)
@@ -349,14 +350,17 @@ def _needed_prior(name: str, header: Header, prior: Prior | None) -> Prior | Non
     return prior
 
 
-def _tokenized(data: Bytes, config: Config) -> tuple[Bytes, Vocabulary, Tokens | None]:
-    """The tokens of the data, what they stand for, and what the header says of them."""
-    if config.tokenizer == BYTES or len(data) == 0:
-        return data, SINGLE_BYTES, None
+def _tokenized(
+    data: Bytes, config: Config
+) -> tuple[Config, Bytes, Vocabulary, Tokens | None]:
+    """The data's tokens, what they stand for, and what the header says of both."""
+    if config.tokenizer == BYTES:
+        return config, data, SINGLE_BYTES, None
     from prequential import tokenizer
 
-    vocabulary, symbols = tokenizer.tokenize(data, tokenizer.parse(config.tokenizer))
-    return symbols, vocabulary, Tokens(len(symbols), pack(vocabulary))
+    vocabulary, symbols = tokenizer.tokenize(data, config.tokenizer)
+    named = dataclasses.replace(config, tokenizer=tokenizer.identity(config.tokenizer))
+    return named, symbols, vocabulary, Tokens(len(symbols), vocabulary.pack())
 
 
 def _vocabulary(name: str, header: Header) -> Vocabulary:

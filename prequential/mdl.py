@@ -167,6 +167,7 @@ class Sweep:
 COLUMNS = (
     "payload_bytes",
     "header_bytes",
+    "vocabulary_bytes",
     "prior_bytes",
     "code_bytes",
     "total_bits",
@@ -177,6 +178,7 @@ COLUMNS = (
     "parameters",
     "steps",
     "seconds",
+    "bytes_per_second",
     "flops",
 )
 
@@ -184,14 +186,15 @@ COLUMNS = (
 def cells(row: Row) -> tuple[float, ...]:
     """The figures of a row, in the order of COLUMNS.
 
-    The first four are bytes and add up to total_bits; header_bytes has the frames with it.
-    bits_per_byte and factor are of the total, the losses bits per byte of the payload.
+    The first five are bytes and add up to total_bits; header_bytes has the frames with it, and not
+    the vocabulary. bits_per_byte and factor are of the total, the losses bits per byte of the payload.
     """
     report = row.report
     size = max(1, int(report["original_bytes"]))
     return (
         report["payload_bytes"],
-        report["archive_bytes"] - report["payload_bytes"],
+        report["archive_bytes"] - report["payload_bytes"] - report["vocabulary_bytes"],
+        report["vocabulary_bytes"],
         report["prior_bytes"],
         report["code_bytes"],
         row.total_bits,
@@ -202,17 +205,19 @@ def cells(row: Row) -> tuple[float, ...]:
         report["parameters"],
         report["steps"],
         report["seconds"],
+        report["bytes_per_second"],
         row.flops,
     )
 
 
 # Short names of the same, for tables.
 HEADINGS = (
-    "payload", "header", "prior", "code", "total bits", "bits/byte", "factor",
-    "final", "mean", "parameters", "steps", "seconds", "FLOPs",
+    "payload", "header", "vocabulary", "prior", "code", "total bits", "bits/byte", "factor",
+    "final", "mean", "parameters", "steps", "seconds", "bytes/s", "FLOPs",
 )  # fmt: skip
 _FORMATS = (
-    ",d", ",d", ",d", ",d", ",d", ".4f", ".3f", ".4f", ".4f", ",d", ",d", ".1f", ".2e",
+    ",d", ",d", ",d", ",d", ",d", ",d", ".4f", ".3f", ".4f", ".4f", ",d", ",d", ".1f", ",.0f",
+    ".2e",
 )  # fmt: skip
 
 
@@ -364,7 +369,7 @@ def flops(report: Mapping[str, Any]) -> float:
     keys = model["window"] + chunk / 2
     step = 6.0 * report["parameters"] + 12.0 * model["layers"] * model["width"] * keys
     context = math.ceil(max(model["window"], config.HISTORY_BYTES) / chunk) / 3
-    return float(report["original_bytes"] * step * (1 + (tree["epochs"] - 1) * (1 + context)))
+    return float(report["tokens"] * step * (1 + (tree["epochs"] - 1) * (1 + context)))
 
 
 def _final_loss(points: Sequence[tuple[int, float]]) -> float:
@@ -389,6 +394,9 @@ def _key(job: Job, sha256: str) -> str:
     prior = hashlib.sha256(Path(job.prior).read_bytes()).hexdigest() if job.prior else ""
     parts = [sha256, job.config().to_bytes().hex(), str(job.own_seed), prior]
     code = hashlib.sha256(codesize.packed()).hexdigest()
+    from prequential import tokenizer
+
+    parts.append(tokenizer.identity(job.config().tokenizer))
     return hashlib.sha256("\n".join([*parts, code, f"{SCHEMA}"]).encode()).hexdigest()
 
 

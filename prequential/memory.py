@@ -431,6 +431,15 @@ def _cut(pieces: Any, low: Any, high: Any, depth: Any, byte: Any) -> Any:
 
 
 @jit
+def _octave(n: Any) -> Any:
+    """The bits of n, up to 15."""
+    k = 0
+    while k < 15 and n >> k:
+        k += 1
+    return k
+
+
+@jit
 def _remix(h: Any, salt: Any) -> Any:
     h = (h ^ np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
     h ^= h >> np.uint64(31)
@@ -442,7 +451,7 @@ def _code(
     mode: Any,
     symbols: Any,
     frequencies: Any,
-    past_state: Any,
+    so_far: Any,
     pieces: Any,
     contexts: Any,
     nodes: Any,
@@ -465,7 +474,7 @@ def _code(
     mixer_rate: Any,
     state: Any,
     buffer: Any,
-    place_: Any,
+    at: Any,
 ) -> Any:
     offsets = pieces[0]
     V = len(offsets) - 1
@@ -486,7 +495,7 @@ def _code(
     window = past.shape[1] - 1
     for i in range(len(symbols)):
         b = i % streams
-        last = past_state[0][b]
+        last = so_far[0][b]
         total = np.int64(0)
         for s in range(V):
             below[s] = total
@@ -498,9 +507,12 @@ def _code(
             inside = depth > 0 and offsets[low + 1] - offsets[low] == depth
             if inside and high - low == 1:
                 break
-            hash_stream(past_state, b, contexts[0], contexts[1], hashes)
+            hash_stream(so_far, b, contexts[0], contexts[1], hashes)
+            if depth == 0 and len(weights) > 1:  # no longer piece fits here: other bytes follow
+                for c in range(C):
+                    hashes[c] = _remix(hashes[c], 2)
             c1, c2 = np.int64(last[0]), np.int64(last[1])
-            column = place(past_state, b)
+            column = place(so_far, b)
             length = pointer[b, 2]
             expected, ending = np.int64(0), np.int64(0)
             if length > 0:
@@ -516,8 +528,10 @@ def _code(
             nibble_at = -1
             for k in range(-1 if inside else 0, 8):
                 kind = 1 if k < 0 else 0
+                done = c0  # of this byte
                 if kind:
                     cut = low + 1
+                    done = np.int64(min(depth, 15) * 16 + _octave(high - low))
                 else:
                     cut = _cut(pieces, low, high, depth, ((2 * c0 + 1) << (7 - k)) & 255)
                 if cut == low or cut == high:
@@ -563,27 +577,27 @@ def _code(
                 # Mix.
                 grade = 1 + min(_match_bucket(length), 29) // 2 if matched else 0
                 trust = _trust(stage)
-                _choose_sets(rows, q, c0, last, column, grade, letters, trust)
+                _choose_sets(rows, q, done, last, column, grade, letters, trust)
                 of_kind = weights[kind]
                 for s in range(SETS):
                     outs[s] = _dot(of_kind[rows[s]], x)
                     ps[s] = _squash(outs[s])
                 f1 = final[kind, (grade * 128 + letters * 8 + q) & 2047]
-                f2 = final[kind, 2048 + c0 * 4 + min(trust[0] * 4 // (C + 1), 3)]
+                f2 = final[kind, 2048 + done * 4 + min(trust[0] * 4 // (C + 1), 3)]
                 mixed1 = _dot(f1, outs)
                 mixed2 = _dot(f2, outs)
                 mixed = (mixed1 + mixed2) >> 1
                 p = _squash(mixed)
                 # Correct.
-                first = corrections[kind, c0 | (256 * min(grade, 3))]
-                h = ((c1 * 256 + c2) * 40503 + c0 * 30011) & 0xFFFF
+                first = corrections[kind, done | (256 * min(grade, 3))]
+                h = ((c1 * 256 + c2) * 40503 + done * 30011) & 0xFFFF
                 second = corrections[kind, 1024 + h]
                 p1, near1 = _interpolate(first, mixed)
                 p2, near2 = _interpolate(second, mixed)
                 p_final = (p + p1 + 2 * p2 + 2) >> 2
                 p_final = min(max(p_final, 8), 65528)
                 bit = np.int64(1 if known >= cut else 0)
-                bit, place_ = _code_bit(mode, state, buffer, place_, bit, p_final)
+                bit, at = _code_bit(mode, state, buffer, at, bit, p_final)
                 bits += 16.0 - np.log2(np.float64(p_final if bit else 65536 - p_final))
                 # Learn.
                 target = bit * 65535
@@ -620,8 +634,8 @@ def _code(
             if starts.shape[1] > 0:
                 starts[b, position[b] & window] = 1 if depth == 0 else 0
             _follow(past, position, where, pointer, b, byte)
-            push_byte(past_state, b, byte)
+            push_byte(so_far, b, byte)
             depth += 1
         symbols[i] = low
-        push_token(past_state, b, low)
-    return place_, bits
+        push_token(so_far, b, low)
+    return at, bits

@@ -103,7 +103,7 @@ def _panels(sweep: Sweep) -> list[tuple[Any, str]]:
         panels.append(
             (
                 _epochs,
-                "Description length (payload, header, code and prior together) against steps per"
+                "Description length (payload, header, vocabulary, code and prior together) against steps per"
                 " chunk; the lowest point is ringed.",
             )
         )
