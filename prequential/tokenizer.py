@@ -160,6 +160,8 @@ def load(path: str) -> Pieces:
     try:
         _sentencepiece().SentencePieceProcessor(model_proto=content)
         kind, found = _read_pieces(content)
+        if not found:
+            raise ValueError("it has no pieces")
     except (RuntimeError, ValueError, IndexError, struct.error) as error:
         raise ConfigError(f"{path} is not a sentencepiece model: {error}") from error
     if kind not in _KINDS.values():
@@ -338,5 +340,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         if kind not in (1, 2, 5):
             raise ValueError("a field of an unknown kind")
         size = integer() if kind == 2 else {1: 8, 5: 4}[kind]
+        if at + size > len(message):
+            raise ValueError("it is cut off")
         yield tag >> 3, message[at : at + size]
         at += size

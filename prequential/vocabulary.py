@@ -19,11 +19,11 @@ from prequential.memory import SQUASH, STRETCH, _code_bit
 MAX_PIECES = 16_384
 MAX_PIECE_BYTES = 16
 
-# Contexts: none, the last 1..6 bytes, what the piece before allows, and that with the last byte.
-_ORDERS = 6
+# Contexts: none, the last 1..4 bytes, what the piece before allows, and that with the last byte.
+_ORDERS = 4
 _CONTEXTS = _ORDERS + 3
 _NODES_LOG2 = 21
-_STEPS = 15  # counts from here on share a weight
+_STEPS = 7  # counts from here on share a weight
 _LIMIT = 255
 _UNSEEN = 1 << 31  # 22 bits of probability, 10 of count
 _WEIGHT = 65536 * 3 // 10
@@ -121,15 +121,16 @@ def _code(mode: Any, rows: Any, lengths: Any, state: Any, buffer: Any, place: An
     """Code rows (V, MAX_PIECE_BYTES) uint8 and lengths (V,), or fill them in; the new place."""
     nodes = np.full(1 << _NODES_LOG2, _UNSEEN, np.uint32)
     weights = np.full((24, _CONTEXTS, _STEPS + 1), _WEIGHT, np.int64)
-    model = (nodes, weights, np.zeros(_CONTEXTS, np.uint64), np.zeros((2, _CONTEXTS), np.int64))
-    hashes = model[2]
-    length = 0  # of the piece before
+    where, x = np.zeros(_CONTEXTS, np.int64), np.zeros(_CONTEXTS, np.int64)
+    hashes = np.zeros(_CONTEXTS, np.uint64)
+    model = (nodes, weights, hashes, where, x)
+    length: Any = np.int64(0)  # of the piece before
     for v in range(len(rows)):
         piece, last = rows[v], rows[v - 1]
         common = 0
         while common < min(length, lengths[v]) and piece[common] == last[common]:
             common += 1
-        d = length
+        d: Any = length
         while d > 0:
             after = np.int64(last[d]) if d < length else 0
             _contexts(hashes, last, d, _SHARED, (length - d) * 256 + after)
@@ -144,7 +145,8 @@ def _code(mode: Any, rows: Any, lengths: Any, state: Any, buffer: Any, place: An
             # Where the pieces part, the byte is above the other's.
             parts = d == shared and d < length
             _contexts(hashes, piece, d, _BYTE, np.int64(last[d]) if parts else 256)
-            symbol, node = np.int64(piece[d]), 1
+            symbol = np.int64(piece[d])
+            node: Any = np.int64(1)
             for k in range(8):
                 known, row = (symbol >> (7 - k)) & 1, 8 + k + 8 * parts
                 bit, place = _code_one(mode, state, buffer, place, known, model, node, row)
@@ -174,8 +176,8 @@ def _contexts(hashes: Any, piece: Any, d: Any, kind: Any, beside: Any) -> None:
     """Hashes of what a decision after d bytes of a piece may depend on."""
     h = _mix(np.uint64(0), kind)
     hashes[0] = h
-    hashes[_ORDERS + 1] = _mix(_mix(h, beside), 512 + d)
-    hashes[_ORDERS + 2] = _mix(_mix(h, beside), piece[d - 1] if d else 256)
+    hashes[_ORDERS + 1] = _mix(h, 512 + beside)
+    hashes[_ORDERS + 2] = _mix(hashes[_ORDERS + 1], piece[d - 1] if d else 256)
     for k in range(1, _ORDERS + 1):
         h = _mix(h, piece[d - k] if k <= d else 256)
         hashes[k] = h
@@ -186,13 +188,13 @@ def _code_one(
     mode: Any, state: Any, buffer: Any, place: Any, known: Any, model: Any, node: Any, row: Any
 ) -> Any:
     """(bit, place) of one decision, which the counts and the weights then learn."""
-    nodes, weights, hashes, (where, x) = model
+    nodes, weights, hashes, where, x = model
     w = weights[row]
-    total = np.int64(0)
+    total: Any = np.int64(0)
     for c in range(_CONTEXTS):
         h = _mix(hashes[c], node) * np.uint64(0x9E3779B97F4A7C15)
         where[c] = np.int64(h >> np.uint64(64 - _NODES_LOG2))
-        v = nodes[where[c]]
+        v = np.int64(nodes[where[c]])
         x[c] = STRETCH[v >> 20]
         total += w[c, min(v & 1023, _STEPS)] * x[c]
     p = np.int64(SQUASH[min(max(total >> 16, -3071), 3071) + 3072])

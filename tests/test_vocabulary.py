@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ SINGLES = tuple(bytes([b]) for b in range(256))
 def words(count: int) -> tuple[bytes, ...]:
     """Pieces like those of text: prefixes and words, with and without a space."""
     letters = text(40 * count).split()
-    joined = [b" " + a + b[:k] for k, (a, b) in enumerate(zip(letters, letters[1:], strict=False))]
+    joined = [b" " + a + b[:k] for k, (a, b) in enumerate(pairwise(letters))]
     return tuple(sorted({w[:MAX_PIECE_BYTES] for w in (*joined, *SINGLES)}))[:count]
 
 
