@@ -77,7 +77,9 @@ class Vocabulary:
 
 
 def unpack(packed: bytes) -> Vocabulary:
-    """The inverse of `Vocabulary.pack`.
+    """The inverse of `Vocabulary.pack`, of which every vocabulary has one form only.
+
+    Damage may still spell another vocabulary: noticing that is left to the archive's checksum.
 
     Raises:
         ValueError: the bytes are not what `pack` returns for any vocabulary.
@@ -145,7 +147,7 @@ def _code(mode: Any, rows: Any, lengths: Any, state: Any, buffer: Any, place: An
             # Where the pieces part, the byte is above the other's.
             parts = d == shared and d < length
             _contexts(hashes, piece, d, _BYTE, np.int64(last[d]) if parts else 256)
-            symbol = np.int64(piece[d])
+            symbol: Any = np.int64(piece[d])
             node: Any = np.int64(1)
             for k in range(8):
                 known, row = (symbol >> (7 - k)) & 1, 8 + k + 8 * parts
