@@ -28,8 +28,8 @@ from prequential.files import atomic_output, display, remove_leftover
 if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
     import torch
 
-    from prequential.codec import Run
     from prequential.learner import Learner
+    from prequential.run import Run
 
     _View = np.ndarray | torch.Tensor
 
@@ -39,7 +39,7 @@ _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 
 
 class Checkpoints:
-    """Keeps the state of one run in the file `path`: see `codec.Checkpoints`.
+    """Keeps the state of one run in the file `path`: see `run.Checkpoints`.
 
     A checkpoint is written when `seconds` have passed since the last one, or more where writing
     would take over `share` of the time, and when `interrupt` was called; the run then ends with

@@ -1,6 +1,6 @@
 """The size of the decoder's code, the second term of a description length.
 
-It is the import closure of `prequential.codec` within the package (libraries are named in the
+It is the import closure of `prequential.decoding` within the package (libraries are named in the
 report, not counted), without comments, docstrings and blank lines, which do not run, packed in a
 fixed order and compressed with LZMA. `selfextract` runs exactly these bytes.
 """
@@ -14,19 +14,18 @@ import tokenize
 from functools import cache
 from importlib import resources
 
-_ROOT = "codec"
-# Imported there by what only an encoder calls.
-_NOT_DECODING = ("tokenizer",)
+_ROOT = "decoding"
 
 
 def closure() -> dict[str, bytes]:
     """Module name -> source of everything in the package that decoding imports."""
     package = resources.files("prequential")
-    sources: dict[str, bytes] = {}
-    waiting = ["__init__", _ROOT]
+    # The package itself loads nothing until it is asked for.
+    sources = {"__init__": (package / "__init__.py").read_bytes()}
+    waiting = [_ROOT]
     while waiting:
         name = waiting.pop()
-        if name in sources or name in _NOT_DECODING:
+        if name in sources:
             continue
         sources[name] = (package / f"{name}.py").read_bytes()
         for node in ast.walk(ast.parse(sources[name])):

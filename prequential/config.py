@@ -137,7 +137,9 @@ class Config:
     def resolve(self, byte_count: int, token_count: int | None = None) -> Config:
         """The same config with every size that follows the input's length filled in.
 
-        token_count is less than byte_count where tokens are longer. Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
+        token_count is less than byte_count where tokens are longer.
+
+        Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
         2^18 beside a memory; its buckets are two to four times as many, to 2^20.
 
@@ -374,7 +376,7 @@ def _parse_value(text: str) -> Any:
 
 
 # Canonical bytes: integers as LEB128 varints, floats as the length and text of their shortest
-# decimal form, strings as length and UTF-8, tuples as count and items. No field is left out.
+# decimal form, strings as length and UTF-8, contexts as one string. No field is left out.
 
 
 def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -392,8 +394,8 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def _pack(value: Any) -> bytes:
     r"""One value's bytes.
 
-    >>> _pack(300), _pack(0.5), _pack(("o1",))
-    (b'\xac\x02', b'\x030.5', b'\x01\x02o1')
+    >>> _pack(300), _pack(0.5), _pack(("o1", "w0"))
+    (b'\xac\x02', b'\x030.5', b'\x04o1w0')
     """
     if isinstance(value, int):
         out = bytearray()
@@ -402,7 +404,7 @@ def _pack(value: Any) -> bytes:
             value >>= 7
         return bytes([*out, value])
     if isinstance(value, tuple):
-        return _pack(len(value)) + b"".join(_pack(item) for item in value)
+        value = "".join(value)
     text = (repr(value) if isinstance(value, float) else value).encode()
     return _pack(len(text)) + text
 
@@ -427,7 +429,11 @@ class _Reader:
         if hint is int:
             return self._varint(name)
         if hint == tuple[str, ...]:
-            return tuple(self._text(name) for _ in range(self._length(name)))
+            text = self._text(name)
+            found = tuple(re.findall("[a-z][0-9]+", text))
+            if "".join(found) != text:
+                raise ConfigError(f"config: {name} = {text!r} is not a list of contexts")
+            return found
         text = self._text(name)
         if hint is not float:
             return text

@@ -111,8 +111,8 @@ class Header:
 class Limits:
     """What an archive may make its decoder use; see docs/FORMAT.md.
 
-    Work is estimated by `Config.seconds_per_token`. What the archive holds pays for a part of it, so
-    that a large one may take days and a hostile small one may not: a frame of nothing but zeros
+    Work is estimated by `Config.seconds_per_token`. What the archive holds pays for a part of it,
+    so that a large one may take days and a hostile small one may not: a frame of nothing but zeros
     takes a second or two for each of its bytes, everything else far less.
     """
 

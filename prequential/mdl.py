@@ -187,7 +187,8 @@ def cells(row: Row) -> tuple[float, ...]:
     """The figures of a row, in the order of COLUMNS.
 
     The first five are bytes and add up to total_bits; header_bytes has the frames with it, and not
-    the vocabulary. bits_per_byte and factor are of the total, the losses bits per byte of the payload.
+    the vocabulary. bits_per_byte and factor are of the total, the losses bits per byte of the
+    payload.
     """
     report = row.report
     size = max(1, int(report["original_bytes"]))
@@ -396,7 +397,7 @@ def _key(job: Job, sha256: str) -> str:
     code = hashlib.sha256(codesize.packed()).hexdigest()
     from prequential import tokenizer
 
-    parts.append(tokenizer.identity(job.config().tokenizer))
+    parts.append(tokenizer.identity(tokenizer.parse(job.config().tokenizer)))
     return hashlib.sha256("\n".join([*parts, code, f"{SCHEMA}"]).encode()).hexdigest()
 
 

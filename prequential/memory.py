@@ -1,8 +1,8 @@
 """The past-only memory: counts of what followed each context, mixed anew after every bit.
 
-A token is coded byte by byte along the pieces of the vocabulary that begin with what is coded of it:
-whether it goes on, where a piece ends that longer ones begin with, then the next byte's eight bits,
-most significant first. What leaves no choice is not coded. For each decision every context holds
+A token is coded byte by byte, along the pieces of the vocabulary that begin with what is coded of
+it: first whether it goes on, where a piece ends that others begin with, then the next byte's eight
+bits, most significant first. What leaves no choice is not coded. In each decision a context holds
 a probability and a count, found by hashing the context with the bits so far; a match model follows
 the longest repeat; the learner's distribution over tokens joins as one more expert. Their logits
 (in units of 1/256 nat) are weighed by several sets of weights, each chosen by a small context, the
@@ -397,7 +397,7 @@ def _dot(w: Any, x: Any) -> Any:
 
 
 @jit
-def _code_bit(mode: Any, state: Any, buffer: Any, place: Any, known: Any, p: Any) -> Any:
+def code_bit(mode: Any, state: Any, buffer: Any, place: Any, known: Any, p: Any) -> Any:
     """(bit, place) of a bit that is 1 with probability p / 65536.
 
     A 1 takes the lower part of the interval, in proportion to its probability.
@@ -433,7 +433,7 @@ def _cut(pieces: Any, low: Any, high: Any, depth: Any, byte: Any) -> Any:
 @jit
 def _octave(n: Any) -> Any:
     """The bits of n, up to 15."""
-    k = 0
+    k: Any = 0
     while k < 15 and n >> k:
         k += 1
     return k
@@ -528,13 +528,13 @@ def _code(
             nibble_at = -1
             for k in range(-1 if inside else 0, 8):
                 kind = 1 if k < 0 else 0
-                done = c0  # of this byte
+                done: Any = c0  # of this byte
                 if kind:
                     cut = low + 1
-                    done = np.int64(min(depth, 15) * 16 + _octave(high - low))
+                    done = np.int64(min(depth, np.int64(15))) * 16 + _octave(high - low)
                 else:
                     cut = _cut(pieces, low, high, depth, ((2 * c0 + 1) << (7 - k)) & 255)
-                if cut == low or cut == high:
+                if cut in (low, high):
                     bit = np.int64(1 if cut == low else 0)
                     low, high = (cut, high) if bit else (low, cut)
                     c0 = 2 * c0 + bit
@@ -597,7 +597,7 @@ def _code(
                 p_final = (p + p1 + 2 * p2 + 2) >> 2
                 p_final = min(max(p_final, 8), 65528)
                 bit = np.int64(1 if known >= cut else 0)
-                bit, at = _code_bit(mode, state, buffer, at, bit, p_final)
+                bit, at = code_bit(mode, state, buffer, at, bit, p_final)
                 bits += 16.0 - np.log2(np.float64(p_final if bit else 65536 - p_final))
                 # Learn.
                 target = bit * 65535

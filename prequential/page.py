@@ -81,8 +81,9 @@ size of an archive that decodes, plus the decoder's code.</p>
 </div>
 <h2>Runs</h2>
 <div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
-<p class="note">payload, header (with frame checksums), vocabulary, prior and code in bytes, adding up to the
-total; bits/byte and factor of the total; final and mean loss in bits per byte of the payload.</p>
+<p class="note">payload, header (with frame checksums), vocabulary, prior and code in bytes, adding
+up to the total; bits/byte and factor of the total; final and mean loss in bits per byte of the
+payload.</p>
 <h2>Yardsticks</h2>
 <div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th>
 <th>regret</th></tr></thead><tbody>{yardsticks}</tbody></table></div>

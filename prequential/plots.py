@@ -103,8 +103,8 @@ def _panels(sweep: Sweep) -> list[tuple[Any, str]]:
         panels.append(
             (
                 _epochs,
-                "Description length (payload, header, vocabulary, code and prior together) against steps per"
-                " chunk; the lowest point is ringed.",
+                "Description length (payload, header, vocabulary, code and prior together) against"
+                " steps per chunk; the lowest point is ringed.",
             )
         )
     if len({row.report["parameters"] for row in sweep.rows}) > 1:

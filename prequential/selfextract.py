@@ -37,7 +37,7 @@ with zipfile.ZipFile(sys.path[0]) as z, tempfile.TemporaryDirectory() as d:
         at = end + 1 + int(size)
         pathlib.Path(d, "prequential", name).write_bytes(code[end + 1 : at])
     sys.path.insert(0, d)
-    from prequential import codec, errors, prior
+    from prequential import decoding, errors, prior
     try:
         import numpy as np
         with open(a.output, "xb+") as f:
@@ -46,8 +46,8 @@ with zipfile.ZipFile(sys.path[0]) as z, tempfile.TemporaryDirectory() as d:
                     f.truncate(n)
                     return np.memmap(f, np.uint8, "r+", shape=(n,)) if n else np.empty(0, np.uint8)
                 given = prior.load(a.prior) if a.prior else None
-                codec.decode(z.open("data.pq"), allocate, threads=a.threads, prior=given,
-                             limits=codec.Limits(float("inf"), float("inf")))
+                decoding.decode(z.open("data.pq"), allocate, threads=a.threads, prior=given,
+                                limits=decoding.Limits(float("inf"), float("inf")))
             except BaseException:
                 os.unlink(a.output)
                 raise

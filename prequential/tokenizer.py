@@ -83,12 +83,15 @@ def parse(spec: str) -> Spec:
     return Spec(kind, pieces)
 
 
-def shipped(spec: Spec) -> tuple[str, str, int] | None:
-    """(name, SHA-256 in hex, bytes) of the file of a model that was not trained on the data."""
-    if spec.kind != "model":
-        return None
-    content = _read(spec.path)
-    return Path(spec.path).name, hashlib.sha256(content).hexdigest(), len(content)
+def identity(spec: Spec) -> str:
+    """The tokenizer's name in the archive: of a model that was given, with its file's SHA-256.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    if spec.kind == "model":
+        return f"{Path(spec.path).name} {hashlib.sha256(_read(spec.path)).hexdigest()}"
+    return spec.kind if spec.kind == "bytes" else f"{spec.kind}:{spec.size}"
 
 
 def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
@@ -117,7 +120,8 @@ def train(data: np.ndarray, kind: str, size: int) -> Pieces:
         spans = SAMPLE_BYTES // _SPAN_BYTES
         starts = [(len(data) - _SPAN_BYTES) * i // (spans - 1) for i in range(spans)]
         sample = np.concatenate([data[a : a + _SPAN_BYTES] for a in starts])
-    missing = np.count_nonzero(np.bincount(data, minlength=256)) - len(np.unique(sample))
+    parts = (data[a : a + SAMPLE_BYTES] for a in range(0, len(data), SAMPLE_BYTES))
+    missing = len({b for part in parts for b in np.unique(part)}) - len(np.unique(sample))
     model = io.BytesIO()
     trainer = _sentencepiece().SentencePieceTrainer
     try:
@@ -125,7 +129,7 @@ def train(data: np.ndarray, kind: str, size: int) -> Pieces:
             sentence_iterator=(_text(s) for s in _cut(sample, _SENTENCE_BYTES)),
             model_writer=model,
             model_type=kind,
-            vocab_size=int(size - missing) + 1,  # and the unknown
+            vocab_size=size - missing + 1,  # and the unknown
             hard_vocab_limit=False,  # small inputs have fewer
             character_coverage=1.0,
             max_sentence_length=1 << 20,
@@ -160,6 +164,8 @@ def load(path: str) -> Pieces:
     try:
         _sentencepiece().SentencePieceProcessor(model_proto=content)
         kind, found = _read_pieces(content)
+        if not found:
+            raise ValueError("it has no pieces")
     except (RuntimeError, ValueError, IndexError, struct.error) as error:
         raise ConfigError(f"{path} is not a sentencepiece model: {error}") from error
     if kind not in _KINDS.values():
@@ -187,8 +193,12 @@ def load(path: str) -> Pieces:
 def segment(data: np.ndarray, pieces: Pieces) -> tuple[Vocabulary, np.ndarray]:
     """(vocabulary of what is used, tokens) of data (size,) uint8."""
     segmenter = _Segmenter(pieces)
-    ids = np.concatenate([segmenter.ids(block) for block in _cut(data, _BLOCK_BYTES)])
-    uses = np.bincount(ids, minlength=len(segmenter.pieces))
+    blocks = []
+    uses = np.zeros(len(segmenter.pieces), np.int64)
+    for block in _cut(data, _BLOCK_BYTES):
+        blocks.append(segmenter.ids(block))
+        uses += np.bincount(blocks[-1], minlength=len(uses))
+    ids = np.concatenate(blocks)
     long = np.array([len(piece) > 1 for piece in segmenter.pieces])
     rare = long & (uses > 0) & (uses < MIN_USES)
     # More than fit: the least used give way, of equals the later ones.
@@ -200,7 +210,7 @@ def segment(data: np.ndarray, pieces: Pieces) -> tuple[Vocabulary, np.ndarray]:
         unused = {segmenter.pieces[i]: _UNUSED for i in np.flatnonzero(long & (rare | (uses == 0)))}
         fewer = _Segmenter(pieces._replace(types=pieces.types | unused))
         parts = [
-            fewer.ids(segmenter.pieces[i]) if rare[i] else np.array([i], np.uint16)
+            fewer.ids(segmenter.pieces[i]) if rare[i] else np.array([i], np.uint32)
             for i in range(len(rare))
         ]
         ids = concatenate(ids, _offsets(parts), np.concatenate(parts))
@@ -234,7 +244,7 @@ class _Segmenter:
         self._processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
 
     def ids(self, block: bytes) -> np.ndarray:
-        """Indices into `pieces` (n,) uint16 or uint32."""
+        """Indices into `pieces` (n,) uint32."""
         found = np.array(self._processor.encode(_text(block)), np.int64) - 1  # without the unknown
         return found.astype(np.uint32)
 
@@ -338,5 +348,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         if kind not in (1, 2, 5):
             raise ValueError("a field of an unknown kind")
         size = integer() if kind == 2 else {1: 8, 5: 4}[kind]
+        if at + size > len(message):
+            raise ValueError("it is cut off")
         yield tag >> 3, message[at : at + size]
         at += size

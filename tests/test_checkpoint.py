@@ -26,9 +26,9 @@ import prequential
 from prequential import checkpoint, codec, prior
 from prequential.checkpoint import Checkpoints
 from prequential.cli import main
-from prequential.codec import Run
 from prequential.config import _CONTEXT_SIZES, Config
 from prequential.errors import FileError
+from prequential.run import Run
 
 SMALL = ["model.input_rows_log2=8"]
 DATA = text(1501)

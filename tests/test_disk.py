@@ -21,7 +21,7 @@ from samples import text
 import prequential
 from prequential import checkpoint, cli, codec
 from prequential.cli import main
-from prequential.codec import Run
+from prequential.run import Run
 
 TINY = ["--preset", "tiny", "--set", "model.input_rows_log2=8", "--set", "ngrams.rows_log2=10"]
 DATA = text(1501)

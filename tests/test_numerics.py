@@ -332,7 +332,7 @@ def test_contexts_of_a_chunk_are_those_of_its_columns(streams: int) -> None:
     for chunk in words:
         whole = np.zeros((chunk.size, 5), np.uint64)
         contexts.hash_chunk(history, chunk, whole)
-        last = history.last(chunk)
+        last = history.last_bytes(chunk)
         for t, symbols in enumerate(chunk):
             rows = slice(t * streams, (t + 1) * streams)
             column = np.zeros((streams, 5), np.uint64)

@@ -13,6 +13,7 @@ from samples import small, text
 
 from prequential import cli, codec, kernels, numerics, selftest
 from prequential.errors import PlatformError
+from prequential.run import _host_settings
 
 A, B = selftest.operands(4001, 1), selftest.operands(4001, 2)
 
@@ -72,7 +73,7 @@ def test_reciprocal_root_from_fractions() -> None:
 
 
 def test_every_fact_holds_here_and_quickly() -> None:
-    with codec._host_settings():
+    with _host_settings():
         selftest.run()  # loads the compiled loops
         started = time.perf_counter()
         results = selftest.run()

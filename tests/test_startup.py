@@ -62,18 +62,20 @@ def test_the_first_chunks_of_a_file_larger_than_memory(tmp_path: Path) -> None:
         sparse.truncate(8 << 30)
     code = """
 import numpy as np
-from prequential import codec, load, loop
+from prequential import load, loop
 from prequential.coder import Encoder
 from prequential.container import Header
 from prequential.files import FileBytes, open_input
-from prequential.learner import Learner
+from prequential.run import Run
+from prequential.vocabulary import SINGLE_BYTES
 
 config = load("tiny", overrides=["memory.kind=mix"])
 with open_input(sys.argv[1]) as original:
     data = original.data
     assert data.size == 8 << 30 and isinstance(data, FileBytes)
     header = Header(data.size, 0, bytes(32), config.resolve(data.size))
-    run = codec.Run(header, header.config, "cpu", 1, data, Encoder(), None, 0.0)
+    coder = Encoder()
+    run = Run(header, header.config, "cpu", 1, data, SINGLE_BYTES, coder, None, 0.0)
     loop.run(run._chunks(0, 8), run.coder, run.learner)
     assert run.coder.loss_bits > 0
 """
