@@ -182,7 +182,10 @@ def _vocabulary(name: str, header: Header) -> Vocabulary:
     if header.tokens is None:
         return SINGLE_BYTES
     try:
-        return pieces.unpack(header.tokens.vocabulary)
+        vocabulary = pieces.unpack(header.tokens.vocabulary)
+        if not vocabulary.pieces:
+            raise ValueError("the vocabulary is empty")
+        return vocabulary
     except ValueError as error:
         raise ArchiveError(f"{name}: header field vocabulary is invalid ({error})") from error
 

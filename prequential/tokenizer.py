@@ -29,6 +29,7 @@ _SPAN_BYTES = 1 << 16
 # sentencepiece's time and memory grow with the text it is given at once.
 _SENTENCE_BYTES = 4096
 _BLOCK_BYTES = 1 << 14
+_CHECKED = 1 << 20  # tokens at once
 # A piece that is used less often costs more in the header than it saves.
 MIN_USES = 2
 
@@ -97,14 +98,15 @@ def identity(spec: Spec) -> str:
 def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
     """(vocabulary, tokens (n,) uint16) with `vocabulary.join(tokens)` equal to the data.
 
-    data is bytes, or an array (size,) uint8; only pieces that are used are in the vocabulary. The
-    same data and spec give the same tokens.
+    data is bytes, an array (size,) uint8, or its like that reads the slices it is asked for. Only
+    pieces that are used are in the vocabulary. The same data and spec give the same tokens.
 
     Raises:
         ConfigError: sentencepiece is missing, or the file is no model of a kind that is supported.
         FileError: the file cannot be read.
     """
-    data = np.frombuffer(data, np.uint8) if not isinstance(data, np.ndarray) else data
+    if isinstance(data, bytes | bytearray):
+        data = np.frombuffer(data, np.uint8)
     if spec.kind == "bytes":
         return Vocabulary(tuple(bytes([b]) for b in range(256))), data.astype(np.uint16)
     if not len(data):
@@ -147,8 +149,8 @@ def train(data: np.ndarray, kind: str, size: int) -> Pieces:
             num_threads=1,
             minloglevel=2,
         )
-    except RuntimeError as error:
-        raise ConfigError(f"sentencepiece cannot train {kind} on this input: {error}") from error
+    except RuntimeError:
+        return Pieces(kind, {}, {})  # too little, or too much alike, to learn anything from
     found = list(_read_pieces(model.getvalue())[1])
     scores = {
         b"".join(_BYTE_OF[c] for c in text): score
@@ -220,9 +222,19 @@ def segment(data: np.ndarray, pieces: Pieces) -> tuple[Vocabulary, np.ndarray]:
     rank[used] = np.arange(len(used))
     vocabulary = Vocabulary(tuple(segmenter.pieces[i] for i in used))
     tokens = rank[ids]
-    if not np.array_equal(vocabulary.join(tokens), data):
-        raise AssertionError("the tokens do not join to the data")
+    _check(vocabulary, tokens, data)
     return vocabulary, tokens
+
+
+def _check(vocabulary: Vocabulary, tokens: np.ndarray, data: Any) -> None:
+    start = 0
+    for i in range(0, len(tokens), _CHECKED):
+        joined = vocabulary.join(tokens[i : i + _CHECKED])
+        if not np.array_equal(joined, data[start : start + len(joined)]):
+            raise AssertionError("the tokens do not join to the data")
+        start += len(joined)
+    if start != len(data):
+        raise AssertionError("the tokens join to less than the data")
 
 
 class _Segmenter:

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from samples import noise, small, text
 
 import prequential
-from prequential import checkpoint, codec, prior
+from prequential import checkpoint, codec, prior, run
 from prequential.checkpoint import Checkpoints
 from prequential.cli import main
 from prequential.config import _CONTEXT_SIZES, Config
@@ -59,7 +59,7 @@ class Keeper(Checkpoints):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(codec, "FRAME_BYTES", 500)
+    monkeypatch.setattr(run, "FRAME_BYTES", 500)
 
 
 def encode(config: Config, keeper: Keeper | None = None, **options: Any) -> bytes:
@@ -108,12 +108,12 @@ def test_resumed_at_any_chunk(overrides: list[str], path: Path, counts: Counter[
     steps = -(-columns // config.chunk)
     frame_steps = -(-500 // (config.streams * config.chunk))
     for stop in sorted({1, frame_steps, frame_steps + 1, steps}):
-        for run, given, wanted in ((encode, config, archive), (decode, archive, DATA)):
-            command = run.__name__
+        for way, given, wanted in ((encode, config, archive), (decode, archive, DATA)):
+            command = way.__name__
             with pytest.raises(Stop):
-                run(given, Keeper(path, command, stop=stop))  # type: ignore[operator]
+                way(given, Keeper(path, command, stop=stop))  # type: ignore[operator]
             keeper = Keeper(path, command, resume=True)
-            assert run(given, keeper) == wanted, (command, stop)  # type: ignore[operator]
+            assert way(given, keeper) == wanted, (command, stop)  # type: ignore[operator]
             assert not keeper.warnings
             counts["resumed runs, chunk by chunk"] += 1
             keeper.remove()

@@ -263,7 +263,7 @@ BIG = b"\xff" * 9
     [
         (raw_header(version=2), "container version 2"),
         (raw_header(numerics=99), "numerics version 99"),
-        (raw_header(mode=3), "mode is 3"),
+        (raw_header(mode=8), "mode is 8"),
         (raw_header(mode=1), "config has 0 bytes"),
         (raw_header(config=b"\x01x"), "config has 1 bytes"),
         (raw_header(mode=1, config=b"\x01\xff"), "config is invalid"),

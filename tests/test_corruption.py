@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import codec, config, container
+from prequential import codec, config, container, decoding, run
 from prequential.cli import main
 from prequential.config import Config, load
 from prequential.container import ArchiveReader, ArchiveWriter, Header, Limits
@@ -45,7 +45,7 @@ class Sample:
 
 def sample(data: bytes, cfg: Config, frame_bytes: int) -> Sample:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "FRAME_BYTES", frame_bytes)
+        patch.setattr(run, "FRAME_BYTES", frame_bytes)
         archive = codec.compress(data, 0, cfg)
     reader = ArchiveReader(io.BytesIO(archive), "a.pq")
     ends = [reader.header_bytes]
@@ -111,7 +111,7 @@ def decoded(archive: bytes, frame_bytes: int = 500, **options: object) -> tuple[
         return out
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PrequentialError) as caught:
-        patch.setattr(codec, "FRAME_BYTES", frame_bytes)
+        patch.setattr(run, "FRAME_BYTES", frame_bytes)
         codec.decode(io.BytesIO(archive), allocate, name="a.pq", **options)  # type: ignore[arg-type]
     check_message(caught.value)
     return out, str(caught.value)
@@ -373,7 +373,7 @@ def test_what_presets_write_is_within_the_limits() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(codec, "FRAME_BYTES", 500)
+    monkeypatch.setattr(run, "FRAME_BYTES", 500)
     return tmp_path
 
 
@@ -443,7 +443,7 @@ def test_salvage_of_a_sound_archive(folder: Path, tiny: Sample) -> None:
 
 
 def test_divergence_at_the_end_is_an_error(tiny: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "FRAME_BYTES", 500)
-    monkeypatch.setattr(codec, "_sha256", lambda _: bytes(32))
+    monkeypatch.setattr(run, "FRAME_BYTES", 500)
+    monkeypatch.setattr(decoding, "sha256_of", lambda _: bytes(32))
     with pytest.raises(DivergenceError, match="output differs"):
         codec.decompress(tiny.archive)

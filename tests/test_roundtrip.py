@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samples import noise, small, text
 
 import prequential
-from prequential import codec
+from prequential import codec, run
 from prequential.container import ArchiveWriter, Header
 from prequential.errors import ArchiveError, ConfigError
 from prequential.progress import Progress
@@ -78,7 +78,7 @@ def test_any_data_and_shape(
 
 
 def test_several_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "FRAME_BYTES", 500)
+    monkeypatch.setattr(run, "FRAME_BYTES", 500)
     data = text(2300)
     archive = codec.compress(data, 0, small())
     assert codec.decompress(archive) == data
