@@ -27,10 +27,11 @@ import torch
 
 from prequential import embeddings as embeddings_module
 from prequential import kernels, loop, memory, ngrams, numerics, optimizer, selftest
-from prequential.coder import TOTAL_BITS, Decoder, Direct, Encoder
+from prequential.coder import TOTAL_BITS, Decoder, Direct
 from prequential.columns import Columns
 from prequential.config import SYMBOLS, Config, ModelConfig
 from prequential.contexts import History
+from prequential.encoder import Encoder
 from prequential.learner import Learner
 from prequential.model import Transformer
 from prequential.plain import Plain, PlainTrainer

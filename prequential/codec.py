@@ -16,24 +16,23 @@ import numpy as np
 
 from prequential import pieces
 from prequential import prior as priors
-from prequential.coder import Encoder, Meter
 from prequential.config import BYTES, Config, load
 from prequential.container import (
     DIGEST_BYTES,
     FRAME_BYTES,
-    ArchiveWriter,
     Header,
     Limits,
     Tokens,
-    stored_bytes,
 )
 from prequential.decoding import decode, decompress, decompress_file
+from prequential.encoder import Encoder, Meter
 from prequential.model import Transformer
 from prequential.prior import Prior
 from prequential.progress import ProgressCallback
 from prequential.report import Report
 from prequential.run import Bytes, Checkpoints, Run, check_memory, exact, report_of, sha256_of
 from prequential.vocabulary import SINGLE_BYTES, Vocabulary
+from prequential.writer import ArchiveWriter, stored_bytes
 
 __all__ = [
     "codelength", "compress", "compress_file", "decode", "decompress", "decompress_file", "encode",

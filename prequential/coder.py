@@ -1,4 +1,4 @@
-"""Integer entropy coding: a range coder, its inverse, and a meter, all with one verb, `code`.
+"""Integer entropy coding: a range coder in loops that go both ways, and its decoder.
 
 Frequencies of each symbol sum to 2^TOTAL_BITS. The coder keeps an interval [low, low + range) of
 64-bit integers; a symbol takes its share of it. Once range falls below 2^48 a byte is settled, so
@@ -75,74 +75,6 @@ class Predictor(Protocol):
         ...
 
 
-class Meter:
-    """Adds up the codelength of the symbols and writes nothing."""
-
-    def __init__(self) -> None:
-        self.loss_bits = 0.0  # sum of -log2(frequency / total)
-
-    def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
-        """Measure the first `count` tokens, in time-major order, of the chunk (T, B)."""
-        frequencies = predictor.predict(chunk)[:count]
-        symbols = chunk.reshape(-1)[:count]
-
-        def measure() -> None:
-            nowhere = np.zeros(0, np.uint8)
-            _, bits = predictor.symbol_coder.code(
-                MEASURE, symbols, frequencies, 0, _interval(), nowhere, 0
-            )
-            self.loss_bits += bits
-
-        predictor.beside(measure)
-
-
-class Encoder:
-    """Codes chunks into bytes; `finish` closes a payload, after which the next one begins."""
-
-    def __init__(self) -> None:
-        self.loss_bits = 0.0
-        self._buffer = np.zeros(1 << 16, np.uint8)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._state = _interval()
-        self._size = 0
-
-    def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
-        """Code the first `count` tokens, in time-major order, of the chunk (T, B)."""
-        frequencies = predictor.predict(chunk)[:count]
-        symbols = chunk.reshape(-1)[:count]
-        # A symbol settles at most 4 bytes, as eight bits at most 16.
-        needed = self._size + 16 * count + 8
-        if needed > len(self._buffer):
-            grown = np.zeros(2 * needed, np.uint8)
-            grown[: self._size] = self._buffer[: self._size]
-            self._buffer = grown
-
-        def encode() -> None:
-            self._size, bits = predictor.symbol_coder.code(
-                ENCODE, symbols, frequencies, 0, self._state, self._buffer, self._size
-            )
-            self.loss_bits += bits
-
-        predictor.beside(encode)
-
-    def finish(self) -> bytes:
-        """The payload so far, closed with as few bytes as name a number in the interval."""
-        low, width = int(self._state[0]), int(self._state[1])
-        for count in range(1, 9):
-            unit = 1 << (64 - 8 * count)
-            value = -(-low // unit) * unit
-            if value < low + width:
-                break
-        if value >> 64:
-            carry(self._buffer, self._size)
-        tail = (value & ((1 << 64) - 1)).to_bytes(8, "big")[:count]
-        payload = self._buffer[: self._size].tobytes() + tail
-        self._reset()
-        return payload
-
-
 class Decoder:
     """The inverse of `Encoder`: fills the chunk in, column by column."""
 
@@ -154,7 +86,7 @@ class Decoder:
         """Begin a payload, as `Encoder.finish` returned it."""
         self._payload = np.frombuffer(bytearray(payload + bytes(8)), np.uint8)
         code = int.from_bytes(self._payload[:8].tobytes(), "big")
-        self._state = _interval(code)
+        self._state = interval(code)
         self._position = 8
 
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
@@ -176,7 +108,7 @@ class Decoder:
             predictor.observe(chunk[t])
 
 
-def _interval(low: int = 0) -> np.ndarray:
+def interval(low: int = 0) -> np.ndarray:
     """(low, range) of an encoder, or (value - low, range) of a decoder."""
     return np.array([low, _FULL], np.uint64)
 

@@ -1,8 +1,9 @@
 """The size of the decoder's code, the second term of a description length.
 
 It is the import closure of `prequential.decoding` within the package (libraries are named in the
-report, not counted), without comments, docstrings and blank lines, which do not run, packed in a
-fixed order and compressed with LZMA. `selfextract` runs exactly these bytes.
+report, not counted), without what does not run: comments, docstrings, blank lines, annotations of
+functions. It is packed in a fixed order and compressed with LZMA. `selfextract` runs exactly these
+bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import io
 import lzma
 import tokenize
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 
@@ -28,7 +30,7 @@ def closure() -> dict[str, bytes]:
         if name in sources:
             continue
         sources[name] = (package / f"{name}.py").read_bytes()
-        for node in ast.walk(ast.parse(sources[name])):
+        for node in _running(ast.parse(sources[name])):
             if isinstance(node, ast.ImportFrom) and node.module is not None:
                 if node.module == "prequential":
                     names = [alias.name for alias in node.names]
@@ -38,13 +40,21 @@ def closure() -> dict[str, bytes]:
     return dict(sorted(sources.items()))
 
 
-def bare(source: bytes) -> bytes:
-    r"""Source without comments, docstrings and blank lines; it only loses text.
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """A module's nodes, but for those under `if TYPE_CHECKING`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _running(child)
 
-    >>> bare(b"'doc'\n\nx = 1  # why\ndef f():\n    'doc'\n    return '#'\n")
-    b"x = 1\ndef f():\n    return '#'\n"
+
+def bare(source: bytes) -> bytes:
+    r"""Source without comments, docstrings, blank lines and annotations of functions.
+
+    >>> bare(b"'doc'\n\nx = 1  # why\ndef f(x: int) -> str:\n    'doc'\n    return '#'\n")
+    b"x = 1\ndef f(x):\n    return '#'\n"
     """
-    text = source.decode()
+    text = _unannotated(source).decode()
     lines = text.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -60,6 +70,30 @@ def bare(source: bytes) -> bytes:
                         " " * first.col_offset + "0\n" if len(node.body) == 1 else "\n"
                     ] + ["\n"] * (first.end_lineno - first.lineno)
     return "".join(line for line in lines if line.strip()).encode()
+
+
+def _unannotated(source: bytes) -> bytes:
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def end(node: ast.AST) -> int:
+        assert isinstance(node, ast.expr)
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return starts[node.end_lineno - 1] + node.end_col_offset
+
+    cuts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            name = starts[node.lineno - 1] + node.col_offset + len(node.arg.encode())
+            cuts.append((name, end(node.annotation)))
+        elif isinstance(node, ast.FunctionDef) and node.returns is not None:
+            arrow = source.rindex(b"->", 0, end(node.returns))
+            cuts.append((source.rindex(b")", 0, arrow) + 1, end(node.returns)))
+    for a, b in sorted(cuts, reverse=True):
+        source = source[:a] + source[b:]
+    return source
 
 
 @cache

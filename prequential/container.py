@@ -32,7 +32,7 @@ MAX_NAME_BYTES = 255
 _PIECE_BYTES = 2**20  # largest single read
 # The header's mode: stored, or coded and what else stands in the header.
 _STORED, _CODED, _PRIOR, _TOKENS = 0, 1, 2, 4
-_DATA, _END = b"D", b"E"
+DATA, END = b"D", b"E"
 _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
 
 
@@ -135,64 +135,6 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def stored_bytes(original_bytes: int, seed: int) -> int:
-    """Size of the archive that holds the original as it is."""
-    header = Header(original_bytes, seed, bytes(SHA256_BYTES), None)
-    size = len(header.to_bytes()) + CRC_BYTES + _frame_bytes(0)
-    full, rest = divmod(original_bytes, FRAME_BYTES)
-    return size + full * _frame_bytes(FRAME_BYTES) + (_frame_bytes(rest) if rest else 0)
-
-
-def _frame_bytes(payload_bytes: int) -> int:
-    return 1 + len(varint(payload_bytes)) + payload_bytes + CRC_BYTES
-
-
-class ArchiveWriter:
-    """Writes the header at once, then frames.
-
-    ``bytes_written`` counts all bytes so far, ``payload_bytes`` those of the data frames' payloads.
-    """
-
-    def __init__(self, f: BinaryIO, header: Header) -> None:
-        self._f = f
-        self._coded = header.config is not None
-        self._crc = 0
-        self.bytes_written = 0
-        self.payload_bytes = 0
-        self._write(header.to_bytes())
-        self.header_bytes = self.bytes_written
-
-    def data(self, payload: bytes, digest: bytes = b"") -> None:
-        """Append a data frame; ``digest`` is 8 bytes of the weights after it, empty if stored."""
-        self._frame(_DATA, payload, digest, DIGEST_BYTES if self._coded else 0)
-        self.payload_bytes += len(payload)
-
-    def end(self, digest: bytes = b"") -> None:
-        """Append the end frame; ``digest`` is 32 bytes of the final weights, empty if stored."""
-        self._frame(_END, digest, b"", 0)
-
-    def content(self) -> bytes:
-        """All that is written so far, read back from the file."""
-        self._f.seek(0)
-        return self._f.read(self.bytes_written)
-
-    def _frame(self, kind: bytes, payload: bytes, digest: bytes, digest_bytes: int) -> None:
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise ValueError(f"frame payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
-        if kind == _END and len(payload) != (FINAL_DIGEST_BYTES if self._coded else 0):
-            raise ValueError(f"final digest of {len(payload)} bytes")
-        if len(digest) != digest_bytes:
-            raise ValueError(f"digest of {len(digest)} bytes, not {digest_bytes}")
-        self._write(kind + varint(len(payload)), payload, digest)
-
-    def _write(self, *parts: bytes) -> None:
-        for part in parts:
-            self._f.write(part)
-            self._crc = zlib.crc32(part, self._crc)
-        self._f.write(self._crc.to_bytes(CRC_BYTES, "little"))
-        self.bytes_written += sum(map(len, parts)) + CRC_BYTES
-
-
 class ArchiveReader:
     """Reads the header at once, then frames as they are asked for.
 
@@ -216,7 +158,7 @@ class ArchiveReader:
         self._frames += 1
         frame = f"data frame {self._frames}"
         start = self.bytes_read
-        self._kind(_DATA, frame)
+        self._kind(DATA, frame)
         length = self._varint(f"the payload length of {frame}", MAX_PAYLOAD_BYTES)
         coded = self.header.config is not None
         room = self.header.original_bytes - self.payload_bytes
@@ -231,7 +173,7 @@ class ArchiveReader:
     def end(self) -> bytes:
         """Read the end frame, after which nothing may follow: the final digest of the weights."""
         start = self.bytes_read
-        self._kind(_END, "the end frame")
+        self._kind(END, "the end frame")
         coded = self.header.config is not None
         length = self._varint("the payload length of the end frame", MAX_PAYLOAD_BYTES)
         if length != (FINAL_DIGEST_BYTES if coded else 0):
@@ -328,7 +270,7 @@ class ArchiveReader:
     def _kind(self, expected: bytes, frame: str) -> None:
         kind = self._take(1, f"the kind of {frame}")
         if kind != expected:
-            problem = {_DATA: "a data frame", _END: "the end frame"}.get(kind, f"0x{kind.hex()}")
+            problem = {DATA: "a data frame", END: "the end frame"}.get(kind, f"0x{kind.hex()}")
             raise self._error(f"{problem} where {frame} should be", self.bytes_read - 1)
 
     def _varint(self, field: str, limit: int) -> int:

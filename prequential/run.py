@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from prequential import codesize, loop, selftest
 from prequential import prior as priors
-from prequential.coder import Decoder, Encoder, Meter
+from prequential.coder import Decoder
 from prequential.config import Config
-from prequential.container import CONTAINER_VERSION, FRAME_BYTES, ArchiveWriter, Header, Limits
+from prequential.container import CONTAINER_VERSION, FRAME_BYTES, Header, Limits
 from prequential.errors import ConfigError
 from prequential.learner import Learner
 from prequential.model import Transformer
@@ -24,6 +24,10 @@ from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
 from prequential.report import Report, config_tree, versions
 from prequential.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from prequential.encoder import Encoder, Meter
+    from prequential.writer import ArchiveWriter
 
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2

@@ -22,9 +22,10 @@ import pytest
 import prequential
 from prequential.cli import main
 from prequential.config import Config
-from prequential.container import ArchiveReader, ArchiveWriter, Header
+from prequential.container import ArchiveReader, Header
 from prequential.errors import DivergenceError
 from prequential.progress import Progress, Rates, progress_bar
+from prequential.writer import ArchiveWriter
 
 CONTENT = b"some content\n" * 10
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]

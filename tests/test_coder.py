@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prequential.coder import TOTAL_BITS, Decoder, Direct, Encoder, Meter
+from prequential.coder import TOTAL_BITS, Decoder, Direct
+from prequential.encoder import Encoder, Meter
 from prequential.errors import DivergenceError
 
 TOTAL = 1 << TOTAL_BITS

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from prequential import container
 from prequential.config import Config
-from prequential.container import ArchiveReader, ArchiveWriter, Header, varint
+from prequential.container import ArchiveReader, Header, varint
 from prequential.errors import ArchiveError, PrequentialError
+from prequential.writer import ArchiveWriter
 
 Frame = tuple[bytes, bytes]
 FRAMES: list[Frame] = [(b"first", b"8 bytes."), (b"", b"12345678"), (b"first", b"8 bytes.")]

@@ -23,9 +23,10 @@ from samples import noise, small, text
 from prequential import codec, config, container, decoding, run
 from prequential.cli import main
 from prequential.config import Config, load
-from prequential.container import ArchiveReader, ArchiveWriter, Header, Limits
+from prequential.container import ArchiveReader, Header, Limits
 from prequential.errors import ArchiveError, DivergenceError, PrequentialError
 from prequential.learner import Learner
+from prequential.writer import ArchiveWriter
 
 UNTOUCHED = 0xAA
 

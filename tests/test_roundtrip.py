@@ -13,9 +13,10 @@ from samples import noise, small, text
 
 import prequential
 from prequential import codec, run
-from prequential.container import ArchiveWriter, Header
+from prequential.container import Header
 from prequential.errors import ArchiveError, ConfigError
 from prequential.progress import Progress
+from prequential.writer import ArchiveWriter
 
 STEP = 4 * 8  # streams * chunk of `small`
 

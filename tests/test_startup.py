@@ -63,7 +63,7 @@ def test_the_first_chunks_of_a_file_larger_than_memory(tmp_path: Path) -> None:
     code = """
 import numpy as np
 from prequential import load, loop
-from prequential.coder import Encoder
+from prequential.encoder import Encoder
 from prequential.container import Header
 from prequential.files import FileBytes, open_input
 from prequential.run import Run

@@ -16,11 +16,12 @@ from prequential import checkpoint, codec, numerics, pieces, run
 from prequential.cli import main
 from prequential.coder import MEASURE
 from prequential.config import Config, MemoryConfig
-from prequential.container import ArchiveReader, ArchiveWriter, Header, Tokens
+from prequential.container import ArchiveReader, Header, Tokens
 from prequential.errors import ArchiveError, DivergenceError
 from prequential.learner import Learner
 from prequential.memory import Memory
 from prequential.vocabulary import SINGLE_BYTES, Vocabulary
+from prequential.writer import ArchiveWriter
 
 DATA = text(4000) + noise(300) + b"\r\n  \xff\xfe\0 the end \xe2\x96\x81" + text(2000, 1)
 MIX = ("memory.kind=mix", "streams=1")

@@ -1,0 +1,75 @@
+"""The other side of `coder.Decoder`, and a meter that only adds up, all with one verb, `code`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prequential.coder import ENCODE, MEASURE, Predictor, carry, interval
+
+
+class Meter:
+    """Adds up the codelength of the symbols and writes nothing."""
+
+    def __init__(self) -> None:
+        self.loss_bits = 0.0  # sum of -log2(frequency / total)
+
+    def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
+        """Measure the first `count` tokens, in time-major order, of the chunk (T, B)."""
+        frequencies = predictor.predict(chunk)[:count]
+        symbols = chunk.reshape(-1)[:count]
+
+        def measure() -> None:
+            nowhere = np.zeros(0, np.uint8)
+            _, bits = predictor.symbol_coder.code(
+                MEASURE, symbols, frequencies, 0, interval(), nowhere, 0
+            )
+            self.loss_bits += bits
+
+        predictor.beside(measure)
+
+
+class Encoder:
+    """Codes chunks into bytes; `finish` closes a payload, after which the next one begins."""
+
+    def __init__(self) -> None:
+        self.loss_bits = 0.0
+        self._buffer = np.zeros(1 << 16, np.uint8)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._state = interval()
+        self._size = 0
+
+    def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
+        """Code the first `count` tokens, in time-major order, of the chunk (T, B)."""
+        frequencies = predictor.predict(chunk)[:count]
+        symbols = chunk.reshape(-1)[:count]
+        # A symbol settles at most 4 bytes, as eight bits at most 16.
+        needed = self._size + 16 * count + 8
+        if needed > len(self._buffer):
+            grown = np.zeros(2 * needed, np.uint8)
+            grown[: self._size] = self._buffer[: self._size]
+            self._buffer = grown
+
+        def encode() -> None:
+            self._size, bits = predictor.symbol_coder.code(
+                ENCODE, symbols, frequencies, 0, self._state, self._buffer, self._size
+            )
+            self.loss_bits += bits
+
+        predictor.beside(encode)
+
+    def finish(self) -> bytes:
+        """The payload so far, closed with as few bytes as name a number in the interval."""
+        low, width = int(self._state[0]), int(self._state[1])
+        for count in range(1, 9):
+            unit = 1 << (64 - 8 * count)
+            value = -(-low // unit) * unit
+            if value < low + width:
+                break
+        if value >> 64:
+            carry(self._buffer, self._size)
+        tail = (value & ((1 << 64) - 1)).to_bytes(8, "big")[:count]
+        payload = self._buffer[: self._size].tobytes() + tail
+        self._reset()
+        return payload
