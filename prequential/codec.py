@@ -14,29 +14,25 @@ from typing import BinaryIO
 
 import numpy as np
 
-from prequential import pieces
+from prequential import codesize, decoding, pieces
 from prequential import prior as priors
-from prequential.config import BYTES, Config, load
+from prequential.config import AUTO, BYTES, Config, load
 from prequential.container import (
+    CONTAINER_VERSION,
     DIGEST_BYTES,
     FRAME_BYTES,
     Header,
     Limits,
     Tokens,
 )
-from prequential.decoding import decode, decompress, decompress_file
 from prequential.encoder import Encoder, Meter
 from prequential.model import Transformer
 from prequential.prior import Prior
 from prequential.progress import ProgressCallback
-from prequential.report import Report
-from prequential.run import Bytes, Checkpoints, Run, check_memory, exact, report_of, sha256_of
+from prequential.report import Report, config_tree, versions
+from prequential.run import Bytes, Checkpoints, Run, check_memory, exact, sha256_of
 from prequential.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.writer import ArchiveWriter, stored_bytes
-
-__all__ = [
-    "codelength", "compress", "compress_file", "decode", "decompress", "decompress_file", "encode",
-]  # fmt: skip
 
 _LIMITS = Limits()
 
@@ -64,6 +60,27 @@ def compress(
     return archive.getvalue()
 
 
+def decompress(
+    archive: bytes,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+    limits: Limits = _LIMITS,
+) -> bytes:
+    """The data of an archive.
+
+    Raises:
+        ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
+        DivergenceError: this machine's arithmetic is not the encoder's.
+    """
+    data = io.BytesIO()
+    decompress_file(
+        io.BytesIO(archive), data, device=device, threads=threads, progress=progress, limits=limits
+    )
+    return data.getvalue()
+
+
 def compress_file(
     source: BinaryIO,
     archive: BinaryIO,
@@ -82,6 +99,36 @@ def compress_file(
         np.frombuffer(source.read(), np.uint8), archive, config=config or load(), seed=seed,
         device=device, threads=threads, progress=progress,
     )  # fmt: skip
+
+
+def decompress_file(
+    archive: BinaryIO,
+    target: BinaryIO,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+    limits: Limits = _LIMITS,
+) -> Report:
+    """Write the data of an archive, which may be a pipe, once all of it is decoded and checked.
+
+    Raises:
+        ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
+        DivergenceError: this machine's arithmetic is not the encoder's.
+    """
+    decoded = np.empty(0, np.uint8)
+
+    def allocate(size: int) -> np.ndarray:
+        nonlocal decoded
+        decoded = np.empty(size, np.uint8)
+        return decoded
+
+    report = decode(
+        archive, allocate, name=str(getattr(archive, "name", "archive")), device=device,
+        threads=threads, progress=progress, limits=limits, in_memory=True,
+    )  # fmt: skip
+    target.write(decoded.data)
+    return report
 
 
 def codelength(
@@ -174,13 +221,48 @@ def encode(
     )  # fmt: skip
 
 
+def decode(
+    archive: BinaryIO,
+    allocate: Callable[[int], np.ndarray],
+    *,
+    name: str = "archive",
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+    prior: Prior | None = None,
+    limits: Limits = _LIMITS,
+    in_memory: bool = False,
+    checkpoints: Checkpoints | None = None,
+    decoded: list[slice] | None = None,
+) -> Report:
+    """Fill allocate(original_bytes), a writable uint8 array, with the original.
+
+    Slices of the array that are decoded and checked are listed in `decoded` as the run goes on, for
+    a caller that wants what comes before a fault. in_memory says that the array counts against the
+    limit of memory.
+
+    Raises:
+        ArchiveError: not an archive, damaged, of an unsupported version, made with a prior that
+            is not the given one, or beyond the limits.
+        DivergenceError: this machine's arithmetic is not the encoder's.
+    """
+    return report_of(
+        *decoding.decode(
+            archive, allocate, name=name, device=device, threads=threads, progress=progress,
+            prior=prior, limits=limits, in_memory=in_memory, checkpoints=checkpoints,
+            decoded=decoded,
+        )
+    )  # fmt: skip
+
+
 def _tokenized(data: Bytes, config: Config) -> tuple[Config, Bytes, Vocabulary, Tokens | None]:
     """The data's tokens, what they stand for, and what the header says of both."""
-    if config.tokenizer == BYTES or len(data) == 0:
-        return dataclasses.replace(config, tokenizer=BYTES), data, SINGLE_BYTES, None
     from prequential import tokenizer
 
-    spec = tokenizer.parse(config.tokenizer)
+    chosen = tokenizer.choose(data) if config.tokenizer == AUTO else config.tokenizer
+    if chosen == BYTES or len(data) == 0:
+        return dataclasses.replace(config, tokenizer=BYTES), data, SINGLE_BYTES, None
+    spec = tokenizer.parse(chosen)
     vocabulary, symbols = tokenizer.tokenize(data, spec)
     named = dataclasses.replace(config, tokenizer=tokenizer.identity(spec))
     return named, symbols, vocabulary, Tokens(len(symbols), pieces.pack(vocabulary))
@@ -204,3 +286,47 @@ def _store(data: Bytes, archive: BinaryIO, seed: int, sha256: bytes, started: fl
         header, writer.header_bytes, len(data), writer.bytes_written, 8.0 * len(data), b"", None,
         started,
     )  # fmt: skip
+
+
+def report_of(
+    header: Header,
+    header_bytes: int,
+    payload_bytes: int,
+    archive_bytes: int,
+    loss_bits: float,
+    digest: bytes,
+    run: Run | None,
+    started: float,
+) -> Report:
+    """What a run comes to; run is None for a stored archive."""
+    seconds = time.monotonic() - started
+    code = codesize.code_bytes()
+    prior = run.prior.compressed_bytes if run and run.prior else 0
+    size = header.original_bytes
+    return Report(
+        original_bytes=size,
+        archive_bytes=archive_bytes,
+        header_bytes=header_bytes,
+        payload_bytes=payload_bytes,
+        payload_bits=8 * payload_bytes,
+        loss_integral_bits=loss_bits,
+        code_bytes=code,
+        prior_bytes=prior,
+        description_length_bits=8 * (archive_bytes + code + prior),
+        bits_per_byte=8 * archive_bytes / size if size else 0.0,
+        tokens=len(run.symbols) if run else 0,
+        vocabulary=len(run.vocabulary.pieces) if run else 0,
+        vocabulary_bytes=len(header.tokens.vocabulary) if header.tokens else 0,
+        bits_per_token=8 * archive_bytes / len(run.symbols) if run else 0.0,
+        seconds=seconds,
+        bytes_per_second=size / seconds if seconds else 0.0,
+        seed=header.seed,
+        mode=header.mode,
+        config=config_tree(header.config),
+        sha256=header.sha256.hex(),
+        weights_digest=digest.hex(),
+        parameters=run.learner.parameter_count() if run else 0,
+        weights_bytes=sum(a.nbytes for a in run.learner.learned().values()) if run else 0,
+        steps=run.learner.optimizer.steps if run else 0,
+        versions=versions(header.numerics_version, CONTAINER_VERSION),
+    )

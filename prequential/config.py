@@ -45,6 +45,7 @@ _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)
 
 
 BYTES = "bytes"  # the tokenizer that leaves everything as it is
+AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
 SYMBOLS = 256  # tokens that it knows
 
 

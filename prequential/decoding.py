@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -16,62 +15,23 @@ from prequential.container import DIGEST_BYTES, ArchiveReader, Header, Limits
 from prequential.errors import ArchiveError, ConfigError, DivergenceError
 from prequential.prior import Prior
 from prequential.progress import ProgressCallback
-from prequential.report import Report
-from prequential.run import Checkpoints, Run, check_memory, exact, report_of, sha256_of
+from prequential.run import Checkpoints, Run, check_memory, exact, sha256_of
 from prequential.vocabulary import SINGLE_BYTES, Vocabulary
 
-_LIMITS = Limits()
+LIMITS = Limits()
 
 
-def decompress(
-    archive: bytes,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    progress: ProgressCallback | None = None,
-    limits: Limits = _LIMITS,
-) -> bytes:
-    """The data of an archive.
+class Outcome(NamedTuple):
+    """What a decoder did: `codec.report_of` says it in the terms of a report."""
 
-    Raises:
-        ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
-        DivergenceError: this machine's arithmetic is not the encoder's.
-    """
-    data = io.BytesIO()
-    decompress_file(
-        io.BytesIO(archive), data, device=device, threads=threads, progress=progress, limits=limits
-    )
-    return data.getvalue()
-
-
-def decompress_file(
-    archive: BinaryIO,
-    target: BinaryIO,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    progress: ProgressCallback | None = None,
-    limits: Limits = _LIMITS,
-) -> Report:
-    """Write the data of an archive, which may be a pipe, once all of it is decoded and checked.
-
-    Raises:
-        ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
-        DivergenceError: this machine's arithmetic is not the encoder's.
-    """
-    decoded = np.empty(0, np.uint8)
-
-    def allocate(size: int) -> np.ndarray:
-        nonlocal decoded
-        decoded = np.empty(size, np.uint8)
-        return decoded
-
-    report = decode(
-        archive, allocate, name=str(getattr(archive, "name", "archive")), device=device,
-        threads=threads, progress=progress, limits=limits, in_memory=True,
-    )  # fmt: skip
-    target.write(decoded.data)
-    return report
+    header: Header
+    header_bytes: int
+    payload_bytes: int
+    archive_bytes: int
+    loss_bits: float
+    digest: bytes  # of the final weights; empty if stored
+    run: Run | None
+    started: float
 
 
 def decode(
@@ -83,11 +43,11 @@ def decode(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
-    limits: Limits = _LIMITS,
+    limits: Limits = LIMITS,
     in_memory: bool = False,
     checkpoints: Checkpoints | None = None,
     decoded: list[slice] | None = None,
-) -> Report:
+) -> Outcome:
     """Fill allocate(original_bytes), a writable uint8 array, with the original.
 
     Slices of the array that are decoded and checked are listed in `decoded` as the run goes on, for
@@ -154,7 +114,7 @@ def decode(
     if sha256_of(data) != header.sha256:
         decoded.clear()
         raise DivergenceError(_diverged(name, "output"))
-    return report_of(
+    return Outcome(
         header, reader.header_bytes, reader.payload_bytes, reader.bytes_read,
         decoder.loss_bits if run else 8.0 * reader.payload_bytes, digest, run,
         run.started if run else started,

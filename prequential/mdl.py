@@ -397,7 +397,8 @@ def _key(job: Job, sha256: str) -> str:
     code = hashlib.sha256(codesize.packed()).hexdigest()
     from prequential import tokenizer
 
-    parts.append(tokenizer.identity(tokenizer.parse(job.config().tokenizer)))
+    if (name := job.config().tokenizer) != config.AUTO:
+        parts.append(tokenizer.identity(tokenizer.parse(name)))
     return hashlib.sha256("\n".join([*parts, code, f"{SCHEMA}"]).encode()).hexdigest()
 
 

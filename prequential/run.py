@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from prequential import codesize, loop, selftest
+from prequential import loop, selftest
 from prequential import prior as priors
 from prequential.coder import Decoder
 from prequential.config import Config
-from prequential.container import CONTAINER_VERSION, FRAME_BYTES, Header, Limits
+from prequential.container import FRAME_BYTES, Header, Limits
 from prequential.errors import ConfigError
 from prequential.learner import Learner
 from prequential.model import Transformer
 from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
-from prequential.report import Report, config_tree, versions
 from prequential.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -222,50 +221,6 @@ def check_memory(
             f" more room than the limit of {limits.memory_bytes / 2**30:.1f} GiB: raise it with"
             " --max-memory"
         )
-
-
-def report_of(
-    header: Header,
-    header_bytes: int,
-    payload_bytes: int,
-    archive_bytes: int,
-    loss_bits: float,
-    digest: bytes,
-    run: Run | None,
-    started: float,
-) -> Report:
-    """What a run comes to; run is None for a stored archive."""
-    seconds = time.monotonic() - started
-    code = codesize.code_bytes()
-    prior = run.prior.compressed_bytes if run and run.prior else 0
-    size = header.original_bytes
-    return Report(
-        original_bytes=size,
-        archive_bytes=archive_bytes,
-        header_bytes=header_bytes,
-        payload_bytes=payload_bytes,
-        payload_bits=8 * payload_bytes,
-        loss_integral_bits=loss_bits,
-        code_bytes=code,
-        prior_bytes=prior,
-        description_length_bits=8 * (archive_bytes + code + prior),
-        bits_per_byte=8 * archive_bytes / size if size else 0.0,
-        tokens=len(run.symbols) if run else 0,
-        vocabulary=len(run.vocabulary.pieces) if run else 0,
-        vocabulary_bytes=len(header.tokens.vocabulary) if header.tokens else 0,
-        bits_per_token=8 * archive_bytes / len(run.symbols) if run else 0.0,
-        seconds=seconds,
-        bytes_per_second=size / seconds if seconds else 0.0,
-        seed=header.seed,
-        mode=header.mode,
-        config=config_tree(header.config),
-        sha256=header.sha256.hex(),
-        weights_digest=digest.hex(),
-        parameters=run.learner.parameter_count() if run else 0,
-        weights_bytes=sum(a.nbytes for a in run.learner.learned().values()) if run else 0,
-        steps=run.learner.optimizer.steps if run else 0,
-        versions=versions(header.numerics_version, CONTAINER_VERSION),
-    )
 
 
 def sha256_of(data: Bytes) -> bytes:

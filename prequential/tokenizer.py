@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import string
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,9 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prequential.config import BYTES
 from prequential.errors import ConfigError, FileError
 from prequential.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary, concatenate
 
+# Prose of this length is better off in tokens, see docs/LOG.md; what it is made of, at least.
+PROSE_BYTES = (10_000_000, 1 << 28)
+PROSE_TOKENIZER = "bpe:1024"
+_PROSE_SHARE = 0.9
+_PROSE = np.frombuffer(string.ascii_letters.encode() + b" \n\r\t", np.uint8)
 MIN_SIZE = 257
 DEFAULT_SIZE = 4096
 # Trained on at most so many bytes, taken in spans evenly from the whole input.
@@ -66,8 +73,8 @@ def parse(spec: str) -> Spec:
     Raises:
         ConfigError: it is none of these, or the size is out of range.
     """
-    if spec == "bytes":
-        return Spec("bytes")
+    if spec == BYTES:
+        return Spec(BYTES)
     if spec.endswith(".model"):
         return Spec("model", MAX_PIECES, spec)
     kind, colon, size = spec.partition(":")
@@ -84,6 +91,19 @@ def parse(spec: str) -> Spec:
     return Spec(kind, pieces)
 
 
+def choose(data: Any) -> str:
+    """The tokenizer of the setting "auto" for data (size,) uint8: bytes, but not for long prose.
+
+    Prose: letters of ASCII and white space are 90 % of it. Shorter texts are smaller in bytes, and
+    what is longer than this is read part by part, while its tokens would have to be held.
+    """
+    if PROSE_BYTES[0] <= len(data) <= PROSE_BYTES[1]:
+        counts = np.bincount(_sample(data), minlength=256)
+        if counts[_PROSE].sum() >= _PROSE_SHARE * counts.sum():
+            return PROSE_TOKENIZER
+    return BYTES
+
+
 def identity(spec: Spec) -> str:
     """The tokenizer's name in the archive: of a model that was given, with its file's SHA-256.
 
@@ -92,7 +112,7 @@ def identity(spec: Spec) -> str:
     """
     if spec.kind == "model":
         return f"{Path(spec.path).name} {hashlib.sha256(_read(spec.path)).hexdigest()}"
-    return spec.kind if spec.kind == "bytes" else f"{spec.kind}:{spec.size}"
+    return spec.kind if spec.kind == BYTES else f"{spec.kind}:{spec.size}"
 
 
 def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
@@ -107,7 +127,7 @@ def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
     """
     if isinstance(data, bytes | bytearray):
         data = np.frombuffer(data, np.uint8)
-    if spec.kind == "bytes":
+    if spec.kind == BYTES:
         return Vocabulary(tuple(bytes([b]) for b in range(256))), data.astype(np.uint16)
     if not len(data):
         return Vocabulary(()), np.zeros(0, np.uint16)
@@ -117,11 +137,7 @@ def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
 
 def train(data: np.ndarray, kind: str, size: int) -> Pieces:
     """At most `size` pieces for data (size,) uint8, the bytes that occur in it included."""
-    sample = data
-    if len(data) > SAMPLE_BYTES:
-        spans = SAMPLE_BYTES // _SPAN_BYTES
-        starts = [(len(data) - _SPAN_BYTES) * i // (spans - 1) for i in range(spans)]
-        sample = np.concatenate([data[a : a + _SPAN_BYTES] for a in starts])
+    sample = _sample(data)
     parts = (data[a : a + SAMPLE_BYTES] for a in range(0, len(data), SAMPLE_BYTES))
     missing = len({b for part in parts for b in np.unique(part)}) - len(np.unique(sample))
     model = io.BytesIO()
@@ -158,6 +174,15 @@ def train(data: np.ndarray, kind: str, size: int) -> Pieces:
         if type_ == _NORMAL
     }
     return Pieces(kind, scores, {})
+
+
+def _sample(data: Any) -> np.ndarray:
+    """All of the data, or spans taken evenly from it."""
+    if len(data) <= SAMPLE_BYTES:
+        return np.asarray(data[:])
+    spans = SAMPLE_BYTES // _SPAN_BYTES
+    starts = [(len(data) - _SPAN_BYTES) * i // (spans - 1) for i in range(spans)]
+    return np.concatenate([data[a : a + _SPAN_BYTES] for a in starts])
 
 
 def load(path: str) -> Pieces:

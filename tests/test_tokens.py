@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import checkpoint, codec, numerics, pieces, run
+from prequential import checkpoint, codec, numerics, pieces, run, tokenizer
 from prequential.cli import main
 from prequential.coder import MEASURE
 from prequential.config import Config, MemoryConfig
@@ -27,8 +27,8 @@ DATA = text(4000) + noise(300) + b"\r\n  \xff\xfe\0 the end \xe2\x96\x81" + text
 MIX = ("memory.kind=mix", "streams=1")
 
 
-def tokens(*overrides: str, tokenizer: str = "bpe:320") -> Config:
-    return small(f"tokenizer={tokenizer}", 'ngrams.contexts=["o1","t1","t2","w0"]', *overrides)
+def tokens(*overrides: str, kind: str = "bpe:320") -> Config:
+    return small(f"tokenizer={kind}", 'ngrams.contexts=["o1","t1","t2","w0"]', *overrides)
 
 
 def encode(data: bytes, config: Config, **options: object) -> bytes:
@@ -49,9 +49,9 @@ def encode(data: bytes, config: Config, **options: object) -> bytes:
         ("model.layers=0", *MIX),
     ],
 )
-@pytest.mark.parametrize("tokenizer", ["bpe:320", "unigram:300"])
-def test_round_trip_and_codelength(overrides: tuple[str, ...], tokenizer: str) -> None:
-    config = tokens(*overrides, tokenizer=tokenizer)
+@pytest.mark.parametrize("kind", ["bpe:320", "unigram:300"])
+def test_round_trip_and_codelength(overrides: tuple[str, ...], kind: str) -> None:
+    config = tokens(*overrides, kind=kind)
     file = io.BytesIO()
     report = codec.encode(np.frombuffer(DATA, np.uint8), file, config=config, seed=1)
     assert codec.decompress(file.getvalue()) == DATA
@@ -68,7 +68,7 @@ def test_round_trip_and_codelength(overrides: tuple[str, ...], tokenizer: str) -
 def test_a_vocabulary_beyond_one_block_of_a_sum() -> None:
     """1,300 pieces: the gradient of the head adds more products than float32 holds exactly."""
     words = b" ".join(b"%x" % (i * 2654435761 % 2**20) for i in range(1500)) * 2
-    config = tokens("model.width=16", tokenizer="bpe:2000")
+    config = tokens("model.width=16", kind="bpe:2000")
     file = io.BytesIO()
     report = codec.encode(np.frombuffer(words, np.uint8), file, config=config)
     assert report.vocabulary > 1040
@@ -197,7 +197,7 @@ def test_the_header_holds_what_decoding_needs(tmp_path: Path) -> None:
         model_type="bpe", minloglevel=2,
     )  # fmt: skip
     model = tmp_path / "own.model"
-    archive = codec.compress(text(5000), 0, tokens(tokenizer=str(model)))
+    archive = codec.compress(text(5000), 0, tokens(kind=str(model)))
     model.unlink()
     assert codec.decompress(archive) == text(5000)
     found = ArchiveReader(io.BytesIO(archive), "a").header
@@ -249,3 +249,21 @@ def test_salvage_is_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rescued = (tmp_path / "a").read_bytes()
     assert 1000 < len(rescued) < len(DATA)
     assert DATA.startswith(rescued)
+
+
+def test_long_prose_is_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "PROSE_BYTES", (5000, 20_000))
+    config = small("tokenizer=auto")
+    for data, pieces_wanted in (
+        (text(5000), True),
+        (text(4999), False),
+        (text(20_001), False),
+        (text(4000) + noise(1000), False),
+        (b"12345, " * 1000, False),
+    ):
+        archive = codec.compress(data, 0, config)
+        assert codec.decompress(archive) == data
+        header = ArchiveReader(io.BytesIO(archive), "a").header
+        assert (header.tokens is not None) is pieces_wanted
+        assert header.config is not None
+        assert header.config.tokenizer == ("bpe:1024" if pieces_wanted else "bytes")
