@@ -26,9 +26,8 @@ import numpy as np
 import torch
 
 from prequential import embeddings as embeddings_module
-from prequential import kernels, loop, memory, ngrams, numerics, optimizer, selftest
+from prequential import kernels, loop, memory, ngrams, numerics, optimizer, selftest, steps
 from prequential.coder import TOTAL_BITS, Decoder, Direct, Encoder
-from prequential.columns import Columns
 from prequential.config import Config, ModelConfig
 from prequential.contexts import History
 from prequential.learner import Learner
@@ -327,7 +326,9 @@ _STAGES: list[tuple[str, Any, str]] = [
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
     ("frequencies", kernels, "frequencies gradient"),
-    ("decoder's columns", Columns, "forward refresh"),
+    ("forward", steps, "_forward"),
+    ("backward", steps, "_backward"),
+    ("update", steps, "_update"),
 ]
 
 

@@ -13,17 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from prequential import kernels
+from prequential import kernels, numerics, shares
 from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
-from prequential.columns import Columns
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
 from prequential.memory import Memory
 from prequential.model import SYMBOLS, Transformer
 from prequential.ngrams import Ngrams
-from prequential.optimizer import Optimizer, Weight
+from prequential.optimizer import Optimizer, Weight, update_of
 from prequential.replay import Draw, Past
+from prequential.steps import Steps
 
 
 class Learner:
@@ -48,14 +48,15 @@ class Learner:
         self.history = History(B)
         self.embeddings = Embeddings(config.model, B, T, seed)
         self.model = transformer(config.model, B, T, seed, device)
-        # Elsewhere than in this process, on the CPU, a column is a chunk of one column.
-        here = transformer is Transformer and self.device.type == "cpu"
-        self.columns = Columns(self.model) if here else None
+        # Alone and on the CPU, its compiled form.
+        alone = transformer is Transformer
+        self.steps = Steps(self.model) if alone and numerics.compiled(self.model.x) else None
         self.ngrams = Ngrams(config.ngrams, B, T)
         self.memory = Memory(config.memory, B, T) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, SYMBOLS), np.int32)
+        self._others = threads - 1
         # By default a thread's products would be split over threads of their own, busily waiting.
         self._pool = (
             ThreadPoolExecutor(threads - 1, initializer=torch.set_num_threads, initargs=(1,))
@@ -82,12 +83,7 @@ class Learner:
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, 256) int32 of the next column, given the columns observed before."""
         self._locate(column)
-        if self.columns is None:
-            return self._forward(column, column + 1)
-        if column == 0:
-            self.columns.refresh()
-        rows = self.embeddings.gather(column, column + 1)
-        return self._frequencies(self.columns.forward(rows, column), column)
+        return self._forward(column, column + 1)
 
     def observe(self, symbols: np.ndarray) -> None:
         """Take in a decoded column (B,) uint8."""
@@ -114,6 +110,12 @@ class Learner:
             task()
         else:
             self._tasks.append((self._pool.submit(_inferring, task), task))
+
+    def _join(self, call: Callable[[], None]) -> None:
+        """Let other threads take part in a compiled call whose work can be shared."""
+        if self._pool is not None and shares.POSSIBLE:
+            for _ in range(self._others):
+                self._pool.submit(call)
 
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
@@ -185,8 +187,13 @@ class Learner:
             self.memory.locate(self.history, column)
 
     def _forward(self, first: int, end: int) -> np.ndarray:
-        rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)
-        return self._frequencies(self.model.forward(rows, first).cpu().numpy(), first)
+        rows = self.embeddings.gather(first, end)
+        if self.steps is not None:
+            logits = self.steps.forward(rows, first, self._join)
+        else:
+            on_device = torch.from_numpy(rows).to(self.device)
+            logits = self.model.forward(on_device, first).cpu().numpy()
+        return self._frequencies(logits, first)
 
     def _frequencies(self, logits: np.ndarray, first: int) -> np.ndarray:
         """Frequencies (n, 256) int32 of the transformer's logits (n, 256) and the tables'."""
@@ -196,17 +203,27 @@ class Learner:
         return frequencies
 
     def _learn_dense(self, dlogits: np.ndarray, count: int, columns: int) -> None:
-        step = self.optimizer.begin(count)
+        constants = self.optimizer.advance(count)
+        step = update_of(constants)
+        if self.steps is not None:
+            gradient = self.steps.backward(dlogits, self._join)
+            if self.model.convolution is not None:
+                step(self.model.convolution.weight)
+            update = self.steps.update(len(dlogits), constants)
+            self._join(update)
+            self.embeddings.learn(gradient[:count])
+            update()
+        else:
 
-        def update(weight: Weight, gradient: Callable[[], None]) -> None:
-            def task() -> None:
-                gradient()
-                step(weight)
+            def later(weight: Weight, gradient: Callable[[], None]) -> None:
+                def task() -> None:
+                    gradient()
+                    step(weight)
 
-            self.beside(task)
+                self.beside(task)
 
-        gradient = self.model.backward(torch.from_numpy(dlogits).to(self.device), update)
-        self.embeddings.learn(gradient.cpu().numpy()[:count])
+            rows = self.model.backward(torch.from_numpy(dlogits).to(self.device), later)
+            self.embeddings.learn(rows.cpu().numpy()[:count])
         self.model.advance(columns)
         # What no thread has begun yet is done here: on a busy machine none may have had its turn.
         for future, task in reversed(self._tasks):

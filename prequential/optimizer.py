@@ -70,6 +70,10 @@ class Optimizer:
 
     def begin(self, token_count: int) -> Callable[[Weight], None]:
         """Start a step: what it returns updates one weight, in any order, on any thread."""
+        return update_of(self.advance(token_count))
+
+    def advance(self, token_count: int) -> AdamConstants | np.float32:
+        """Start a step: its constants, those of Adam or the rate of gradient descent."""
         c = self.config
         self.steps += 1
         self._power1 *= c.beta1
@@ -77,8 +81,8 @@ class Optimizer:
         rate = c.rate * min(1.0, self.steps / max(1, c.warmup))
         if c.name == "sgd":
             # The rate is per mean gradient, as the loss is usually stated.
-            return partial(_sgd, rate=np.float32(rate / token_count))
-        constants = _AdamConstants(
+            return np.float32(rate / token_count)
+        return AdamConstants(
             rate=np.float32(rate),
             beta1=np.float32(c.beta1),
             beta2=np.float32(c.beta2),
@@ -86,10 +90,11 @@ class Optimizer:
             unbias2=np.float32(1.0 / (1.0 - self._power2)),
             epsilon=np.float32(c.epsilon),
         )
-        return partial(_adam, c=constants)
 
 
-class _AdamConstants:
+class AdamConstants:
+    """What a step of Adam takes: rate, betas, 1 / (1 - beta^step), epsilon."""
+
     def __init__(
         self,
         rate: np.float32,
@@ -106,8 +111,20 @@ class _AdamConstants:
         self.unbias2 = unbias2
         self.epsilon = epsilon
 
+    def array(self) -> np.ndarray:
+        """All of them (6,) float32, in the order of `kernels.adam_rows`."""
+        parts = self.rate, self.beta1, self.beta2, self.unbias1, self.unbias2, self.epsilon
+        return np.array(parts, np.float32)
 
-def _adam(w: Weight, c: _AdamConstants) -> None:
+
+def update_of(constants: AdamConstants | np.float32) -> Callable[[Weight], None]:
+    """What updates one weight with a step's constants."""
+    if isinstance(constants, AdamConstants):
+        return partial(_adam, c=constants)
+    return partial(_sgd, rate=constants)
+
+
+def _adam(w: Weight, c: AdamConstants) -> None:
     if numerics.compiled(w.value):
         kernels.adam_rows(
             w.value.numpy(),

@@ -11,7 +11,7 @@ import torch
 
 from prequential import bounds, kernels, numerics
 from prequential.bounds import LIMITS, Reduction
-from prequential.columns import _products
+from prequential.steps import _products
 from prequential.config import MAX_TERMS, OPERAND_MAX, ModelConfig, load, preset_names
 from prequential.errors import ConfigError
 from prequential.model import Transformer

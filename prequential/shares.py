@@ -1,0 +1,98 @@
+"""Work that threads share inside compiled loops: whoever comes takes the next piece.
+
+A call's work is cut into phases, each into pieces. Every thread runs the same loop: it claims
+pieces until none is left, then waits until those that others claimed are done. No piece waits for
+a thread that has not come, so one thread alone does everything, and one that comes late finds what
+is left. The interpreter's lock is not needed for any of it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import llvmlite.ir as llvm
+import numba
+import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from prequential.kernels import jit
+
+# Without compilation the two counters below are no atomic ones.
+POSSIBLE = not numba.config.DISABLE_JIT
+_SPINS = 300  # looks at a counter before the processor is offered to others
+_LINE = 8  # int64 in a cache line
+
+
+def phases(count: int) -> np.ndarray:
+    """Counters for one call of `count` phases: pieces claimed, and pieces done."""
+    return np.zeros((count, 2 * _LINE), np.int64)
+
+
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return cgutils.get_item_pointer(
+        context, builder, signature.args[0], array, [arguments[1], arguments[2]]
+    )
+
+
+if POSSIBLE:
+
+    @intrinsic
+    def _increment(typing: Any, counters: Any, i: Any, j: Any) -> Any:
+        """counters[i, j]++ in one step; its value before."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(context, builder, signature, arguments)
+            one = llvm.Constant(llvm.IntType(64), 1)
+            return builder.atomic_rmw("add", pointer, one, "seq_cst")
+
+        return types.int64(counters, types.intp, types.intp), generate
+
+    @intrinsic
+    def _look(typing: Any, counters: Any, i: Any, j: Any) -> Any:
+        """counters[i, j], as other threads have left it."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(context, builder, signature, arguments)
+            return builder.load_atomic(pointer, "seq_cst", 8)
+
+        return types.int64(counters, types.intp, types.intp), generate
+
+    _give_way = types.ExternalFunction(
+        "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
+    )
+else:
+
+    def _increment(counters: Any, i: Any, j: Any) -> Any:
+        counters[i, j] += 1
+        return counters[i, j] - 1
+
+    def _look(counters: Any, i: Any, j: Any) -> Any:
+        return counters[i, j]
+
+    def _give_way() -> None:
+        raise AssertionError("a second thread without compilation")
+
+
+@jit
+def claim(counters: Any, phase: Any) -> Any:
+    """The number of the next piece of a phase, which may be beyond the last."""
+    return _increment(counters, phase, 0)
+
+
+@jit
+def done(counters: Any, phase: Any) -> None:
+    """Say that a claimed piece is done."""
+    _increment(counters, phase, _LINE)
+
+
+@jit
+def wait(counters: Any, phase: Any, pieces: Any) -> None:
+    """Wait until all pieces of a phase are done."""
+    spins = 0
+    while _look(counters, phase, _LINE) < pieces:
+        spins += 1
+        if spins > _SPINS:
+            _give_way()
