@@ -180,6 +180,7 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
 
 def _state(learner: Learner) -> dict[str, _View]:
     """Views of all that is learned or remembered; the rest is computed anew in every chunk."""
+    learner.settle()
     views: dict[str, _View] = {**learner.embeddings.arrays(), **learner.ngrams.arrays()}
     if learner.memory is not None:
         views |= learner.memory.arrays()

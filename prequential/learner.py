@@ -57,6 +57,8 @@ class Learner:
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, SYMBOLS), np.int32)
         self._others = threads - 1
+        self._pace = shares.Pace()
+        self._update: Callable[[], None] | None = None  # of the last step, not yet complete
         # By default a thread's products would be split over threads of their own, busily waiting.
         self._pool = (
             ThreadPoolExecutor(threads - 1, initializer=torch.set_num_threads, initargs=(1,))
@@ -73,6 +75,7 @@ class Learner:
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, 256) int32 of a known chunk (T, B) uint8, in one forward pass."""
+        self._pace.start()
         self.embeddings.locate_chunk(self.history, chunk)
         self.ngrams.locate_chunk(self.history, chunk)
         if self.memory is not None:
@@ -82,6 +85,7 @@ class Learner:
 
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, 256) int32 of the next column, given the columns observed before."""
+        self._pace.start()
         self._locate(column)
         return self._forward(column, column + 1)
 
@@ -103,22 +107,30 @@ class Learner:
             for _ in range(self._replays):
                 self._replay(self.draw.below(self._past_count), self._past)
         self._past_count += 1
+        self._pace.stop()
 
     def beside(self, task: Callable[[], None]) -> None:
         """Run a task now or on another thread; it is done when the next `learn` returns."""
-        if self._pool is None:
+        if self._pool is None or not self._pace.together:
             task()
         else:
             self._tasks.append((self._pool.submit(_inferring, task), task))
 
     def _join(self, call: Callable[[], None]) -> None:
         """Let other threads take part in a compiled call whose work can be shared."""
-        if self._pool is not None and shares.POSSIBLE:
+        if self._pool is not None and self._pace.together and shares.POSSIBLE:
             for _ in range(self._others):
                 self._pool.submit(call)
 
+    def settle(self) -> None:
+        """Complete the last step: other threads may still be at it, and this one joins them."""
+        if self._update is not None:
+            self._update()
+            self._update = None
+
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
+        self.settle()
         arrays = self._tables()
         for weight in self.model.weights:
             arrays[f"model.{weight.name}"] = weight.value.cpu().numpy()
@@ -126,6 +138,7 @@ class Learner:
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Start from what another learner of this config has `learned`."""
+        self.settle()
         for name, table in self._tables().items():
             table[...] = arrays[name]
         for weight in self.model.weights:
@@ -141,6 +154,7 @@ class Learner:
 
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the dense weights and gates, which depend on everything else."""
+        self.settle()
         sha = hashlib.sha256()
         for weight in self.model.weights:
             sha.update(weight.value.cpu().numpy().astype("<f4").tobytes())
@@ -188,6 +202,7 @@ class Learner:
 
     def _forward(self, first: int, end: int) -> np.ndarray:
         rows = self.embeddings.gather(first, end)
+        self.settle()
         if self.steps is not None:
             logits = self.steps.forward(rows, first, self._join)
         else:
@@ -206,13 +221,17 @@ class Learner:
         constants = self.optimizer.advance(count)
         step = update_of(constants)
         if self.steps is not None:
-            gradient = self.steps.backward(dlogits, self._join)
+            pass_back = self.steps.backward(dlogits)
+            update = self.steps.update(len(dlogits), constants)
+            self._join(lambda: (pass_back(), update()))
+            gradient = self.steps.convolve_backward(pass_back())
             if self.model.convolution is not None:
                 step(self.model.convolution.weight)
-            update = self.steps.update(len(dlogits), constants)
-            self._join(update)
             self.embeddings.learn(gradient[:count])
-            update()
+            self.steps.advance(columns)
+            self._update = update
+            if self._pool is None or not self._pace.together:
+                self.settle()
         else:
 
             def later(weight: Weight, gradient: Callable[[], None]) -> None:
@@ -224,7 +243,7 @@ class Learner:
 
             rows = self.model.backward(torch.from_numpy(dlogits).to(self.device), later)
             self.embeddings.learn(rows.cpu().numpy()[:count])
-        self.model.advance(columns)
+            self.model.advance(columns)
         # What no thread has begun yet is done here: on a busy machine none may have had its turn.
         for future, task in reversed(self._tasks):
             if future.cancel():

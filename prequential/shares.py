@@ -9,6 +9,7 @@ is left. The interpreter's lock is not needed for any of it.
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import llvmlite.ir as llvm
@@ -23,6 +24,48 @@ from prequential.kernels import jit
 POSSIBLE = not numba.config.DISABLE_JIT
 _SPINS = 300  # looks at a counter before the processor is offered to others
 _LINE = 8  # int64 in a cache line
+
+
+class Pace:
+    """Whether other threads pay: chunks are timed with them and without, now and then.
+
+    On a busy machine a thread that has lost its processor in the middle of a piece is waited for,
+    and one is then faster than two.
+    """
+
+    _PERIOD, _TRIAL = 64, 16  # trials, chunks of one
+
+    def __init__(self) -> None:
+        self.together = True
+        self._chunks = 0
+        self._started: float | None = None
+        self._seconds = 0.0  # of the trial so far
+        self._seconds_together = 0.0
+
+    def start(self) -> None:
+        """A chunk begins, if none has."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """The chunk ends."""
+        if self._started is not None:
+            self._seconds += time.perf_counter() - self._started
+        self._started = None
+        self._chunks += 1
+        trial, within = divmod(self._chunks, self._TRIAL)
+        if within:
+            return
+        trial %= self._PERIOD
+        # The first chunks, in which loops may be compiled, are not counted.
+        if trial == 1:
+            self.together = True
+        elif trial == 2:
+            self._seconds_together = self._seconds
+            self.together = False
+        elif trial == 3:
+            self.together = self._seconds_together < self._seconds
+        self._seconds = 0.0
 
 
 def phases(count: int) -> np.ndarray:

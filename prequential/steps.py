@@ -103,29 +103,38 @@ class Steps:
         _forward(*arguments)
         return self._logits[a:b]
 
-    def backward(self, dlogits: np.ndarray, join: Join) -> np.ndarray:
-        """The gradient (n, D) of the input rows at dlogits (n, 256) of all the chunk's rows."""
+    def backward(self, dlogits: np.ndarray) -> Callable[[], np.ndarray]:
+        """What finds the gradient (n, D) behind the convolution at dlogits (n, 256) of all rows.
+
+        Any number of threads may call it; when it returns, the gradient is complete.
+        """
         model, n = self.model, len(dlogits)
         dx = np.zeros((n, model.x.shape[1]), np.float32)
         arguments = (
             shares.phases(self._phases), model.B, dlogits, dx, self._layers,
             self._heads_gradient, self._slope,
         )  # fmt: skip
-        join(lambda: _backward(*arguments))
-        _backward(*arguments)
-        if (convolution := model.convolution) is None:
+        return lambda: _backward(*arguments) or dx
+
+    def convolve_backward(self, dx: np.ndarray) -> np.ndarray:
+        """The gradient of the convolution's input rows from that of its output (n, D).
+
+        The gradient of its taps is stored in their `products`.
+        """
+        convolution = self.model.convolution
+        if convolution is None:
             return dx
         inputs, taps = self._convolution
-        gradient = np.empty_like(dx)
-        kernels.convolve_backward(
-            dx,
-            inputs[: convolution.past + n],
-            taps,
-            model.B,
-            gradient,
-            convolution.weight.products.numpy(),
-        )
+        gradient, products = np.empty_like(dx), convolution.weight.products.numpy()
+        inputs = inputs[: convolution.past + len(dx)]
+        kernels.convolve_backward(dx, inputs, taps, self.model.B, gradient, products)
         return gradient
+
+    def advance(self, columns: int) -> None:
+        """Move the caches past a finished chunk of so many columns."""
+        inputs, taps = self._convolution
+        past = len(taps) * self.model.B
+        _advance(self._layers[2], inputs, past, columns, self.model.B)
 
     def update(self, tokens: int, constants: AdamConstants | np.float32) -> Callable[[], None]:
         """What takes a step on all weights but the convolution's, after `backward` of so many rows.
@@ -191,25 +200,25 @@ def _accumulate(a: Any, b: Any, out: Any) -> None:
     """
     rows, terms = a.shape
     whole = terms - terms % 4
+    four = np.empty((4, b.shape[1]), np.float32)
+    b0, b1, b2, b3 = four[0], four[1], four[2], four[3]
     for m in range(0, whole, 4):
-        b0, b1, b2, b3 = b[m], b[m + 1], b[m + 2], b[m + 3]
+        for u in range(4):
+            for k in range(b.shape[1]):
+                four[u, k] = b[m + u, k]
         for i in range(0, rows - 1, 2):
             x, y = out[i], out[i + 1]
             x0, x1, x2, x3 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
             y0, y1, y2, y3 = a[i + 1, m], a[i + 1, m + 1], a[i + 1, m + 2], a[i + 1, m + 3]
             for k in range(len(x)):
-                c0, c1 = np.float32(b0[k]), np.float32(b1[k])
-                c2, c3 = np.float32(b2[k]), np.float32(b3[k])
-                x[k] = x[k] + x0 * c0 + x1 * c1 + x2 * c2 + x3 * c3
-                y[k] = y[k] + y0 * c0 + y1 * c1 + y2 * c2 + y3 * c3
+                x[k] += (x0 * b0[k] + x1 * b1[k]) + (x2 * b2[k] + x3 * b3[k])
+                y[k] += (y0 * b0[k] + y1 * b1[k]) + (y2 * b2[k] + y3 * b3[k])
         if rows % 2:
             x = out[rows - 1]
             x0, x1 = a[rows - 1, m], a[rows - 1, m + 1]
             x2, x3 = a[rows - 1, m + 2], a[rows - 1, m + 3]
             for k in range(len(x)):
-                c0, c1 = np.float32(b0[k]), np.float32(b1[k])
-                c2, c3 = np.float32(b2[k]), np.float32(b3[k])
-                x[k] = x[k] + x0 * c0 + x1 * c1 + x2 * c2 + x3 * c3
+                x[k] += (x0 * b0[k] + x1 * b1[k]) + (x2 * b2[k] + x3 * b3[k])
     for m in range(whole, terms):
         for i in range(rows):
             f = a[i, m]
@@ -626,3 +635,17 @@ def _update(
             piece = shares.claim(counters, 0)
         total += layers * each
     shares.wait(counters, 0, total)
+
+
+@jit
+def _advance(heads: Any, inputs: Any, past: Any, columns: Any, streams: Any) -> None:
+    """Slide the windows of keys and values, and the convolution's rows, past the first columns."""
+    query, _, key, key_scale, value, value_scale, _ = heads
+    window = key.shape[1] - query.shape[1]
+    for layer in range(key.shape[0]):
+        for k in range(window):
+            key[layer, k] = key[layer, k + columns]
+            key_scale[layer, k] = key_scale[layer, k + columns]
+            value[layer, k] = value[layer, k + columns]
+            value_scale[layer, k] = value_scale[layer, k + columns]
+    kernels.slide(inputs, columns * streams, past)
