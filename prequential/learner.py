@@ -48,8 +48,8 @@ class Learner:
         self.history = History(B)
         self.embeddings = Embeddings(config.model, B, T, seed)
         self.model = transformer(config.model, B, T, seed, device)
-        # Alone and on the CPU, its compiled form.
-        alone = transformer is Transformer
+        # Alone, on the CPU, its compiled form.
+        alone = transformer is Transformer and shares.COMPILED
         self.steps = Steps(self.model) if alone and numerics.compiled(self.model.x) else None
         self.ngrams = Ngrams(config.ngrams, B, T)
         self.memory = Memory(config.memory, B, T) if config.memory.kind != "none" else None
@@ -118,7 +118,7 @@ class Learner:
 
     def _join(self, call: Callable[[], None]) -> None:
         """Let other threads take part in a compiled call whose work can be shared."""
-        if self._pool is not None and self._pace.together and shares.POSSIBLE:
+        if self._pool is not None and self._pace.together:
             for _ in range(self._others):
                 self._pool.submit(call)
 
@@ -143,6 +143,14 @@ class Learner:
             table[...] = arrays[name]
         for weight in self.model.weights:
             weight.start(torch.from_numpy(arrays[f"model.{weight.name}"]))
+        self.quantise()
+
+    def quantise(self) -> None:
+        """Follow weights that were set from outside: the products take quantised ones."""
+        for weight in self.model.weights:
+            weight.quantise()
+        if self.steps is not None:
+            self.steps.quantise()
 
     def _tables(self) -> dict[str, np.ndarray]:
         tables = {**self.embeddings.arrays(), **self.ngrams.arrays()}
@@ -223,7 +231,12 @@ class Learner:
         if self.steps is not None:
             pass_back = self.steps.backward(dlogits)
             update = self.steps.update(len(dlogits), constants)
-            self._join(lambda: (pass_back(), update()))
+
+            def both() -> None:
+                pass_back()
+                update()
+
+            self._join(both)
             gradient = self.steps.convolve_backward(pass_back())
             if self.model.convolution is not None:
                 step(self.model.convolution.weight)

@@ -32,7 +32,9 @@ LOG2_E = 1.4426950408889634  # not math.log2, which is the platform's
 
 _EXPONENT_LOW, _EXPONENT_HIGH = 127 - 40, 127 + 40
 _use_kernels = True
-_agree: Callable[[Tensor], None] | None = None
+# Largest magnitudes that are to be agreed on, and what quantises with them.
+Magnitudes = list[tuple[Tensor, Callable[[], None]]]
+_magnitudes: Magnitudes | None = None
 
 
 @contextmanager
@@ -47,18 +49,19 @@ def portable() -> Iterator[None]:
 
 
 @contextmanager
-def agreed(maximum: Callable[[Tensor], None]) -> Iterator[None]:
-    """Scale the operands of the weights' gradients by the largest magnitudes of all ranks.
+def agreed() -> Iterator[Magnitudes]:
+    """Leave the operands of the weights' gradients unquantised: their scales are common to ranks.
 
-    maximum replaces each element by the largest that any rank has: sums of integers with common
-    scales can then be added over the ranks.
+    What is collected are the columns' largest magnitudes among the rows at hand, to be replaced by
+    those of all ranks, each with what then quantises. Sums of integers with common scales can be
+    added over the ranks; nothing else in a backward pass waits for them.
     """
-    global _agree
-    _agree = maximum
+    global _magnitudes
+    _magnitudes = []
     try:
-        yield
+        yield _magnitudes
     finally:
-        _agree = None
+        _magnitudes = None
 
 
 def compiled(x: Tensor) -> bool:
@@ -131,12 +134,18 @@ def quantise_columns(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     _quantise_columns(x, x.abs().amax(-2), quantised, scale)
 
 
-def _quantise_agreed(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
-    """`quantise_columns` of rows (N, K) that may be only this rank's."""
+def _quantise_agreed(x: Tensor, quantised: Tensor, scale: Tensor, then: Callable[[], None]) -> None:
+    """`quantise_columns` of rows (N, K) that may be only this rank's, now or once all agree."""
     magnitude = x.abs().amax(-2)
-    if _agree is not None:
-        _agree(magnitude)
-    _quantise_columns(x, magnitude, quantised, scale)
+
+    def finish() -> None:
+        _quantise_columns(x, magnitude, quantised, scale)
+        then()
+
+    if _magnitudes is None:
+        finish()
+    else:
+        _magnitudes.append((magnitude, finish))
 
 
 def _quantise_columns(x: Tensor, magnitude: Tensor, quantised: Tensor, scale: Tensor) -> None:
@@ -159,7 +168,7 @@ def quantise_gradient(
     by_column is dy * row[:, None] with one scale per column, by_row dy * column[None, :] with one
     per row: what belonged to the other operand is folded in.
     """
-    if compiled(dy) and _agree is None:
+    if compiled(dy) and _magnitudes is None:
         kernels.quantise_gradient(
             dy.numpy(),
             row.numpy(),
@@ -170,7 +179,7 @@ def quantise_gradient(
             row_scale.numpy(),
         )
         return
-    _quantise_agreed(dy * row[:, None], by_column, column_scale)
+    _quantise_agreed(dy * row[:, None], by_column, column_scale, lambda: None)
     quantise_rows(dy * column, by_row, row_scale)
 
 
@@ -488,7 +497,7 @@ def convolve_backward(
 
     The gradient sums integers over the rows, in float64 or int64: exact below 2^53.
     """
-    if compiled(dy) and _agree is None:
+    if compiled(dy) and _magnitudes is None:
         kernels.convolve_backward(
             dy.numpy(), x.numpy(), taps.numpy(), streams, dx.numpy(), gradient.numpy()
         )
@@ -497,14 +506,17 @@ def convolve_backward(
     dx.copy_(dy)
     xq, x_scale = torch.empty_like(x), x.new_empty(x.shape[0])
     quantise_rows(x, xq, x_scale)
-    dyq, column_scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
     for k, tap in enumerate(taps, start=1):
         delay = k * streams
         if delay < n:
             dx[: n - delay] += dy[delay:] * tap
         rows = slice(past - delay, past - delay + n)
-        _quantise_agreed(dy * x_scale[rows, None], dyq, column_scale)
-        gradient[k - 1] = column_sums(xq[rows], dyq).to(gradient.dtype) * column_scale
+        dyq, scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
+
+        def sums(k: int = k, xq: Tensor = xq[rows], dyq: Tensor = dyq, s: Tensor = scale) -> None:
+            gradient[k - 1] = column_sums(xq, dyq).to(gradient.dtype) * s
+
+        _quantise_agreed(dy * x_scale[rows, None], dyq, scale, sums)
 
 
 def slide(rows: Tensor, step: int, kept: int) -> None:

@@ -30,12 +30,16 @@ class Weight:
         self.product_scale = value.new_ones(rows)  # (M,)
         self.mean = torch.zeros_like(self.value)
         self.square = torch.zeros_like(self.value)
+        self.quantise()
+
+    def quantise(self) -> None:
+        """Follow a change of value; an optimizer step does so by itself."""
         numerics.quantise_rows(self.value, self.quantised, self.scale)
 
     def start(self, value: Tensor) -> None:
         """Begin from value (M, K) instead."""
         self.value.copy_(value.clamp(-numerics.WEIGHT_BOUND, numerics.WEIGHT_BOUND))
-        numerics.quantise_rows(self.value, self.quantised, self.scale)
+        self.quantise()
 
 
 def uniform(shape: tuple[int, int], bound: float, seed: int, index: int) -> Tensor:

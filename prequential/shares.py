@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.ir as llvm
@@ -20,8 +21,8 @@ from numba.extending import intrinsic
 
 from prequential.kernels import jit
 
-# Without compilation the two counters below are no atomic ones.
-POSSIBLE = not numba.config.DISABLE_JIT
+# Whether loops are compiled: as plain Python there are no atomic counters, and no use for any.
+COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 _SPINS = 300  # looks at a counter before the processor is offered to others
 _LINE = 8  # int64 in a cache line
 
@@ -73,50 +74,30 @@ def phases(count: int) -> np.ndarray:
     return np.zeros((count, 2 * _LINE), np.int64)
 
 
-def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return cgutils.get_item_pointer(
-        context, builder, signature.args[0], array, [arguments[1], arguments[2]]
-    )
-
-
-if POSSIBLE:
+def _atomic(instruction: Callable[[Any, Any], Any]) -> Any:
+    """A compiled function of (counters, i, j): one atomic instruction on counters[i, j]."""
 
     @intrinsic
-    def _increment(typing: Any, counters: Any, i: Any, j: Any) -> Any:
-        """counters[i, j]++ in one step; its value before."""
-
+    def function(typing: Any, counters: Any, i: Any, j: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, signature, arguments)
-            one = llvm.Constant(llvm.IntType(64), 1)
-            return builder.atomic_rmw("add", pointer, one, "seq_cst")
+            kind = signature.args[0]
+            array = context.make_array(kind)(context, builder, arguments[0])
+            place: Any = cgutils.get_item_pointer
+            return instruction(builder, place(context, builder, kind, array, arguments[1:]))
 
         return types.int64(counters, types.intp, types.intp), generate
 
-    @intrinsic
-    def _look(typing: Any, counters: Any, i: Any, j: Any) -> Any:
-        """counters[i, j], as other threads have left it."""
+    return function
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, signature, arguments)
-            return builder.load_atomic(pointer, "seq_cst", 8)
 
-        return types.int64(counters, types.intp, types.intp), generate
-
-    _give_way = types.ExternalFunction(
-        "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
-    )
-else:
-
-    def _increment(counters: Any, i: Any, j: Any) -> Any:
-        counters[i, j] += 1
-        return counters[i, j] - 1
-
-    def _look(counters: Any, i: Any, j: Any) -> Any:
-        return counters[i, j]
-
-    def _give_way() -> None:
-        raise AssertionError("a second thread without compilation")
+_ONE = llvm.Constant(llvm.IntType(64), 1)
+# Adds one, and gives the value before.
+_increment = _atomic(lambda builder, p: builder.atomic_rmw("add", p, _ONE, "seq_cst"))
+# The value, as other threads have left it.
+_look = _atomic(lambda builder, p: builder.load_atomic(p, "seq_cst", 8))
+_give_way: Any = types.ExternalFunction(
+    "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
+)
 
 
 @jit

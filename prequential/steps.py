@@ -1,14 +1,15 @@
 """The transformer's step on the CPU: forward, backward and update, one compiled call each.
 
-They compute what `Transformer.forward`, `.backward` and `Optimizer.step` do, bit for bit, and on the
-same buffers: integers sum to the same total in any order, and everything else is the same operation
-of `kernels`. A chunk is 30 operations of a few microseconds per layer, so calls, passes over memory
-and hand-overs between threads would cost more than the arithmetic. Here rows go through a whole
-layer while they are in the cache, and threads share the pieces of a phase (`shares`): rows in the
-forward and the backward pass, heads in attention's gradient, rows of the weights in the update.
+They compute what `Transformer.forward`, `.backward` and `Optimizer.step` do, bit for bit, and on
+the same buffers: integers sum to the same total in any order, and everything else is the same
+operation of `kernels`. A chunk is 30 operations of a few microseconds per layer, so calls, passes
+over memory and hand-overs between threads would cost as much as the arithmetic. Here rows go
+through a whole layer while they are in the cache, and threads share the pieces of a phase
+(`shares`): rows in the forward and the backward pass, heads in attention's gradient, rows of the
+weights in the update.
 
 Buffers and weights of all layers lie stacked in one array per kind; the model's own tensors become
-views of them. Weights are quantised to int8.
+views of them. Quantised weights are kept as int8, beside the model's.
 """
 
 from __future__ import annotations
@@ -60,9 +61,14 @@ class Steps:
                 [model.norm],
             )
         )
-        names = "query query_scale key key_scale value value_scale weights".split()
-        ranks = (4, 3, 4, 3, 4, 3, 4)
-        heads = tuple(_stacked(attentions, n, r) for n, r in zip(names, ranks, strict=True))
+        heads = (
+            *(
+                _stacked(attentions, name + scale, rank)
+                for name in ("query", "key", "value")
+                for scale, rank in (("", 4), ("_scale", 3))
+            ),
+            _stacked(attentions, "weights", 4),
+        )
         positive = _stacked(mlps, "positive", 3)
         slopes, hs = np.zeros(1, np.float32), 1
         if attentions:
@@ -88,9 +94,19 @@ class Steps:
             np.zeros((tokens, 3 * x.shape[1]), np.float32),
         )
         self._phases = 2 * len(attentions) + 3
+        self.quantise()
+
+    def quantise(self) -> None:
+        """Take over the weights: int8 copies, which from then on follow by `update`.
+
+        The model's own quantised copies do not.
+        """
+        for linear, moments in zip(self._layers[0], self._moments, strict=True):
+            for value, quantised, scale in zip(moments[0], *linear[:2], strict=True):
+                kernels.quantise_rows(value, quantised, scale)
 
     def forward(self, rows: np.ndarray, first: int, join: Join) -> np.ndarray:
-        """Logits (n, 256) of the columns from `first` on; rows (n, D). Valid until the next call."""
+        """Logits (n, 256) of the columns from `first` on, until the next call; rows (n, D)."""
         model = self.model
         a, b = first * model.B, first * model.B + len(rows)
         self._input[a:b] = rows
@@ -125,7 +141,7 @@ class Steps:
         if convolution is None:
             return dx
         inputs, taps = self._convolution
-        gradient, products = np.empty_like(dx), convolution.weight.products.numpy()
+        gradient, products = np.empty(dx.shape, np.float32), convolution.weight.products.numpy()
         inputs = inputs[: convolution.past + len(dx)]
         kernels.convolve_backward(dx, inputs, taps, self.model.B, gradient, products)
         return gradient
@@ -142,30 +158,30 @@ class Steps:
         Any number of threads may call it; when it returns, the step is done.
         """
         adam = isinstance(constants, AdamConstants)
-        numbers = constants.array() if isinstance(constants, AdamConstants) else np.array([constants])
+        numbers = (
+            constants.array() if isinstance(constants, AdamConstants) else np.array([constants])
+        )
         arguments = shares.phases(1), self._layers[0], self._moments, tokens, adam, numbers
         return lambda: _update(*arguments)
 
 
 def _stacked(owners: Sequence[Any], name: str, rank: int) -> np.ndarray:
     """The owners' tensors of this name in one array of so many axes, of which they become views."""
-    if not owners:
-        return np.zeros((0,) * rank, np.float32)
-    whole = torch.stack([getattr(owner, name) for owner in owners])
-    for owner, part in zip(owners, whole, strict=True):
-        setattr(owner, name, part)
-    array: np.ndarray = whole.numpy()
-    return array
+    parts = [getattr(owner, name) for owner in owners]
+    whole = np.empty((len(parts), *(parts[0].shape if parts else (0,) * (rank - 1))), np.float32)
+    for i, (owner, part) in enumerate(zip(owners, parts, strict=True)):
+        whole[i] = part.numpy()
+        setattr(owner, name, torch.from_numpy(whole[i]))
+    return whole
 
 
 def _linear(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
     weights = [linear.weight for linear in linears]
-    for weight in weights:
-        weight.quantised = weight.quantised.to(torch.int8)
-    quantised = _stacked(weights, "quantised", 3) if weights else np.zeros((0, 0, 0), np.int8)
+    scale = _stacked(weights, "scale", 2)
+    inputs = weights[0].value.shape[1] if weights else 0
     return (
-        quantised,
-        _stacked(weights, "scale", 2),
+        np.empty((*scale.shape, inputs), "int8"),
+        scale,
         _stacked(linears, "xq", 3),
         _stacked(linears, "x_scale", 2),
         _stacked(linears, "by_column", 3),
@@ -249,7 +265,7 @@ def _enter_qkv(
 ) -> None:
     """Norm, projection and quantised heads of rows a..b."""
     weight, weight_scale, xq, x_scale, _ = linear
-    query, query_scale, key, key_scale, value, value_scale, weights = heads
+    query, query_scale, key, key_scale, value, value_scale, _ = heads
     xq, x_scale = xq[layer, a:b], x_scale[layer, a:b]
     kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, rms[layer, a:b])
     y = np.empty((b - a, weight.shape[1]), np.float32)
@@ -305,7 +321,7 @@ def _attend(
                 for j in range(hs):
                     total = np.int32(total + np.int32(row[j] * np.int32(key[k, g, j])))
                 scores[g, i, k] = np.float32(total)
-    share, folded = np.empty_like(scores), np.empty_like(scores)
+    share, folded = np.empty(scores.shape, np.float32), np.empty(scores.shape, np.float32)
     folded_scale = np.empty((groups, queries), np.float32)
     kernels.attention_weights(
         scores,
@@ -337,9 +353,7 @@ def _attend(
 
 
 @jit
-def _mlp(
-    x: Any, a: Any, b: Any, layer: Any, up: Any, rms: Any, positive: Any, down: Any
-) -> None:
+def _mlp(x: Any, a: Any, b: Any, layer: Any, up: Any, rms: Any, positive: Any, down: Any) -> None:
     """x[a:b] += MLP."""
     up_weight, up_weight_scale, xq, x_scale, _ = up
     down_weight, down_weight_scale, hq, h_scale, _ = down
@@ -392,9 +406,7 @@ def _forward(
                 if past > 0:
                     kernels.convolve(inputs[a : past + b], taps, streams, x[a:b])
             else:
-                _attend(
-                    x, a, b, layer - 1, streams, linears[1], heads, slopes, temperature
-                )
+                _attend(x, a, b, layer - 1, streams, linears[1], heads, slopes, temperature)
                 _mlp(x, a, b, layer - 1, linears[2], norms[1], positive, linears[3])
             if layer < count:
                 _enter_qkv(x, a, b, layer, streams, linears[0], norms[0], heads)
@@ -408,7 +420,7 @@ def _forward(
 @jit
 def _linear_backward(dy: Any, a: Any, b: Any, layer: Any, linear: Any, dx: Any) -> Any:
     """dx (n, K) integers and their row scales (n,) of rows a..b; `by_column` for the update."""
-    weight, weight_scale, xq, x_scale, by_column = linear
+    weight, weight_scale, _, x_scale, by_column = linear
     column = weight_scale[layer]
     rows, width = dy.shape
     scaled = np.empty(width, np.float32)
@@ -477,9 +489,7 @@ def _attention_backward(
         for v in range(visible):
             total = np.int32(0)
             for j in range(hs):
-                total = np.int32(
-                    total + np.int32(row[j] * np.int32(value[layer, i + v, g, j]))
-                )
+                total = np.int32(total + np.int32(row[j] * np.int32(value[layer, i + v, g, j])))
             dscores[v] = np.float32(total)
         for v in range(visible):
             p = weights[layer, g, i, i + v]
