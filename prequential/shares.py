@@ -28,20 +28,21 @@ _LINE = 8  # int64 in a cache line
 
 
 class Pace:
-    """Whether other threads pay: chunks are timed with them and without, now and then.
+    """Whether other threads pay: now and then some chunks are timed with them, some without.
 
     On a busy machine a thread that has lost its processor in the middle of a piece is waited for,
     and one is then faster than two.
     """
 
-    _PERIOD, _TRIAL = 64, 16  # trials, chunks of one
+    _PERIOD, _TRIAL, _TURN = 1024, 48, 4  # chunks: from trial to trial, of one, in turns
+    _GAIN = 0.9  # of the time alone: less is not worth the other processor
 
     def __init__(self) -> None:
         self.together = True
-        self._chunks = 0
+        # In the first chunks loops may be compiled.
+        self._chunks = -16
         self._started: float | None = None
-        self._seconds = 0.0  # of the trial so far
-        self._seconds_together = 0.0
+        self._seconds = [0.0, 0.0]  # of the trial, alone and together
 
     def start(self) -> None:
         """A chunk begins, if none has."""
@@ -50,23 +51,18 @@ class Pace:
 
     def stop(self) -> None:
         """The chunk ends."""
-        if self._started is not None:
-            self._seconds += time.perf_counter() - self._started
+        if self._started is None:
+            return
+        if 0 <= self._chunks < self._TRIAL:
+            self._seconds[self.together] += time.perf_counter() - self._started
         self._started = None
         self._chunks += 1
-        trial, within = divmod(self._chunks, self._TRIAL)
-        if within:
-            return
-        trial %= self._PERIOD
-        # The first chunks, in which loops may be compiled, are not counted.
-        if trial == 1:
-            self.together = True
-        elif trial == 2:
-            self._seconds_together = self._seconds
-            self.together = False
-        elif trial == 3:
-            self.together = self._seconds_together < self._seconds
-        self._seconds = 0.0
+        if self._chunks == self._PERIOD:
+            self._chunks, self._seconds = 0, [0.0, 0.0]
+        if 0 <= self._chunks < self._TRIAL:
+            self.together = self._chunks // self._TURN % 2 == 0
+        elif self._chunks == self._TRIAL:
+            self.together = self._seconds[True] < self._GAIN * self._seconds[False]
 
 
 def phases(count: int) -> np.ndarray:
