@@ -546,7 +546,9 @@ def _backward(
             end = min(column + _COLUMNS, columns)
             a, b = column * streams, end * streams
             if layer == count:
-                _norm_linear_backward(dlogits[a:b], a, b, 0, linears[4], norms[2], dx)
+                # Layer 0 of one, as a variable: a constant would be compiled anew.
+                head = layer - count
+                _norm_linear_backward(dlogits[a:b], a, b, head, linears[4], norms[2], dx)
             else:
                 _norm_linear_backward(dheads[a:b], a, b, layer, linears[0], norms[0], dx)
             if layer > 0:
