@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -31,7 +31,7 @@ from prequential.coder import TOTAL_BITS, Decoder, Direct, Encoder
 from prequential.config import Config, ModelConfig
 from prequential.contexts import History
 from prequential.learner import Learner
-from prequential.model import SYMBOLS, Transformer
+from prequential.model import SYMBOLS, Transformer, store
 from prequential.plain import Plain, PlainTrainer
 
 ROUNDS, CHUNKS, PROFILED = 12, 10, 3
@@ -247,7 +247,7 @@ class _Bench:
     def _exact_step(self) -> Callable[[], None]:
         c = self.config
         net = Transformer(c.model, c.streams, c.chunk, 0, "cpu")
-        fused, step = steps.Steps(net), optimizer.Optimizer(c.optimizer)
+        fused, step = steps.Steps(net), optimizer.Optimizer(replace(c.optimizer, name="adam"))
         rows = self._rows().numpy()
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
         dlogits = np.zeros((self.tokens, SYMBOLS), np.float32)
@@ -257,9 +257,10 @@ class _Bench:
                 logits = fused.forward(rows, 0, lambda _: None)
                 kernels.frequencies(logits, TOTAL_BITS, frequencies)
                 kernels.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
-                fused.convolve_backward(fused.backward(dlogits)())
+                dx = torch.from_numpy(fused.backward(dlogits)())
                 constants = step.advance(self.tokens)
                 if net.convolution is not None:
+                    net.convolution.backward(dx, store)
                     optimizer.update_of(constants)(net.convolution.weight)
                 fused.update(self.tokens, constants)()
                 fused.advance(c.chunk)

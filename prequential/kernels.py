@@ -111,25 +111,6 @@ def quantise_columns(x: Any, scale: Any) -> None:
 
 
 @jit
-def quantise_gradient(
-    dy: Any, row: Any, column: Any, by_column: Any, column_scale: Any, by_row: Any, row_scale: Any
-) -> None:
-    """dy (N, M) for both products of a backward pass.
-
-    dy * row[:, None] with one scale per column, and dy * column[None, :] with one per row.
-    """
-    rows, columns = dy.shape
-    scaled = np.empty(columns, np.float32)
-    for i in range(rows):
-        f = row[i]
-        for j in range(columns):
-            by_column[i, j] = dy[i, j] * f
-            scaled[j] = dy[i, j] * column[j]
-        row_scale[i] = quantise_row(scaled, by_row[i])
-    quantise_columns(by_column, column_scale)
-
-
-@jit
 def quantise_heads(
     products: Any,
     row: Any,
@@ -378,76 +359,6 @@ def split_gradient(
 
 
 @jit
-def attention_backward(
-    products: Any,
-    do_scale: Any,
-    value_scale: Any,
-    dots: Any,
-    weights: Any,
-    key_scale: Any,
-    query_scale: Any,
-    for_query: Any,
-    for_query_scale: Any,
-    for_key: Any,
-    for_key_scale: Any,
-    for_value: Any,
-    for_value_scale: Any,
-) -> None:
-    """The three operands of attention's gradients, from the integer products of do and the values.
-
-    dscores = weights * (products * do_scale * value_scale - dots), all (G, Tq, Nk), and then
-    for_query = dscores * key_scale by rows, for_key = dscores * query_scale and for_value =
-    weights * do_scale of the chunk's own keys (G, Tq, T), by columns. do_scale, dots, query_scale
-    (Tq, G); value_scale, key_scale (Nk, G); for_query_scale (G, Tq), the others (G, T).
-    """
-    groups, queries, keys = products.shape
-    own = for_key.shape[2]
-    window = keys - own
-    of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
-    dscores, scaled = np.empty(keys, np.float32), np.empty(keys, np.float32)
-    for g in range(groups):
-        for k in range(keys):
-            of_key[k] = key_scale[k, g]
-            of_value[k] = value_scale[k, g]
-        for i in range(queries):
-            d = dots[i, g]
-            f = do_scale[i, g]
-            q = query_scale[i, g]
-            for k in range(keys):
-                dscores[k] = weights[g, i, k] * (products[g, i, k] * (f * of_value[k]) - d)
-                scaled[k] = dscores[k] * of_key[k]
-            for_query_scale[g, i] = quantise_row(scaled, for_query[g, i])
-            for k in range(own):
-                for_key[g, i, k] = dscores[window + k] * q
-                for_value[g, i, k] = weights[g, i, window + k] * f
-        quantise_columns(for_key[g], for_key_scale[g])
-        quantise_columns(for_value[g], for_value_scale[g])
-
-
-@jit
-def merge_gradient(
-    dq: Any, dq_scale: Any, dk: Any, dk_scale: Any, dv: Any, dv_scale: Any, slope: Any, dy: Any
-) -> None:
-    """dy (n, 3D) = the heads' gradients (G, columns, hs) times scales (G, columns), side by side.
-
-    Those of queries and keys are multiplied by slope, too.
-    """
-    groups, columns, hs = dq.shape
-    rows = dy.shape[0]
-    streams = rows // columns
-    heads = groups // streams
-    for i in range(rows):
-        t, first = i // streams, i % streams * heads
-        for h in range(heads):
-            g = first + h
-            a, b, c = h * hs, (heads + h) * hs, (2 * heads + h) * hs
-            for j in range(hs):
-                dy[i, a + j] = dq[g, t, j] * dq_scale[g, t] * slope
-                dy[i, b + j] = dk[g, t, j] * dk_scale[g, t] * slope
-                dy[i, c + j] = dv[g, t, j] * dv_scale[g, t]
-
-
-@jit
 def convolve(x: Any, taps: Any, streams: int, out: Any) -> None:
     """out (n, D) = x_t + sum_k taps[k - 1] * x_{t-k}; x (past + n, D), past = taps * streams."""
     rows, width = out.shape
@@ -596,24 +507,5 @@ def adam_rows(
             r = r * (_THREE_HALVES - (half * r) * r)
             r = r * (_THREE_HALVES - (half * r) * r)
             w = weight[i, j] - ((mean[i, j] * unbias1) * r) * rate
-            weight[i, j] = min(max(w, -bound), bound)
-        scale[i] = quantise_row(weight[i], quantised[i])
-
-
-@jit
-def sgd_rows(
-    weight: Any,
-    products: Any,
-    product_scale: Any,
-    quantised: Any,
-    scale: Any,
-    rate: Any,
-    bound: Any,
-) -> None:
-    """One step of gradient descent on weight (M, K), as `adam_rows`."""
-    for i in range(weight.shape[0]):
-        factor = product_scale[i]
-        for j in range(weight.shape[1]):
-            w = weight[i, j] - (products[i, j] * factor) * rate
             weight[i, j] = min(max(w, -bound), bound)
         scale[i] = quantise_row(weight[i], quantised[i])

@@ -48,8 +48,8 @@ class Learner:
         self.history = History(B)
         self.embeddings = Embeddings(config.model, B, T, seed)
         self.model = transformer(config.model, B, T, seed, device)
-        # Alone, on the CPU, its compiled form.
-        alone = transformer is Transformer and shares.COMPILED
+        # Alone, on the CPU, with the usual optimizer: its compiled form.
+        alone = transformer is Transformer and shares.COMPILED and config.optimizer.name == "adam"
         self.steps = Steps(self.model) if alone and numerics.compiled(self.model.x) else None
         self.ngrams = Ngrams(config.ngrams, B, T)
         self.memory = Memory(config.memory, B, T) if config.memory.kind != "none" else None
@@ -114,9 +114,9 @@ class Learner:
         if self._pool is None or not self._pace.together:
             task()
         else:
-            self._tasks.append((self._pool.submit(_inferring, task), task))
+            self._tasks.append((self._pool.submit(task), task))
 
-    def _join(self, call: Callable[[], None]) -> None:
+    def _join(self, call: Callable[[], object]) -> None:
         """Let other threads take part in a compiled call whose work can be shared."""
         if self._pool is not None and self._pace.together:
             for _ in range(self._others):
@@ -228,33 +228,25 @@ class Learner:
     def _learn_dense(self, dlogits: np.ndarray, count: int, columns: int) -> None:
         constants = self.optimizer.advance(count)
         step = update_of(constants)
+
+        def take(weight: Weight, gradient: Callable[[], None]) -> None:
+            gradient()
+            step(weight)
+
         if self.steps is not None:
             pass_back = self.steps.backward(dlogits)
             update = self.steps.update(len(dlogits), constants)
-
-            def both() -> None:
-                pass_back()
-                update()
-
-            self._join(both)
-            gradient = self.steps.convolve_backward(pass_back())
+            self._join(lambda: (pass_back(), update()))
+            rows = torch.from_numpy(pass_back())
             if self.model.convolution is not None:
-                step(self.model.convolution.weight)
-            self.embeddings.learn(gradient[:count])
+                rows = self.model.convolution.backward(rows, take)
+            self.embeddings.learn(rows.numpy()[:count])
             self.steps.advance(columns)
             self._update = update
             if self._pool is None or not self._pace.together:
                 self.settle()
         else:
-
-            def later(weight: Weight, gradient: Callable[[], None]) -> None:
-                def task() -> None:
-                    gradient()
-                    step(weight)
-
-                self.beside(task)
-
-            rows = self.model.backward(torch.from_numpy(dlogits).to(self.device), later)
+            rows = self.model.backward(torch.from_numpy(dlogits).to(self.device), take)
             self.embeddings.learn(rows.cpu().numpy()[:count])
             self.model.advance(columns)
         # What no thread has begun yet is done here: on a busy machine none may have had its turn.
@@ -264,9 +256,3 @@ class Learner:
             else:
                 future.result()
         self._tasks.clear()
-
-
-def _inferring(task: Callable[[], None]) -> None:
-    """Run a task in inference mode, which each thread must enter by itself."""
-    with torch.inference_mode():
-        task()

@@ -8,8 +8,9 @@ Real numbers enter a sum as integers of magnitude at most 127 times a power of t
 (`quantise_rows`). Because the scale belongs to the row, a token's result does not depend on what
 else is in the batch: a whole chunk and a single column give equal bits.
 
-On the CPU each operation is one compiled loop of `kernels`; elsewhere, and inside `portable()`, it
-is the PyTorch form written here. The tests hold the two together bit for bit.
+On the CPU what runs is `steps`, made of the loops of `kernels`; the PyTorch form written here serves
+other devices, shared streams, and `portable()`. Some operations take their loop here, too. The tests
+hold the two together bit for bit.
 """
 
 from __future__ import annotations
@@ -168,17 +169,6 @@ def quantise_gradient(
     by_column is dy * row[:, None] with one scale per column, by_row dy * column[None, :] with one
     per row: what belonged to the other operand is folded in.
     """
-    if compiled(dy) and _magnitudes is None:
-        kernels.quantise_gradient(
-            dy.numpy(),
-            row.numpy(),
-            column.numpy(),
-            by_column.numpy(),
-            column_scale.numpy(),
-            by_row.numpy(),
-            row_scale.numpy(),
-        )
-        return
     _quantise_agreed(dy * row[:, None], by_column, column_scale, lambda: None)
     quantise_rows(dy * column, by_row, row_scale)
 
@@ -211,9 +201,6 @@ def quantise_heads(
 
 def merge_heads(mixed: Tensor, scale: Tensor, quantised: Tensor, row_scale: Tensor) -> None:
     """mixed (G, columns, hs) * scale (G, columns), heads side by side, quantised by rows (n, D)."""
-    if compiled(mixed):
-        kernels.merge_heads(mixed.numpy(), scale.numpy(), quantised.numpy(), row_scale.numpy())
-        return
     o = (mixed * scale[:, :, None]).transpose(0, 1)  # (columns, G, hs)
     quantise_rows(o.reshape(quantised.shape), quantised, row_scale)
 
@@ -277,17 +264,11 @@ def norm_backward(
 
 def scale_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> None:
     """out (N, M) = products * row[:, None] * column[None, :]."""
-    if compiled(products):
-        kernels.scale_outer(products.numpy(), row.numpy(), column.numpy(), out.numpy())
-        return
     out.copy_(products * row[:, None] * column)
 
 
 def add_scaled_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> None:
     """out (N, M) += products * row[:, None] * column[None, :]."""
-    if compiled(products):
-        kernels.add_scaled_outer(products.numpy(), row.numpy(), column.numpy(), out.numpy())
-        return
     out.add_(products * row[:, None] * column)
 
 
@@ -303,25 +284,12 @@ def relu_squared(
 
     Source: So et al. 2021, Primer.
     """
-    if compiled(products):
-        kernels.relu_squared(
-            products.numpy(),
-            row.numpy(),
-            column.numpy(),
-            positive.numpy(),
-            quantised.numpy(),
-            scale.numpy(),
-        )
-        return
     positive.copy_((products * row[:, None] * column).clamp(min=0.0))
     quantise_rows(positive * positive, quantised, scale)
 
 
 def relu_squared_backward(products: Tensor, row: Tensor, positive: Tensor, out: Tensor) -> None:
     """out = products * row[:, None] * 2 * positive."""
-    if compiled(products):
-        kernels.relu_squared_backward(products.numpy(), row.numpy(), positive.numpy(), out.numpy())
-        return
     out.copy_((products * row[:, None]) * (positive * 2.0))
 
 
@@ -402,17 +370,6 @@ def split_gradient(
     doq (columns, G, hs) and do_scale (columns, G) are the quantised heads, dots (columns, G) their
     products with the output, which is sum_k weights * dweights of every query.
     """
-    if compiled(products):
-        kernels.split_gradient(
-            products.numpy(),
-            row.numpy(),
-            oq.numpy(),
-            o_scale.numpy(),
-            doq.numpy(),
-            do_scale.numpy(),
-            dots.numpy(),
-        )
-        return
     hs = doq.shape[2]
     do = (products * row[:, None]).view(-1, hs)
     quantise_rows(do, doq.view(-1, hs), do_scale.view(-1))
@@ -439,18 +396,6 @@ def attention_backward(
     weights * do_scale of the chunk's own keys (G, Tq, T), by columns. do_scale, dots, query_scale
     (Tq, G); value_scale, key_scale (Nk, G).
     """
-    if compiled(products):
-        kernels.attention_backward(
-            products.numpy(),
-            do_scale.numpy(),
-            value_scale.numpy(),
-            dots.numpy(),
-            weights.numpy(),
-            key_scale.numpy(),
-            query_scale.numpy(),
-            *(part.numpy() for part in (*for_query, *for_key, *for_value)),
-        )
-        return
     keys = products.shape[2]
     window = keys - for_key[0].shape[2]
     scale = do_scale.T[:, :, None] * value_scale.T[:, None, :]
@@ -466,10 +411,6 @@ def merge_gradient(dq: Rows, dk: Rows, dv: Rows, slope: float, dy: Tensor) -> No
 
     Those of queries and keys are multiplied by slope, d(score) / d(query . key), too.
     """
-    if compiled(dy):
-        parts = (part.numpy() for part in (*dq, *dk, *dv))
-        kernels.merge_gradient(*parts, np.float32(slope), dy.numpy())
-        return
     groups, columns, hs = dq[0].shape
     scaled = [products * scale[:, :, None] for products, scale in (dq, dk, dv)]
     dheads = torch.stack((scaled[0] * slope, scaled[1] * slope, scaled[2]))  # (3, G, columns, hs)
@@ -480,9 +421,6 @@ def merge_gradient(dq: Rows, dk: Rows, dv: Rows, slope: float, dy: Tensor) -> No
 
 def convolve(x: Tensor, taps: Tensor, streams: int, out: Tensor) -> None:
     """out (n, D) = x_t + sum_k taps[k - 1] * x_{t-k}: x (past + n, D), past = taps * streams."""
-    if compiled(x):
-        kernels.convolve(x.numpy(), taps.numpy(), streams, out.numpy())
-        return
     n, past = out.shape[0], x.shape[0] - out.shape[0]
     y = x[past:]
     for k, tap in enumerate(taps, start=1):
@@ -521,10 +459,7 @@ def convolve_backward(
 
 def slide(rows: Tensor, step: int, kept: int) -> None:
     """rows[:kept] = rows[step : step + kept], which may overlap."""
-    if compiled(rows):
-        kernels.slide(rows.view(len(rows), -1).numpy(), step, kept)
-    else:
-        rows[:kept] = rows[step : step + kept].clone()
+    rows[:kept] = rows[step : step + kept].clone()
 
 
 def column_sums(a: Tensor, b: Tensor) -> Tensor:

@@ -35,7 +35,6 @@ class Pace:
     """
 
     _PERIOD, _TRIAL, _TURN = 1024, 48, 4  # chunks: from trial to trial, of one, in turns
-    _GAIN = 0.9  # of the time alone: less is not worth the other processor
 
     def __init__(self) -> None:
         self.together = True
@@ -62,7 +61,8 @@ class Pace:
         if 0 <= self._chunks < self._TRIAL:
             self.together = self._chunks // self._TURN % 2 == 0
         elif self._chunks == self._TRIAL:
-            self.together = self._seconds[True] < self._GAIN * self._seconds[False]
+            # Less than a tenth is not worth another processor.
+            self.together = self._seconds[True] < 0.9 * self._seconds[False]
 
 
 def phases(count: int) -> np.ndarray:
@@ -91,9 +91,8 @@ _ONE = llvm.Constant(llvm.IntType(64), 1)
 _increment = _atomic(lambda builder, p: builder.atomic_rmw("add", p, _ONE, "seq_cst"))
 # The value, as other threads have left it.
 _look = _atomic(lambda builder, p: builder.load_atomic(p, "seq_cst", 8))
-_give_way: Any = types.ExternalFunction(
-    "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
-)
+_YIELD = "SwitchToThread" if os.name == "nt" else "sched_yield"
+_give_way: Any = types.ExternalFunction(_YIELD, types.int32())
 
 
 @jit

@@ -26,7 +26,7 @@ from prequential.config import MAX_TERMS
 from prequential.kernels import jit
 from prequential.model import MLP, Attention, Linear, Transformer
 from prequential.numerics import LOG2_E, NORM_EPSILON, WEIGHT_BOUND
-from prequential.optimizer import AdamConstants, Weight
+from prequential.optimizer import Weight
 
 _EPSILON = np.float32(NORM_EPSILON)
 _BOUND = np.float32(WEIGHT_BOUND)
@@ -85,14 +85,9 @@ class Steps:
         self._convolution = (inputs, taps)
         self._temperature = np.float32(LOG2_E / math.sqrt(hs))
         self._slope = np.float32(1.0 / math.sqrt(hs))
-        groups = slopes.shape[0]
-        tokens = len(x)
-        self._heads_gradient = (
-            np.zeros((tokens // model.B, groups, hs), np.float32),
-            np.zeros((tokens // model.B, groups), np.float32),
-            np.zeros((tokens // model.B, groups), np.float32),
-            np.zeros((tokens, 3 * x.shape[1]), np.float32),
-        )
+        each = len(x) // model.B, len(slopes)
+        shapes = (*each, hs), each, each, (len(x), 3 * x.shape[1])
+        self._heads_gradient = tuple(np.zeros(shape, np.float32) for shape in shapes)
         self._phases = 2 * len(attentions) + 3
         self.quantise()
 
@@ -132,36 +127,18 @@ class Steps:
         )  # fmt: skip
         return lambda: _backward(*arguments) or dx
 
-    def convolve_backward(self, dx: np.ndarray) -> np.ndarray:
-        """The gradient of the convolution's input rows from that of its output (n, D).
-
-        The gradient of its taps is stored in their `products`.
-        """
-        convolution = self.model.convolution
-        if convolution is None:
-            return dx
-        inputs, taps = self._convolution
-        gradient, products = np.empty(dx.shape, np.float32), convolution.weight.products.numpy()
-        inputs = inputs[: convolution.past + len(dx)]
-        kernels.convolve_backward(dx, inputs, taps, self.model.B, gradient, products)
-        return gradient
-
     def advance(self, columns: int) -> None:
         """Move the caches past a finished chunk of so many columns."""
         inputs, taps = self._convolution
         past = len(taps) * self.model.B
         _advance(self._layers[2], inputs, past, columns, self.model.B)
 
-    def update(self, tokens: int, constants: AdamConstants | np.float32) -> Callable[[], None]:
-        """What takes a step on all weights but the convolution's, after `backward` of so many rows.
+    def update(self, tokens: int, constants: np.ndarray) -> Callable[[], None]:
+        """What takes a step of Adam on all weights but the convolution's, after so many rows.
 
         Any number of threads may call it; when it returns, the step is done.
         """
-        adam = isinstance(constants, AdamConstants)
-        numbers = (
-            constants.array() if isinstance(constants, AdamConstants) else np.array([constants])
-        )
-        arguments = shares.phases(1), self._layers[0], self._moments, tokens, adam, numbers
+        arguments = shares.phases(1), self._layers[0], self._moments, tokens, constants
         return lambda: _update(*arguments)
 
 
@@ -212,34 +189,26 @@ def _products(xq: Any, weight: Any, out: Any) -> None:
 def _accumulate(a: Any, b: Any, out: Any) -> None:
     """out (n, K) += integers a (n, M) @ b (M, K), float32: at most 1040 terms in all.
 
-    Four terms at a time of two rows: an element of b is read for two products, one of out for four.
+    Four terms at a time, so that an element of out is read once for four products.
     """
     rows, terms = a.shape
+    width = b.shape[1]
     whole = terms - terms % 4
-    four = np.empty((4, b.shape[1]), np.float32)
+    four = np.empty((4, width), np.float32)
     b0, b1, b2, b3 = four[0], four[1], four[2], four[3]
     for m in range(0, whole, 4):
         for u in range(4):
-            for k in range(b.shape[1]):
+            for k in range(width):
                 four[u, k] = b[m + u, k]
-        for i in range(0, rows - 1, 2):
-            x, y = out[i], out[i + 1]
-            x0, x1, x2, x3 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
-            y0, y1, y2, y3 = a[i + 1, m], a[i + 1, m + 1], a[i + 1, m + 2], a[i + 1, m + 3]
-            for k in range(len(x)):
-                x[k] += (x0 * b0[k] + x1 * b1[k]) + (x2 * b2[k] + x3 * b3[k])
-                y[k] += (y0 * b0[k] + y1 * b1[k]) + (y2 * b2[k] + y3 * b3[k])
-        if rows % 2:
-            x = out[rows - 1]
-            x0, x1 = a[rows - 1, m], a[rows - 1, m + 1]
-            x2, x3 = a[rows - 1, m + 2], a[rows - 1, m + 3]
-            for k in range(len(x)):
-                x[k] += (x0 * b0[k] + x1 * b1[k]) + (x2 * b2[k] + x3 * b3[k])
+        for i in range(rows):
+            x = out[i]
+            a0, a1, a2, a3 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
+            for k in range(width):
+                x[k] += (a0 * b0[k] + a1 * b1[k]) + (a2 * b2[k] + a3 * b3[k])
     for m in range(whole, terms):
         for i in range(rows):
-            f = a[i, m]
-            for k in range(out.shape[1]):
-                out[i, k] += f * np.float32(b[m, k])
+            for k in range(width):
+                out[i, k] += a[i, m] * np.float32(b[m, k])
 
 
 @jit
@@ -371,15 +340,6 @@ def _mlp(x: Any, a: Any, b: Any, layer: Any, up: Any, rms: Any, positive: Any, d
 
 
 @jit
-def _head(x: Any, a: Any, b: Any, linear: Any, rms: Any, logits: Any) -> None:
-    weight, weight_scale, xq, x_scale, _ = linear
-    xq, x_scale = xq[0, a:b], x_scale[0, a:b]
-    kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, rms[0, a:b])
-    _products(xq, weight[0], logits[a:b])
-    kernels.scale_outer(logits[a:b], x_scale, weight_scale[0], logits[a:b])
-
-
-@jit
 def _forward(
     counters: Any,
     first: Any,
@@ -411,7 +371,11 @@ def _forward(
             if layer < count:
                 _enter_qkv(x, a, b, layer, streams, linears[0], norms[0], heads)
             else:
-                _head(x, a, b, linears[4], norms[2], logits)
+                weight, weight_scale, xq, x_scale, _ = linears[4]
+                xq, x_scale, out = xq[0, a:b], x_scale[0, a:b], logits[a:b]
+                kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, norms[2][0, a:b])
+                _products(xq, weight[0], out)
+                kernels.scale_outer(out, x_scale, weight_scale[0], out)
             shares.done(counters, layer)
             piece = shares.claim(counters, layer)
         shares.wait(counters, layer, pieces)
@@ -581,9 +545,9 @@ def _backward(
 
 @jit
 def _update_rows(
-    first: Any, end: Any, layer: Any, linear: Any, moments: Any, tokens: Any, adam: Any, c: Any
+    first: Any, end: Any, layer: Any, linear: Any, moments: Any, tokens: Any, c: Any
 ) -> None:
-    """One optimizer step on rows first..end of a weight."""
+    """One step of Adam on rows first..end of a weight."""
     quantised, scale, xq, _, by_column = linear
     value, mean, square = moments
     rows = end - first
@@ -593,40 +557,27 @@ def _update_rows(
     kernels.quantise_columns(columns, product_scale)
     products = np.empty((rows, xq.shape[2]), np.float32)
     _matmul(np.ascontiguousarray(columns.T), xq[layer, :tokens], products)
-    if adam:
-        kernels.adam_rows(
-            value[layer, first:end],
-            mean[layer, first:end],
-            square[layer, first:end],
-            products,
-            product_scale,
-            quantised[layer, first:end],
-            scale[layer, first:end],
-            c[0],
-            c[1],
-            c[2],
-            c[3],
-            c[4],
-            c[5],
-            _BOUND,
-        )
-    else:
-        kernels.sgd_rows(
-            value[layer, first:end],
-            products,
-            product_scale,
-            quantised[layer, first:end],
-            scale[layer, first:end],
-            c[0],
-            _BOUND,
-        )
+    kernels.adam_rows(
+        value[layer, first:end],
+        mean[layer, first:end],
+        square[layer, first:end],
+        products,
+        product_scale,
+        quantised[layer, first:end],
+        scale[layer, first:end],
+        c[0],
+        c[1],
+        c[2],
+        c[3],
+        c[4],
+        c[5],
+        _BOUND,
+    )
 
 
 @jit
-def _update(
-    counters: Any, linears: Any, moments: Any, tokens: Any, adam: Any, constants: Any
-) -> None:
-    """One optimizer step on all weights, in pieces of some rows."""
+def _update(counters: Any, linears: Any, moments: Any, tokens: Any, constants: Any) -> None:
+    """One step of Adam on all weights, in pieces of some rows."""
     piece = shares.claim(counters, 0)
     total = 0
     for kind in range(5):
@@ -641,7 +592,7 @@ def _update(
             layer, part = (piece - total) // each, (piece - total) % each
             first = part * rows
             _update_rows(
-                first, min(first + rows, outputs), layer, linear, moment, tokens, adam, constants
+                first, min(first + rows, outputs), layer, linear, moment, tokens, constants
             )
             shares.done(counters, 0)
             piece = shares.claim(counters, 0)
@@ -655,9 +606,8 @@ def _advance(heads: Any, inputs: Any, past: Any, columns: Any, streams: Any) -> 
     query, _, key, key_scale, value, value_scale, _ = heads
     window = key.shape[1] - query.shape[1]
     for layer in range(key.shape[0]):
-        for k in range(window):
-            key[layer, k] = key[layer, k + columns]
-            key_scale[layer, k] = key_scale[layer, k + columns]
-            value[layer, k] = value[layer, k + columns]
-            value_scale[layer, k] = value_scale[layer, k + columns]
+        for cache in (key[layer], value[layer]):
+            kernels.slide(cache.reshape(len(cache), -1), columns, window)
+        for scale in (key_scale[layer], value_scale[layer]):
+            kernels.slide(scale, columns, window)
     kernels.slide(inputs, columns * streams, past)
