@@ -8,9 +8,9 @@ Real numbers enter a sum as integers of magnitude at most 127 times a power of t
 (`quantise_rows`). Because the scale belongs to the row, a token's result does not depend on what
 else is in the batch: a whole chunk and a single column give equal bits.
 
-On the CPU what runs is `steps`, made of the loops of `kernels`; the PyTorch form written here serves
-other devices, shared streams, and `portable()`. Some operations take their loop here, too. The tests
-hold the two together bit for bit.
+On the CPU what runs is `steps`, made of the loops of `kernels`; the PyTorch form written here
+serves other devices, shared streams, and `portable()`. Some operations take their loop here, too.
+The tests hold the two together bit for bit.
 """
 
 from __future__ import annotations
