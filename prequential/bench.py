@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -26,14 +26,13 @@ import numpy as np
 import torch
 
 from prequential import embeddings as embeddings_module
-from prequential import kernels, loop, memory, ngrams, numerics, optimizer, selftest
+from prequential import kernels, loop, memory, ngrams, optimizer, selftest, steps
 from prequential.coder import TOTAL_BITS, Decoder, Direct
-from prequential.columns import Columns
 from prequential.config import SYMBOLS, Config, ModelConfig
 from prequential.contexts import History
 from prequential.encoder import Encoder
 from prequential.learner import Learner
-from prequential.model import Transformer
+from prequential.model import Transformer, store
 from prequential.plain import Plain, PlainTrainer
 
 ROUNDS, CHUNKS, PROFILED = 12, 10, 3
@@ -98,11 +97,14 @@ def run(
                     seconds[key].append(time.perf_counter() - started)
             # The same learners go on: in new ones, the tables' first pages would weigh most.
             clocks = {name: _Clock() for name in ("exact learner", "encode", "decode")}
+            products = _products_seconds(config)
             for index in range(PROFILED):
                 bench.turn(rounds + index + 1)
                 for name, clock in clocks.items():
                     with clock.attached():
                         works[name, threads[0]]()
+                    for stage, spent in products.items():
+                        clock.move(stage, PRODUCTS, spent * chunks)
     finally:
         torch.set_num_threads(before)
     counted = {key: np.array(values[1:]) for key, values in seconds.items()}
@@ -245,21 +247,24 @@ class _Bench:
 
     def _exact_step(self) -> Callable[[], None]:
         c = self.config
-        net, step = (
-            Transformer(c.model, c.streams, c.chunk, 0, "cpu"),
-            optimizer.Optimizer(c.optimizer),
-        )
-        rows = self._rows()
+        net = Transformer(c.model, c.streams, c.chunk, 0, "cpu")
+        fused, step = steps.Steps(net), optimizer.Optimizer(replace(c.optimizer, name="adam"))
+        rows = self._rows().numpy()
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
         dlogits = np.zeros((self.tokens, SYMBOLS), np.float32)
 
         def work() -> None:
             for chunk in self.chunks:
-                kernels.frequencies(net.forward(rows, 0).numpy(), TOTAL_BITS, frequencies)
+                logits = fused.forward(rows, 0, lambda _: None)
+                kernels.frequencies(logits, TOTAL_BITS, frequencies)
                 kernels.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
-                net.backward(torch.from_numpy(dlogits))
-                step.step(net.weights, self.tokens)
-                net.advance(c.chunk)
+                dx = torch.from_numpy(fused.backward(dlogits)())
+                constants = step.advance(self.tokens)
+                if net.convolution is not None:
+                    net.convolution.backward(dx, store)
+                    optimizer.update_of(constants)(net.convolution.weight)
+                fused.update(self.tokens, constants)()
+                fused.advance(c.chunk)
 
         return work
 
@@ -306,30 +311,49 @@ def _plain_mode(threads: int) -> Iterator[None]:
         torch.set_num_threads(1)
 
 
-REST = "Python and the rest"
+REST, PRODUCTS = "Python and the rest", "matrix products"
+FORWARD, BACKWARD = (f"{way}: attention, norms, quantising" for way in ("forward", "backward"))
+OPTIMIZER = "optimizer"
 _STAGES: list[tuple[str, Any, str]] = [
-    ("matrix products", numerics, "matmul"),
-    (
-        "attention",
-        numerics,
-        "quantise_heads attention_weights merge_heads split_gradient attention_backward"
-        " merge_gradient",
-    ),
-    (
-        "quantising, norms, scaling",
-        numerics,
-        "quantise_rows quantise_gradient norm_quantise norm_backward scale_outer add_scaled_outer"
-        " relu_squared relu_squared_backward convolve convolve_backward",
-    ),
-    ("optimizer", optimizer, "_adam _sgd"),
+    (FORWARD, steps, "_forward"),
+    (BACKWARD, steps, "_backward"),
+    (BACKWARD, kernels, "convolve_backward"),
+    (OPTIMIZER, steps, "_update"),
+    (OPTIMIZER, optimizer, "_adam _sgd"),
     ("embeddings", embeddings_module.Embeddings, "locate locate_chunk gather learn"),
     ("n-grams", ngrams.Ngrams, "locate locate_chunk add_logits learn"),
     ("memory", memory.Memory, "locate"),
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
     ("frequencies", kernels, "frequencies gradient"),
-    ("decoder's columns", Columns, "forward refresh"),
 ]
+
+
+def _products_seconds(config: Config) -> dict[str, float]:
+    """Seconds that a chunk's linear layers take in each stage: their products alone, same shapes.
+
+    Within the stages they cannot be timed.
+    """
+    m, n = config.model, config.streams * config.chunk
+    one_layer = [(3 * m.width, m.width), (m.width, m.width), (m.hidden, m.width)]
+    shapes = m.layers * [*one_layer, (m.width, m.hidden)] + [(SYMBOLS, m.width)]
+    seconds = dict.fromkeys((FORWARD, BACKWARD, OPTIMIZER), 0.0)
+    for outputs, inputs in shapes:
+        x, dy = np.ones((n, inputs), np.float32), np.ones((n, outputs), np.float32)
+        columns, weight = np.ones((outputs, n), np.float32), np.ones((outputs, inputs), np.int8)
+        gradient = np.empty(weight.shape, np.float32)
+        for stage, product, operands in (
+            (FORWARD, steps._products, (x, weight, dy)),
+            (BACKWARD, steps._matmul, (dy, weight, x)),
+            (OPTIMIZER, steps._matmul, (columns, x, gradient)),
+        ):
+            times = []
+            for _ in range(5):
+                started = time.perf_counter()
+                product(*operands)
+                times.append(time.perf_counter() - started)
+            seconds[stage] += min(times)
+    return seconds
 
 
 class _Clock:
@@ -361,6 +385,12 @@ class _Clock:
         total = sum(self.seconds.values())
         ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
         return {stage: seconds / total for stage, seconds in ordered}
+
+    def move(self, stage: str, to: str, seconds: float) -> None:
+        """Count part of a stage's time elsewhere, at most all of it."""
+        moved = min(seconds, self.seconds[stage])
+        self.seconds[stage] -= moved
+        self.seconds[to] = self.seconds.get(to, 0.0) + moved
 
     def _timed(self, stage: str, function: Any) -> Any:
         def timed(*args: Any, **named: Any) -> Any:

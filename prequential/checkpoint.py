@@ -161,6 +161,7 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
                     found[name] = np.array(array)
         if targets or _checksum(sums, manifest) != metadata["crc32"]:
             raise ValueError("incomplete, or changed since it was written")
+        run.learner.quantise()
         _go_on(run, manifest, found)
     except OSError as error:
         raise FileError(f"{display(path)}: cannot be read: {error.strerror or error}") from error
@@ -180,11 +181,12 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
 
 def _state(learner: Learner) -> dict[str, _View]:
     """Views of all that is learned or remembered; the rest is computed anew in every chunk."""
+    learner.settle()
     views: dict[str, _View] = {**learner.embeddings.arrays(), **learner.ngrams.arrays()}
     if learner.memory is not None:
         views |= learner.memory.arrays()
     for w in learner.model.weights:
-        for part in ("value", "quantised", "scale", "mean", "square"):
+        for part in ("value", "mean", "square"):
             views[f"model.{w.name}.{part}"] = getattr(w, part)
     views |= {f"cache.{i}": cache for i, cache in enumerate(learner.model.caches())}
     views |= learner.history.arrays()

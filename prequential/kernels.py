@@ -71,7 +71,7 @@ def _rounded(x: Any) -> Any:
 
 
 @jit
-def _quantise_row(x: Any, quantised: Any) -> Any:
+def quantise_row(x: Any, quantised: Any) -> Any:
     """One row (K,) of `quantise_rows`; its scale."""
     bits = x.view(np.int32)
     largest = np.int32(0)
@@ -88,11 +88,11 @@ def _quantise_row(x: Any, quantised: Any) -> Any:
 def quantise_rows(x: Any, quantised: Any, scale: Any) -> None:
     """x (N, K) -> integers of magnitude <= 127 and one power of two per row, x ~ q * scale."""
     for i in range(x.shape[0]):
-        scale[i] = _quantise_row(x[i], quantised[i])
+        scale[i] = quantise_row(x[i], quantised[i])
 
 
 @jit
-def _quantise_columns(x: Any, scale: Any) -> None:
+def quantise_columns(x: Any, scale: Any) -> None:
     """x (N, K) in place, with one power of two per column."""
     rows, columns = x.shape
     inverse = np.empty(columns, np.float32)
@@ -108,25 +108,6 @@ def _quantise_columns(x: Any, scale: Any) -> None:
     for i in range(rows):
         for j in range(columns):
             x[i, j] = _rounded(x[i, j] * inverse[j])
-
-
-@jit
-def quantise_gradient(
-    dy: Any, row: Any, column: Any, by_column: Any, column_scale: Any, by_row: Any, row_scale: Any
-) -> None:
-    """dy (N, M) for both products of a backward pass.
-
-    dy * row[:, None] with one scale per column, and dy * column[None, :] with one per row.
-    """
-    rows, columns = dy.shape
-    scaled = np.empty(columns, np.float32)
-    for i in range(rows):
-        f = row[i]
-        for j in range(columns):
-            by_column[i, j] = dy[i, j] * f
-            scaled[j] = dy[i, j] * column[j]
-        row_scale[i] = _quantise_row(scaled, by_row[i])
-    _quantise_columns(by_column, column_scale)
 
 
 @jit
@@ -156,9 +137,9 @@ def quantise_heads(
         for h in range(heads):
             g = first + h
             a, b, c = h * hs, (heads + h) * hs, (2 * heads + h) * hs
-            query_scale[t, g] = _quantise_row(y[a : a + hs], query[t, g])
-            key_scale[t, g] = _quantise_row(y[b : b + hs], key[t, g])
-            value_scale[t, g] = _quantise_row(y[c : c + hs], value[t, g])
+            query_scale[t, g] = quantise_row(y[a : a + hs], query[t, g])
+            key_scale[t, g] = quantise_row(y[b : b + hs], key[t, g])
+            value_scale[t, g] = quantise_row(y[c : c + hs], value[t, g])
 
 
 @jit
@@ -174,7 +155,7 @@ def merge_heads(mixed: Any, scale: Any, quantised: Any, row_scale: Any) -> None:
             f = scale[first + h, t]
             for j in range(hs):
                 o[h * hs + j] = mixed[first + h, t, j] * f
-        row_scale[i] = _quantise_row(o, quantised[i])
+        row_scale[i] = quantise_row(o, quantised[i])
 
 
 @jit
@@ -218,7 +199,7 @@ def norm_backward(products: Any, row: Any, xq: Any, scale: Any, inverse_rms: Any
         f = row[i]
         for j in range(columns):
             dy[j] = products[i, j] * f
-        dy_scale = _quantise_row(dy, dyq)
+        dy_scale = quantise_row(dy, dyq)
         total = np.int32(0)
         for j in range(columns):
             total = np.int32(total + np.int32(xq[i, j]) * np.int32(dyq[j]))
@@ -264,7 +245,7 @@ def relu_squared(
             u = max(products[i, j] * r * column[j], zero)
             positive[i, j] = u
             squared[j] = u * u
-        scale[i] = _quantise_row(squared, quantised[i])
+        scale[i] = quantise_row(squared, quantised[i])
 
 
 @jit
@@ -350,14 +331,6 @@ def attention_weights(
 
 
 @jit
-def to_int16(x: Any, out: Any) -> None:
-    """out (N, K) int16 = the integers x (N, K)."""
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            out[i, j] = np.int16(x[i, j])
-
-
-@jit
 def split_gradient(
     products: Any, row: Any, oq: Any, o_scale: Any, doq: Any, do_scale: Any, dots: Any
 ) -> None:
@@ -376,83 +349,13 @@ def split_gradient(
             g = first + h
             for j in range(hs):
                 do[j] = products[i, h * hs + j] * row[i]
-            scale = _quantise_row(do, doq[t, g])
+            scale = quantise_row(do, doq[t, g])
             total = np.int32(0)
             for j in range(hs):
                 product = np.int32(doq[t, g, j]) * np.int32(oq[i, h * hs + j])
                 total = np.int32(total + product)
             do_scale[t, g] = scale
             dots[t, g] = np.float32(total) * (scale * o_scale[i])
-
-
-@jit
-def attention_backward(
-    products: Any,
-    do_scale: Any,
-    value_scale: Any,
-    dots: Any,
-    weights: Any,
-    key_scale: Any,
-    query_scale: Any,
-    for_query: Any,
-    for_query_scale: Any,
-    for_key: Any,
-    for_key_scale: Any,
-    for_value: Any,
-    for_value_scale: Any,
-) -> None:
-    """The three operands of attention's gradients, from the integer products of do and the values.
-
-    dscores = weights * (products * do_scale * value_scale - dots), all (G, Tq, Nk), and then
-    for_query = dscores * key_scale by rows, for_key = dscores * query_scale and for_value =
-    weights * do_scale of the chunk's own keys (G, Tq, T), by columns. do_scale, dots, query_scale
-    (Tq, G); value_scale, key_scale (Nk, G); for_query_scale (G, Tq), the others (G, T).
-    """
-    groups, queries, keys = products.shape
-    own = for_key.shape[2]
-    window = keys - own
-    of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
-    dscores, scaled = np.empty(keys, np.float32), np.empty(keys, np.float32)
-    for g in range(groups):
-        for k in range(keys):
-            of_key[k] = key_scale[k, g]
-            of_value[k] = value_scale[k, g]
-        for i in range(queries):
-            d = dots[i, g]
-            f = do_scale[i, g]
-            q = query_scale[i, g]
-            for k in range(keys):
-                dscores[k] = weights[g, i, k] * (products[g, i, k] * (f * of_value[k]) - d)
-                scaled[k] = dscores[k] * of_key[k]
-            for_query_scale[g, i] = _quantise_row(scaled, for_query[g, i])
-            for k in range(own):
-                for_key[g, i, k] = dscores[window + k] * q
-                for_value[g, i, k] = weights[g, i, window + k] * f
-        _quantise_columns(for_key[g], for_key_scale[g])
-        _quantise_columns(for_value[g], for_value_scale[g])
-
-
-@jit
-def merge_gradient(
-    dq: Any, dq_scale: Any, dk: Any, dk_scale: Any, dv: Any, dv_scale: Any, slope: Any, dy: Any
-) -> None:
-    """dy (n, 3D) = the heads' gradients (G, columns, hs) times scales (G, columns), side by side.
-
-    Those of queries and keys are multiplied by slope, too.
-    """
-    groups, columns, hs = dq.shape
-    rows = dy.shape[0]
-    streams = rows // columns
-    heads = groups // streams
-    for i in range(rows):
-        t, first = i // streams, i % streams * heads
-        for h in range(heads):
-            g = first + h
-            a, b, c = h * hs, (heads + h) * hs, (2 * heads + h) * hs
-            for j in range(hs):
-                dy[i, a + j] = dq[g, t, j] * dq_scale[g, t] * slope
-                dy[i, b + j] = dk[g, t, j] * dk_scale[g, t] * slope
-                dy[i, c + j] = dv[g, t, j] * dv_scale[g, t]
 
 
 @jit
@@ -491,7 +394,7 @@ def convolve_backward(dy: Any, x: Any, taps: Any, streams: int, dx: Any, gradien
             f = x_scale[past - delay + i]
             for j in range(width):
                 scaled[i, j] = dy[i, j] * f
-        _quantise_columns(scaled, scale)
+        quantise_columns(scaled, scale)
         totals[:] = 0
         for i in range(rows):
             for j in range(width):
@@ -605,4 +508,4 @@ def adam_rows(
             r = r * (_THREE_HALVES - (half * r) * r)
             w = weight[i, j] - ((mean[i, j] * unbias1) * r) * rate
             weight[i, j] = min(max(w, -bound), bound)
-        scale[i] = _quantise_row(weight[i], quantised[i])
+        scale[i] = quantise_row(weight[i], quantised[i])

@@ -13,17 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from prequential import kernels
+from prequential import kernels, numerics, shares
 from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
-from prequential.columns import Columns
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
 from prequential.memory import Memory
 from prequential.model import Transformer
 from prequential.ngrams import Ngrams
-from prequential.optimizer import Optimizer, Weight
+from prequential.optimizer import Optimizer, Weight, update_of
 from prequential.replay import Draw, Past
+from prequential.steps import Steps
 from prequential.vocabulary import SINGLE_BYTES, Vocabulary
 
 
@@ -51,14 +51,17 @@ class Learner:
         self.history = History(B, vocabulary)
         self.embeddings = Embeddings(config.model, B, T, seed, V)
         self.model = transformer(config.model, B, T, seed, device, V)
-        # Elsewhere than in this process, on the CPU, a column is a chunk of one column.
-        here = transformer is Transformer and self.device.type == "cpu"
-        self.columns = Columns(self.model) if here else None
+        # Alone, on the CPU, with the usual optimizer: its compiled form.
+        alone = transformer is Transformer and shares.COMPILED and config.optimizer.name == "adam"
+        self.steps = Steps(self.model) if alone and numerics.compiled(self.model.x) else None
         self.ngrams = Ngrams(config.ngrams, B, T, V)
         self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, V), np.int32)
+        self._others = threads - 1
+        self._pace = shares.Pace()
+        self._update: Callable[[], None] | None = None  # of the last step, not yet complete
         # By default a thread's products would be split over threads of their own, busily waiting.
         self._pool = (
             ThreadPoolExecutor(threads - 1, initializer=torch.set_num_threads, initargs=(1,))
@@ -75,6 +78,7 @@ class Learner:
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, V) int32 of a known chunk (T, B), in one forward pass."""
+        self._pace.start()
         self.embeddings.locate_chunk(self.history, chunk)
         self.ngrams.locate_chunk(self.history, chunk)
         self.history.push_chunk(chunk)
@@ -82,13 +86,9 @@ class Learner:
 
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
+        self._pace.start()
         self._locate(column)
-        if self.columns is None:
-            return self._forward(column, column + 1)
-        if column == 0:
-            self.columns.refresh()
-        rows = self.embeddings.gather(column, column + 1)
-        return self._frequencies(self.columns.forward(rows, column), column)
+        return self._forward(column, column + 1)
 
     def observe(self, symbols: np.ndarray) -> None:
         """Take in a decoded column (B,)."""
@@ -108,16 +108,30 @@ class Learner:
             for _ in range(self._replays):
                 self._replay(self.draw.below(self._past_count), self._past)
         self._past_count += 1
+        self._pace.stop()
 
     def beside(self, task: Callable[[], None]) -> None:
         """Run a task now or on another thread; it is done when the next `learn` returns."""
-        if self._pool is None:
+        if self._pool is None or not self._pace.together:
             task()
         else:
-            self._tasks.append((self._pool.submit(_inferring, task), task))
+            self._tasks.append((self._pool.submit(task), task))
+
+    def _join(self, call: Callable[[], object]) -> None:
+        """Let other threads take part in a compiled call whose work can be shared."""
+        if self._pool is not None and self._pace.together:
+            for _ in range(self._others):
+                self._pool.submit(call)
+
+    def settle(self) -> None:
+        """Complete the last step: other threads may still be at it, and this one joins them."""
+        if self._update is not None:
+            self._update()
+            self._update = None
 
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
+        self.settle()
         arrays = self._tables()
         for weight in self.model.weights:
             arrays[f"model.{weight.name}"] = weight.value.cpu().numpy()
@@ -125,10 +139,19 @@ class Learner:
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Start from what another learner of this config has `learned`."""
+        self.settle()
         for name, table in self._tables().items():
             table[...] = arrays[name]
         for weight in self.model.weights:
             weight.start(torch.from_numpy(arrays[f"model.{weight.name}"]))
+        self.quantise()
+
+    def quantise(self) -> None:
+        """Follow weights that were set from outside: the products take quantised ones."""
+        for weight in self.model.weights:
+            weight.quantise()
+        if self.steps is not None:
+            self.steps.quantise()
 
     def _tables(self) -> dict[str, np.ndarray]:
         tables = {**self.embeddings.arrays(), **self.ngrams.arrays()}
@@ -140,6 +163,7 @@ class Learner:
 
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the dense weights and gates, which depend on everything else."""
+        self.settle()
         sha = hashlib.sha256()
         for weight in self.model.weights:
             sha.update(weight.value.cpu().numpy().astype("<f4").tobytes())
@@ -184,8 +208,14 @@ class Learner:
         self.ngrams.locate(self.history, column)
 
     def _forward(self, first: int, end: int) -> np.ndarray:
-        rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)
-        return self._frequencies(self.model.forward(rows, first).cpu().numpy(), first)
+        rows = self.embeddings.gather(first, end)
+        self.settle()
+        if self.steps is not None:
+            logits = self.steps.forward(rows, first, self._join)
+        else:
+            on_device = torch.from_numpy(rows).to(self.device)
+            logits = self.model.forward(on_device, first).cpu().numpy()
+        return self._frequencies(logits, first)
 
     def _frequencies(self, logits: np.ndarray, first: int) -> np.ndarray:
         """Frequencies (n, V) int32 of the transformer's logits (n, V) and the tables'."""
@@ -195,18 +225,29 @@ class Learner:
         return frequencies
 
     def _learn_dense(self, dlogits: np.ndarray, count: int, columns: int) -> None:
-        step = self.optimizer.begin(count)
+        constants = self.optimizer.advance(count)
+        step = update_of(constants)
 
-        def update(weight: Weight, gradient: Callable[[], None]) -> None:
-            def task() -> None:
-                gradient()
-                step(weight)
+        def take(weight: Weight, gradient: Callable[[], None]) -> None:
+            gradient()
+            step(weight)
 
-            self.beside(task)
-
-        gradient = self.model.backward(torch.from_numpy(dlogits).to(self.device), update)
-        self.embeddings.learn(gradient.cpu().numpy()[:count])
-        self.model.advance(columns)
+        if self.steps is not None:
+            pass_back = self.steps.backward(dlogits)
+            update = self.steps.update(len(dlogits), constants)
+            self._join(lambda: (pass_back(), update()))
+            rows = torch.from_numpy(pass_back())
+            if self.model.convolution is not None:
+                rows = self.model.convolution.backward(rows, take)
+            self.embeddings.learn(rows.numpy()[:count])
+            self.steps.advance(columns)
+            self._update = update
+            if self._pool is None or not self._pace.together:
+                self.settle()
+        else:
+            rows = self.model.backward(torch.from_numpy(dlogits).to(self.device), take)
+            self.embeddings.learn(rows.cpu().numpy()[:count])
+            self.model.advance(columns)
         # What no thread has begun yet is done here: on a busy machine none may have had its turn.
         for future, task in reversed(self._tasks):
             if future.cancel():
@@ -214,9 +255,3 @@ class Learner:
             else:
                 future.result()
         self._tasks.clear()
-
-
-def _inferring(task: Callable[[], None]) -> None:
-    """Run a task in inference mode, which each thread must enter by itself."""
-    with torch.inference_mode():
-        task()

@@ -8,8 +8,9 @@ Real numbers enter a sum as integers of magnitude at most 127 times a power of t
 (`quantise_rows`). Because the scale belongs to the row, a token's result does not depend on what
 else is in the batch: a whole chunk and a single column give equal bits.
 
-On the CPU each operation is one compiled loop of `kernels`; elsewhere, and inside `portable()`, it
-is the PyTorch form written here. The tests hold the two together bit for bit.
+On the CPU what runs is `steps`, made of the loops of `kernels`; the PyTorch form written here
+serves other devices, shared streams, and `portable()`. Some operations take their loop here, too.
+The tests hold the two together bit for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ LOG2_E = 1.4426950408889634  # not math.log2, which is the platform's
 
 _EXPONENT_LOW, _EXPONENT_HIGH = 127 - 40, 127 + 40
 _use_kernels = True
-_agree: Callable[[Tensor], None] | None = None
+# Largest magnitudes that are to be agreed on, and what quantises with them.
+Magnitudes = list[tuple[Tensor, Callable[[], None]]]
+_magnitudes: Magnitudes | None = None
 
 
 @contextmanager
@@ -47,18 +50,19 @@ def portable() -> Iterator[None]:
 
 
 @contextmanager
-def agreed(maximum: Callable[[Tensor], None]) -> Iterator[None]:
-    """Scale the operands of the weights' gradients by the largest magnitudes of all ranks.
+def agreed() -> Iterator[Magnitudes]:
+    """Leave the operands of the weights' gradients unquantised: their scales are common to ranks.
 
-    maximum replaces each element by the largest that any rank has: sums of integers with common
-    scales can then be added over the ranks.
+    What is collected are the columns' largest magnitudes among the rows at hand, to be replaced by
+    those of all ranks, each with what then quantises. Sums of integers with common scales can be
+    added over the ranks; nothing else in a backward pass waits for them.
     """
-    global _agree
-    _agree = maximum
+    global _magnitudes
+    _magnitudes = []
     try:
-        yield
+        yield _magnitudes
     finally:
-        _agree = None
+        _magnitudes = None
 
 
 def compiled(x: Tensor) -> bool:
@@ -131,12 +135,18 @@ def quantise_columns(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     _quantise_columns(x, x.abs().amax(-2), quantised, scale)
 
 
-def _quantise_agreed(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
-    """`quantise_columns` of rows (N, K) that may be only this rank's."""
+def _quantise_agreed(x: Tensor, quantised: Tensor, scale: Tensor, then: Callable[[], None]) -> None:
+    """`quantise_columns` of rows (N, K) that may be only this rank's, now or once all agree."""
     magnitude = x.abs().amax(-2)
-    if _agree is not None:
-        _agree(magnitude)
-    _quantise_columns(x, magnitude, quantised, scale)
+
+    def finish() -> None:
+        _quantise_columns(x, magnitude, quantised, scale)
+        then()
+
+    if _magnitudes is None:
+        finish()
+    else:
+        _magnitudes.append((magnitude, finish))
 
 
 def _quantise_columns(x: Tensor, magnitude: Tensor, quantised: Tensor, scale: Tensor) -> None:
@@ -159,18 +169,7 @@ def quantise_gradient(
     by_column is dy * row[:, None] with one scale per column, by_row dy * column[None, :] with one
     per row: what belonged to the other operand is folded in.
     """
-    if compiled(dy) and _agree is None:
-        kernels.quantise_gradient(
-            dy.numpy(),
-            row.numpy(),
-            column.numpy(),
-            by_column.numpy(),
-            column_scale.numpy(),
-            by_row.numpy(),
-            row_scale.numpy(),
-        )
-        return
-    _quantise_agreed(dy * row[:, None], by_column, column_scale)
+    _quantise_agreed(dy * row[:, None], by_column, column_scale, lambda: None)
     quantise_rows(dy * column, by_row, row_scale)
 
 
@@ -202,9 +201,6 @@ def quantise_heads(
 
 def merge_heads(mixed: Tensor, scale: Tensor, quantised: Tensor, row_scale: Tensor) -> None:
     """mixed (G, columns, hs) * scale (G, columns), heads side by side, quantised by rows (n, D)."""
-    if compiled(mixed):
-        kernels.merge_heads(mixed.numpy(), scale.numpy(), quantised.numpy(), row_scale.numpy())
-        return
     o = (mixed * scale[:, :, None]).transpose(0, 1)  # (columns, G, hs)
     quantise_rows(o.reshape(quantised.shape), quantised, row_scale)
 
@@ -268,17 +264,11 @@ def norm_backward(
 
 def scale_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> None:
     """out (N, M) = products * row[:, None] * column[None, :]."""
-    if compiled(products):
-        kernels.scale_outer(products.numpy(), row.numpy(), column.numpy(), out.numpy())
-        return
     out.copy_(products * row[:, None] * column)
 
 
 def add_scaled_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> None:
     """out (N, M) += products * row[:, None] * column[None, :]."""
-    if compiled(products):
-        kernels.add_scaled_outer(products.numpy(), row.numpy(), column.numpy(), out.numpy())
-        return
     out.add_(products * row[:, None] * column)
 
 
@@ -294,25 +284,12 @@ def relu_squared(
 
     Source: So et al. 2021, Primer.
     """
-    if compiled(products):
-        kernels.relu_squared(
-            products.numpy(),
-            row.numpy(),
-            column.numpy(),
-            positive.numpy(),
-            quantised.numpy(),
-            scale.numpy(),
-        )
-        return
     positive.copy_((products * row[:, None] * column).clamp(min=0.0))
     quantise_rows(positive * positive, quantised, scale)
 
 
 def relu_squared_backward(products: Tensor, row: Tensor, positive: Tensor, out: Tensor) -> None:
     """out = products * row[:, None] * 2 * positive."""
-    if compiled(products):
-        kernels.relu_squared_backward(products.numpy(), row.numpy(), positive.numpy(), out.numpy())
-        return
     out.copy_((products * row[:, None]) * (positive * 2.0))
 
 
@@ -393,17 +370,6 @@ def split_gradient(
     doq (columns, G, hs) and do_scale (columns, G) are the quantised heads, dots (columns, G) their
     products with the output, which is sum_k weights * dweights of every query.
     """
-    if compiled(products):
-        kernels.split_gradient(
-            products.numpy(),
-            row.numpy(),
-            oq.numpy(),
-            o_scale.numpy(),
-            doq.numpy(),
-            do_scale.numpy(),
-            dots.numpy(),
-        )
-        return
     hs = doq.shape[2]
     do = (products * row[:, None]).view(-1, hs)
     quantise_rows(do, doq.view(-1, hs), do_scale.view(-1))
@@ -430,18 +396,6 @@ def attention_backward(
     weights * do_scale of the chunk's own keys (G, Tq, T), by columns. do_scale, dots, query_scale
     (Tq, G); value_scale, key_scale (Nk, G).
     """
-    if compiled(products):
-        kernels.attention_backward(
-            products.numpy(),
-            do_scale.numpy(),
-            value_scale.numpy(),
-            dots.numpy(),
-            weights.numpy(),
-            key_scale.numpy(),
-            query_scale.numpy(),
-            *(part.numpy() for part in (*for_query, *for_key, *for_value)),
-        )
-        return
     keys = products.shape[2]
     window = keys - for_key[0].shape[2]
     scale = do_scale.T[:, :, None] * value_scale.T[:, None, :]
@@ -457,10 +411,6 @@ def merge_gradient(dq: Rows, dk: Rows, dv: Rows, slope: float, dy: Tensor) -> No
 
     Those of queries and keys are multiplied by slope, d(score) / d(query . key), too.
     """
-    if compiled(dy):
-        parts = (part.numpy() for part in (*dq, *dk, *dv))
-        kernels.merge_gradient(*parts, np.float32(slope), dy.numpy())
-        return
     groups, columns, hs = dq[0].shape
     scaled = [products * scale[:, :, None] for products, scale in (dq, dk, dv)]
     dheads = torch.stack((scaled[0] * slope, scaled[1] * slope, scaled[2]))  # (3, G, columns, hs)
@@ -471,9 +421,6 @@ def merge_gradient(dq: Rows, dk: Rows, dv: Rows, slope: float, dy: Tensor) -> No
 
 def convolve(x: Tensor, taps: Tensor, streams: int, out: Tensor) -> None:
     """out (n, D) = x_t + sum_k taps[k - 1] * x_{t-k}: x (past + n, D), past = taps * streams."""
-    if compiled(x):
-        kernels.convolve(x.numpy(), taps.numpy(), streams, out.numpy())
-        return
     n, past = out.shape[0], x.shape[0] - out.shape[0]
     y = x[past:]
     for k, tap in enumerate(taps, start=1):
@@ -488,7 +435,7 @@ def convolve_backward(
 
     The gradient sums integers over the rows, in float64 or int64: exact below 2^53.
     """
-    if compiled(dy) and _agree is None:
+    if compiled(dy) and _magnitudes is None:
         kernels.convolve_backward(
             dy.numpy(), x.numpy(), taps.numpy(), streams, dx.numpy(), gradient.numpy()
         )
@@ -497,22 +444,22 @@ def convolve_backward(
     dx.copy_(dy)
     xq, x_scale = torch.empty_like(x), x.new_empty(x.shape[0])
     quantise_rows(x, xq, x_scale)
-    dyq, column_scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
     for k, tap in enumerate(taps, start=1):
         delay = k * streams
         if delay < n:
             dx[: n - delay] += dy[delay:] * tap
         rows = slice(past - delay, past - delay + n)
-        _quantise_agreed(dy * x_scale[rows, None], dyq, column_scale)
-        gradient[k - 1] = column_sums(xq[rows], dyq).to(gradient.dtype) * column_scale
+        dyq, scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
+
+        def sums(k: int = k, xq: Tensor = xq[rows], dyq: Tensor = dyq, s: Tensor = scale) -> None:
+            gradient[k - 1] = column_sums(xq, dyq).to(gradient.dtype) * s
+
+        _quantise_agreed(dy * x_scale[rows, None], dyq, scale, sums)
 
 
 def slide(rows: Tensor, step: int, kept: int) -> None:
     """rows[:kept] = rows[step : step + kept], which may overlap."""
-    if compiled(rows):
-        kernels.slide(rows.view(len(rows), -1).numpy(), step, kept)
-    else:
-        rows[:kept] = rows[step : step + kept].clone()
+    rows[:kept] = rows[step : step + kept].clone()
 
 
 def column_sums(a: Tensor, b: Tensor) -> Tensor:

@@ -30,12 +30,16 @@ class Weight:
         self.product_scale = value.new_ones(rows)  # (M,)
         self.mean = torch.zeros_like(self.value)
         self.square = torch.zeros_like(self.value)
+        self.quantise()
+
+    def quantise(self) -> None:
+        """Follow a change of value; an optimizer step does so by itself."""
         numerics.quantise_rows(self.value, self.quantised, self.scale)
 
     def start(self, value: Tensor) -> None:
         """Begin from value (M, K) instead."""
         self.value.copy_(value.clamp(-numerics.WEIGHT_BOUND, numerics.WEIGHT_BOUND))
-        numerics.quantise_rows(self.value, self.quantised, self.scale)
+        self.quantise()
 
 
 def uniform(shape: tuple[int, int], bound: float, seed: int, index: int) -> Tensor:
@@ -64,12 +68,16 @@ class Optimizer:
 
     def step(self, weights: list[Weight], token_count: int) -> None:
         """Update every weight from its gradient, the sum over token_count tokens."""
-        update = self.begin(token_count)
+        update = update_of(self.advance(token_count))
         for w in weights:
             update(w)
 
-    def begin(self, token_count: int) -> Callable[[Weight], None]:
-        """Start a step: what it returns updates one weight, in any order, on any thread."""
+    def advance(self, token_count: int) -> np.ndarray:
+        """Start a step: its constants, float32.
+
+        Those of Adam (6,) are rate, betas, 1 / (1 - beta^step), epsilon; of gradient descent (1,)
+        the rate.
+        """
         c = self.config
         self.steps += 1
         self._power1 *= c.beta1
@@ -77,37 +85,17 @@ class Optimizer:
         rate = c.rate * min(1.0, self.steps / max(1, c.warmup))
         if c.name == "sgd":
             # The rate is per mean gradient, as the loss is usually stated.
-            return partial(_sgd, rate=np.float32(rate / token_count))
-        constants = _AdamConstants(
-            rate=np.float32(rate),
-            beta1=np.float32(c.beta1),
-            beta2=np.float32(c.beta2),
-            unbias1=np.float32(1.0 / (1.0 - self._power1)),
-            unbias2=np.float32(1.0 / (1.0 - self._power2)),
-            epsilon=np.float32(c.epsilon),
-        )
-        return partial(_adam, c=constants)
+            return np.array([rate / token_count], np.float32)
+        unbias = 1.0 / (1.0 - self._power1), 1.0 / (1.0 - self._power2)
+        return np.array([rate, c.beta1, c.beta2, *unbias, c.epsilon], np.float32)
 
 
-class _AdamConstants:
-    def __init__(
-        self,
-        rate: np.float32,
-        beta1: np.float32,
-        beta2: np.float32,
-        unbias1: np.float32,
-        unbias2: np.float32,
-        epsilon: np.float32,
-    ) -> None:
-        self.rate = rate
-        self.beta1 = beta1
-        self.beta2 = beta2
-        self.unbias1 = unbias1
-        self.unbias2 = unbias2
-        self.epsilon = epsilon
+def update_of(constants: np.ndarray) -> Callable[[Weight], None]:
+    """What updates one weight with a step's constants."""
+    return partial(_adam if len(constants) > 1 else _sgd, c=constants)
 
 
-def _adam(w: Weight, c: _AdamConstants) -> None:
+def _adam(w: Weight, c: np.ndarray) -> None:
     if numerics.compiled(w.value):
         kernels.adam_rows(
             w.value.numpy(),
@@ -117,26 +105,21 @@ def _adam(w: Weight, c: _AdamConstants) -> None:
             w.product_scale.numpy(),
             w.quantised.numpy(),
             w.scale.numpy(),
-            c.rate,
-            c.beta1,
-            c.beta2,
-            c.unbias1,
-            c.unbias2,
-            c.epsilon,
+            *c,
             np.float32(numerics.WEIGHT_BOUND),
         )
         return
-    keep1, keep2 = float(np.float32(1) - c.beta1), float(np.float32(1) - c.beta2)
+    rate, beta1, beta2, unbias1, unbias2, epsilon = c.tolist()
+    keep1, keep2 = (float(np.float32(1) - beta) for beta in c[1:3])
     gradient = w.products * w.product_scale[:, None]
-    w.mean.copy_(w.mean * float(c.beta1) + gradient * keep1)
-    w.square.copy_(w.square * float(c.beta2) + (gradient * gradient) * keep2)
-    inverse = numerics.rsqrt(w.square * float(c.unbias2) + float(c.epsilon))
-    change = ((w.mean * float(c.unbias1)) * inverse) * float(c.rate)
-    _apply(w, change)
+    w.mean.copy_(w.mean * beta1 + gradient * keep1)
+    w.square.copy_(w.square * beta2 + (gradient * gradient) * keep2)
+    inverse = numerics.rsqrt(w.square * unbias2 + epsilon)
+    _apply(w, ((w.mean * unbias1) * inverse) * rate)
 
 
-def _sgd(w: Weight, rate: np.float32) -> None:
-    _apply(w, (w.products * w.product_scale[:, None]) * float(rate))
+def _sgd(w: Weight, c: np.ndarray) -> None:
+    _apply(w, (w.products * w.product_scale[:, None]) * float(c[0]))
 
 
 def _apply(w: Weight, change: Tensor) -> None:

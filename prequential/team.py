@@ -103,20 +103,19 @@ class SharedTransformer(Transformer):
 
     def backward(self, dlogits: Tensor, update: Update = store) -> Tensor:
         """As `Transformer.backward`, for the rows of all streams."""
-        kept: list[Weight] = []
-
-        def keep(weight: Weight, gradient: Callable[[], None]) -> None:
+        kept: list[tuple[Weight, Callable[[], None]]] = []
+        for weight in self.weights:
             weight.products = weight.products.double()  # no sum is rounded before it is complete
+        with numerics.agreed() as magnitudes:
+            dx = super().backward(self._owned(dlogits), lambda *weight: kept.append(weight))
+            self._agree(magnitudes)
+        for _, gradient in kept:
             gradient()
-            kept.append(weight)
-
-        with numerics.agreed(self.team.maximum):
-            dx = super().backward(self._owned(dlogits), keep)
         # All but the convolution's are plain integers; its columns' powers of two are common, too.
-        whole = [w for w in kept if w.name != "convolution"]
+        whole = [w for w, _ in kept if w.name != "convolution"]
         integers = torch.cat([w.products.view(-1).to(torch.int32) for w in whole])
         self.team.total(integers)
-        for weight in kept:
+        for weight, _ in kept:
             if weight.name == "convolution":
                 self.team.total(weight.products)
                 weight.products = weight.products.float()
@@ -126,6 +125,15 @@ class SharedTransformer(Transformer):
                 integers = integers[count:]
             update(weight, lambda: None)
         return self._joined(dx)
+
+    def _agree(self, magnitudes: numerics.Magnitudes) -> None:
+        """One message for all layers' largest magnitudes; then quantise with those of all ranks."""
+        largest = torch.cat([magnitude for magnitude, _ in magnitudes])
+        self.team.maximum(largest)
+        for magnitude, quantise in magnitudes:
+            magnitude.copy_(largest[: len(magnitude)])
+            largest = largest[len(magnitude) :]
+            quantise()
 
     def _owned(self, rows: Tensor) -> Tensor:
         """The rows (columns * own streams, K) of (columns * streams, K) that are this rank's."""

@@ -11,10 +11,10 @@ import torch
 
 from prequential import bounds, kernels, numerics
 from prequential.bounds import LIMITS, Reduction
-from prequential.columns import _products
 from prequential.config import MAX_TERMS, OPERAND_MAX, ModelConfig, load, preset_names
 from prequential.errors import ConfigError
 from prequential.model import Transformer
+from prequential.steps import _products
 
 
 def extremes(rows: int, terms: int, seed: int) -> np.ndarray:

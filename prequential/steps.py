@@ -1,0 +1,613 @@
+"""The transformer's step on the CPU: forward, backward and update, one compiled call each.
+
+They compute what `Transformer.forward`, `.backward` and `Optimizer.step` do, bit for bit, and on
+the same buffers: integers sum to the same total in any order, and everything else is the same
+operation of `kernels`. A chunk is 30 operations of a few microseconds per layer, so calls, passes
+over memory and hand-overs between threads would cost as much as the arithmetic. Here rows go
+through a whole layer while they are in the cache, and threads share the pieces of a phase
+(`shares`): rows in the forward and the backward pass, heads in attention's gradient, rows of the
+weights in the update.
+
+Buffers and weights of all layers lie stacked in one array per kind; the model's own tensors become
+views of them. Quantised weights are kept as int8, beside the model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from prequential import kernels, shares
+from prequential.config import MAX_TERMS
+from prequential.kernels import jit
+from prequential.model import MLP, Attention, Linear, Transformer
+from prequential.numerics import LOG2_E, NORM_EPSILON, WEIGHT_BOUND
+from prequential.optimizer import Weight
+
+_EPSILON = np.float32(NORM_EPSILON)
+_BOUND = np.float32(WEIGHT_BOUND)
+_COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
+_NUMBERS = 4096  # of a piece of the update, about
+
+# Runs a call on every other thread that has time for it, and returns at once.
+Join = Callable[[Callable[[], None]], None]
+
+
+class Steps:
+    """A transformer's buffers, stacked, and the calls on them."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        attentions = [block for block in model.blocks if isinstance(block, Attention)]
+        mlps = [block for block in model.blocks if isinstance(block, MLP)]
+        kinds = (
+            [block.qkv for block in attentions],
+            [block.out for block in attentions],
+            [block.up for block in mlps],
+            [block.down for block in mlps],
+            [model.head],
+        )
+        linears = tuple(_linear(kind) for kind in kinds)
+        self._moments = tuple(_moments(kind) for kind in kinds)
+        norms = tuple(
+            _stacked(owners, "inverse_rms", 2)
+            for owners in (
+                [block.norm for block in attentions],
+                [block.norm for block in mlps],
+                [model.norm],
+            )
+        )
+        heads = (
+            *(
+                _stacked(attentions, name + scale, rank)
+                for name in ("query", "key", "value")
+                for scale, rank in (("", 4), ("_scale", 3))
+            ),
+            _stacked(attentions, "weights", 4),
+        )
+        positive = _stacked(mlps, "positive", 3)
+        slopes, hs = np.zeros(1, np.float32), 1
+        if attentions:
+            first = attentions[0]
+            slopes, hs = first.slopes.numpy(), first.D // first.H
+        x = model.x.numpy()
+        inputs, taps = np.zeros((len(x), 0), np.float32), np.zeros((0, x.shape[1]), np.float32)
+        if (convolution := model.convolution) is not None:
+            inputs, taps = convolution.x.numpy(), convolution.weight.value.numpy()
+        # Rows enter where the convolution reads them, or else the residual stream itself.
+        self._input = inputs[len(inputs) - len(x) :] if convolution is not None else x
+        self._logits = np.empty((len(x), model.head.weight.value.shape[0]), np.float32)
+        self._layers = (linears, norms, heads, slopes, positive)
+        self._convolution = (inputs, taps)
+        self._temperature = np.float32(LOG2_E / math.sqrt(hs))
+        self._slope = np.float32(1.0 / math.sqrt(hs))
+        each = len(x) // model.B, len(slopes)
+        shapes = (*each, hs), each, each, (len(x), 3 * x.shape[1])
+        self._heads_gradient = tuple(np.zeros(shape, np.float32) for shape in shapes)
+        self._phases = 2 * len(attentions) + 3
+        self.quantise()
+
+    def quantise(self) -> None:
+        """Take over the weights: int8 copies, which from then on follow by `update`.
+
+        The model's own quantised copies do not.
+        """
+        for linear, moments in zip(self._layers[0], self._moments, strict=True):
+            for value, quantised, scale in zip(moments[0], *linear[:2], strict=True):
+                kernels.quantise_rows(value, quantised, scale)
+
+    def forward(self, rows: np.ndarray, first: int, join: Join) -> np.ndarray:
+        """Logits (n, V) of the columns from `first` on, until the next call; rows (n, D)."""
+        model = self.model
+        a, b = first * model.B, first * model.B + len(rows)
+        self._input[a:b] = rows
+        arguments = (
+            shares.phases(self._phases), first, b // model.B, model.B, model.x.numpy(),
+            self._convolution, self._layers, self._temperature, self._logits,
+        )  # fmt: skip
+        if len(rows) > model.B:
+            join(lambda: _forward(*arguments))
+        _forward(*arguments)
+        return self._logits[a:b]
+
+    def backward(self, dlogits: np.ndarray) -> Callable[[], np.ndarray]:
+        """What finds the gradient (n, D) behind the convolution at dlogits (n, V) of all rows.
+
+        Any number of threads may call it; when it returns, the gradient is complete.
+        """
+        model, n = self.model, len(dlogits)
+        dx = np.zeros((n, model.x.shape[1]), np.float32)
+        arguments = (
+            shares.phases(self._phases), model.B, dlogits, dx, self._layers,
+            self._heads_gradient, self._slope,
+        )  # fmt: skip
+        return lambda: _backward(*arguments) or dx
+
+    def advance(self, columns: int) -> None:
+        """Move the caches past a finished chunk of so many columns."""
+        inputs, taps = self._convolution
+        past = len(taps) * self.model.B
+        _advance(self._layers[2], inputs, past, columns, self.model.B)
+
+    def update(self, tokens: int, constants: np.ndarray) -> Callable[[], None]:
+        """What takes a step of Adam on all weights but the convolution's, after so many rows.
+
+        Any number of threads may call it; when it returns, the step is done.
+        """
+        arguments = shares.phases(1), self._layers[0], self._moments, tokens, constants
+        return lambda: _update(*arguments)
+
+
+def _stacked(owners: Sequence[Any], name: str, rank: int) -> np.ndarray:
+    """The owners' tensors of this name in one array of so many axes, of which they become views."""
+    parts = [getattr(owner, name) for owner in owners]
+    whole = np.empty((len(parts), *(parts[0].shape if parts else (0,) * (rank - 1))), np.float32)
+    for i, (owner, part) in enumerate(zip(owners, parts, strict=True)):
+        whole[i] = part.numpy()
+        setattr(owner, name, torch.from_numpy(whole[i]))
+    return whole
+
+
+def _linear(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
+    weights = [linear.weight for linear in linears]
+    scale = _stacked(weights, "scale", 2)
+    inputs = weights[0].value.shape[1] if weights else 0
+    return (
+        np.empty((*scale.shape, inputs), "int8"),
+        scale,
+        _stacked(linears, "xq", 3),
+        _stacked(linears, "x_scale", 2),
+        _stacked(linears, "by_column", 3),
+    )
+
+
+def _moments(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
+    weights: list[Weight] = [linear.weight for linear in linears]
+    return tuple(_stacked(weights, name, 3) for name in ("value", "mean", "square"))
+
+
+@jit
+def _products(xq: Any, weight: Any, out: Any) -> None:
+    """out (n, M) = integer rows xq (n, K) times weight (M, K) int8 or int16, transposed."""
+    terms = weight.shape[1]
+    row = np.empty(terms, np.int16)
+    for i in range(xq.shape[0]):
+        for k in range(terms):
+            row[k] = np.int16(xq[i, k])
+        for m in range(weight.shape[0]):
+            total = np.int32(0)
+            for k in range(terms):
+                total = np.int32(total + np.int32(np.int32(row[k]) * np.int32(weight[m, k])))
+            out[i, m] = np.float32(total)
+
+
+@jit
+def _accumulate(a: Any, b: Any, out: Any) -> None:
+    """out (n, K) += integers a (n, M) @ b (M, K), float32: at most 1040 terms in all.
+
+    Four terms at a time, so that an element of out is read once for four products.
+    """
+    rows, terms = a.shape
+    width = b.shape[1]
+    whole = terms - terms % 4
+    four = np.empty((4, width), np.float32)
+    b0, b1, b2, b3 = four[0], four[1], four[2], four[3]
+    for m in range(0, whole, 4):
+        for u in range(4):
+            for k in range(width):
+                four[u, k] = b[m + u, k]
+        for i in range(rows):
+            x = out[i]
+            a0, a1, a2, a3 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
+            for k in range(width):
+                x[k] += (a0 * b0[k] + a1 * b1[k]) + (a2 * b2[k] + a3 * b3[k])
+    for m in range(whole, terms):
+        for i in range(rows):
+            for k in range(width):
+                out[i, k] += a[i, m] * np.float32(b[m, k])
+
+
+@jit
+def _matmul(a: Any, b: Any, out: Any) -> None:
+    """out (n, K) = integers a (n, M) @ b (M, K), rounded once: `numerics.matmul`."""
+    out[:] = np.float32(0)
+    terms = a.shape[1]
+    if terms <= MAX_TERMS:
+        _accumulate(a, b, out)
+        return
+    total = np.zeros(out.shape, np.float64)
+    for start in range(0, terms, MAX_TERMS):
+        end = min(start + MAX_TERMS, terms)
+        out[:] = np.float32(0)
+        _accumulate(np.ascontiguousarray(a[:, start:end]), b[start:end], out)
+        total += out
+    out[:] = total
+
+
+@jit
+def _enter_qkv(
+    x: Any, a: Any, b: Any, layer: Any, streams: Any, linear: Any, rms: Any, heads: Any
+) -> None:
+    """Norm, projection and quantised heads of rows a..b."""
+    weight, weight_scale, xq, x_scale, _ = linear
+    query, query_scale, key, key_scale, value, value_scale, _ = heads
+    xq, x_scale = xq[layer, a:b], x_scale[layer, a:b]
+    kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, rms[layer, a:b])
+    y = np.empty((b - a, weight.shape[1]), np.float32)
+    _products(xq, weight[layer], y)
+    window = key.shape[1] - query.shape[1]
+    own = slice(a // streams, b // streams)
+    new = slice(window + a // streams, window + b // streams)
+    kernels.quantise_heads(
+        y,
+        x_scale,
+        weight_scale[layer],
+        query[layer, own],
+        query_scale[layer, own],
+        key[layer, new],
+        key_scale[layer, new],
+        value[layer, new],
+        value_scale[layer, new],
+    )
+
+
+@jit
+def _attend(
+    x: Any,
+    a: Any,
+    b: Any,
+    layer: Any,
+    streams: Any,
+    linear: Any,
+    heads: Any,
+    slopes: Any,
+    temperature: Any,
+) -> None:
+    """x[a:b] += attention of the rows of whole columns."""
+    weight, weight_scale, oq, o_scale, _ = linear
+    query, query_scale, key, key_scale, value, value_scale, weights = heads
+    window = key.shape[1] - query.shape[1]
+    groups, hs = query.shape[2:]
+    first, end = a // streams, b // streams
+    queries, keys = end - first, window + end - first
+    key, key_scale = key[layer, first : window + end], key_scale[layer, first : window + end]
+    value, value_scale = (
+        value[layer, first : window + end],
+        value_scale[layer, first : window + end],
+    )
+    scores = np.empty((groups, queries, keys), np.float32)
+    row = np.empty(hs, np.int32)
+    for i in range(queries):
+        for g in range(groups):
+            for j in range(hs):
+                row[j] = np.int32(query[layer, first + i, g, j])
+            for k in range(i, window + i + 1):
+                total = np.int32(0)
+                for j in range(hs):
+                    total = np.int32(total + np.int32(row[j] * np.int32(key[k, g, j])))
+                scores[g, i, k] = np.float32(total)
+    share, folded = np.empty(scores.shape, np.float32), np.empty(scores.shape, np.float32)
+    folded_scale = np.empty((groups, queries), np.float32)
+    kernels.attention_weights(
+        scores,
+        query_scale[layer, first:end],
+        key_scale,
+        value_scale,
+        slopes,
+        temperature,
+        window,
+        window,
+        share,
+        folded,
+        folded_scale,
+    )
+    weights[layer, :, first:end, first : window + end] = share
+    mixed = np.zeros((groups, queries, hs), np.float32)
+    for g in range(groups):
+        for i in range(queries):
+            out = mixed[g, i]
+            for k in range(i, window + i + 1):
+                f = folded[g, i, k]
+                for j in range(hs):
+                    out[j] += f * value[k, g, j]
+    oq, o_scale = oq[layer, a:b], o_scale[layer, a:b]
+    kernels.merge_heads(mixed, folded_scale, oq, o_scale)
+    o = np.empty((b - a, x.shape[1]), np.float32)
+    _products(oq, weight[layer], o)
+    kernels.add_scaled_outer(o, o_scale, weight_scale[layer], x[a:b])
+
+
+@jit
+def _mlp(x: Any, a: Any, b: Any, layer: Any, up: Any, rms: Any, positive: Any, down: Any) -> None:
+    """x[a:b] += MLP."""
+    up_weight, up_weight_scale, xq, x_scale, _ = up
+    down_weight, down_weight_scale, hq, h_scale, _ = down
+    xq, x_scale = xq[layer, a:b], x_scale[layer, a:b]
+    hq, h_scale = hq[layer, a:b], h_scale[layer, a:b]
+    kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, rms[layer, a:b])
+    products = np.empty((b - a, up_weight.shape[1]), np.float32)
+    _products(xq, up_weight[layer], products)
+    kernels.relu_squared(
+        products, x_scale, up_weight_scale[layer], positive[layer, a:b], hq, h_scale
+    )
+    out = np.empty((b - a, x.shape[1]), np.float32)
+    _products(hq, down_weight[layer], out)
+    kernels.add_scaled_outer(out, h_scale, down_weight_scale[layer], x[a:b])
+
+
+@jit
+def _forward(
+    counters: Any,
+    first: Any,
+    end: Any,
+    streams: Any,
+    x: Any,
+    convolution: Any,
+    layers: Any,
+    temperature: Any,
+    logits: Any,
+) -> None:
+    """Columns first..end, in pieces of `_COLUMNS` columns, a phase up to each layer's attention."""
+    linears, norms, heads, slopes, positive = layers
+    inputs, taps = convolution
+    count = linears[0][0].shape[0]
+    pieces = (end - first + _COLUMNS - 1) // _COLUMNS
+    past = taps.shape[0] * streams
+    for layer in range(count + 1):
+        piece = shares.claim(counters, layer)
+        while piece < pieces:
+            column = first + piece * _COLUMNS
+            a, b = column * streams, min(column + _COLUMNS, end) * streams
+            if layer == 0:
+                if past > 0:
+                    kernels.convolve(inputs[a : past + b], taps, streams, x[a:b])
+            else:
+                _attend(x, a, b, layer - 1, streams, linears[1], heads, slopes, temperature)
+                _mlp(x, a, b, layer - 1, linears[2], norms[1], positive, linears[3])
+            if layer < count:
+                _enter_qkv(x, a, b, layer, streams, linears[0], norms[0], heads)
+            else:
+                weight, weight_scale, xq, x_scale, _ = linears[4]
+                xq, x_scale, out = xq[0, a:b], x_scale[0, a:b], logits[a:b]
+                kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, norms[2][0, a:b])
+                _products(xq, weight[0], out)
+                kernels.scale_outer(out, x_scale, weight_scale[0], out)
+            shares.done(counters, layer)
+            piece = shares.claim(counters, layer)
+        shares.wait(counters, layer, pieces)
+
+
+@jit
+def _linear_backward(dy: Any, a: Any, b: Any, layer: Any, linear: Any, dx: Any) -> Any:
+    """dx (n, K) integers and their row scales (n,) of rows a..b; `by_column` for the update."""
+    weight, weight_scale, _, x_scale, by_column = linear
+    column = weight_scale[layer]
+    rows, width = dy.shape
+    scaled = np.empty(width, np.float32)
+    by_row, row_scale = np.empty((rows, width), np.float32), np.empty(rows, np.float32)
+    for i in range(rows):
+        f = x_scale[layer, a + i]
+        for j in range(width):
+            by_column[layer, a + i, j] = dy[i, j] * f
+            scaled[j] = dy[i, j] * column[j]
+        row_scale[i] = kernels.quantise_row(scaled, by_row[i])
+    _matmul(by_row, weight[layer], dx)
+    return row_scale
+
+
+@jit
+def _norm_linear_backward(
+    dy: Any, a: Any, b: Any, layer: Any, linear: Any, rms: Any, dx: Any
+) -> None:
+    """dx[a:b] += the gradient through the norm and the linear layer behind it at dy (b - a, M)."""
+    xq, x_scale = linear[2], linear[3]
+    products = np.empty((b - a, dx.shape[1]), np.float32)
+    row_scale = _linear_backward(dy, a, b, layer, linear, products)
+    kernels.norm_backward(
+        products, row_scale, xq[layer, a:b], x_scale[layer, a:b], rms[layer, a:b], dx[a:b]
+    )
+
+
+@jit
+def _mlp_backward(
+    dx: Any, a: Any, b: Any, layer: Any, up: Any, rms: Any, positive: Any, down: Any
+) -> None:
+    products = np.empty((b - a, positive.shape[2]), np.float32)
+    scale = _linear_backward(dx[a:b], a, b, layer, down, products)
+    kernels.relu_squared_backward(products, scale, positive[layer, a:b], products)
+    _norm_linear_backward(products, a, b, layer, up, rms, dx)
+
+
+@jit
+def _attention_backward(
+    g: Any, layer: Any, streams: Any, heads: Any, gradient: Any, slope: Any, columns: Any
+) -> None:
+    """The gradient of one head's queries, keys and values, from that of what it puts out."""
+    query, query_scale, key, key_scale, value, value_scale, weights = heads
+    doq, do_scale, dots, dy = gradient
+    window = key.shape[1] - query.shape[1]
+    keys = window + columns
+    groups, hs = query.shape[2:]
+    per_stream = groups // streams
+    stream, a = g // per_stream, g % per_stream * hs
+    width = dy.shape[1] // 3
+    of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
+    for k in range(keys):
+        of_key[k] = key_scale[layer, k, g]
+        of_value[k] = value_scale[layer, k, g]
+    visible = window + 1
+    dscores, scaled = np.empty(visible, np.float32), np.empty(visible, np.float32)
+    quantised = np.empty(visible, np.float32)
+    for_key = np.zeros((columns, columns), np.float32)
+    for_value = np.zeros((columns, columns), np.float32)
+    row = np.empty(hs, np.int32)
+    out = np.empty(hs, np.float32)
+    for i in range(columns):
+        f, d, q = do_scale[i, g], dots[i, g], query_scale[layer, i, g]
+        for j in range(hs):
+            row[j] = np.int32(doq[i, g, j])
+        for v in range(visible):
+            total = np.int32(0)
+            for j in range(hs):
+                total = np.int32(total + np.int32(row[j] * np.int32(value[layer, i + v, g, j])))
+            dscores[v] = np.float32(total)
+        for v in range(visible):
+            p = weights[layer, g, i, i + v]
+            dscores[v] = p * (dscores[v] * (f * of_value[i + v]) - d)
+            scaled[v] = dscores[v] * of_key[i + v]
+        scale = kernels.quantise_row(scaled, quantised)
+        out[:] = np.float32(0)
+        for v in range(visible):
+            r = quantised[v]
+            for j in range(hs):
+                out[j] += r * key[layer, i + v, g, j]
+        for j in range(hs):
+            dy[i * streams + stream, a + j] = out[j] * scale * slope
+        for k in range(max(0, i - window), i + 1):
+            for_key[i, k] = dscores[window + k - i] * q
+            for_value[i, k] = weights[layer, g, i, window + k] * f
+    for_key_scale, for_value_scale = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    kernels.quantise_columns(for_key, for_key_scale)
+    kernels.quantise_columns(for_value, for_value_scale)
+    dk = np.zeros((columns, hs), np.float32)
+    dv = np.zeros((columns, hs), np.float32)
+    for i in range(columns):
+        for k in range(max(0, i - window), i + 1):
+            r, s = for_key[i, k], for_value[i, k]
+            for j in range(hs):
+                dk[k, j] += r * query[layer, i, g, j]
+                dv[k, j] += s * doq[i, g, j]
+    for k in range(columns):
+        r, s = for_key_scale[k], for_value_scale[k]
+        for j in range(hs):
+            dy[k * streams + stream, width + a + j] = dk[k, j] * r * slope
+            dy[k * streams + stream, 2 * width + a + j] = dv[k, j] * s
+
+
+@jit
+def _backward(
+    counters: Any, streams: Any, dlogits: Any, dx: Any, layers: Any, gradient: Any, slope: Any
+) -> None:
+    """dx (n, D) += the gradient behind the convolution at dlogits (n, V).
+
+    Phases, in turns: rows, down to a layer's heads, and these heads.
+    """
+    linears, norms, heads, _, positive = layers
+    doq, do_scale, dots, dheads = gradient
+    count = linears[0][0].shape[0]
+    columns = len(dlogits) // streams
+    pieces = (columns + _COLUMNS - 1) // _COLUMNS
+    groups = doq.shape[1]
+    phase = 0
+    for layer in range(count, -1, -1):
+        piece = shares.claim(counters, phase)
+        while piece < pieces:
+            column = piece * _COLUMNS
+            end = min(column + _COLUMNS, columns)
+            a, b = column * streams, end * streams
+            if layer == count:
+                # Layer 0 of one, as a variable: a constant would be compiled anew.
+                head = layer - count
+                _norm_linear_backward(dlogits[a:b], a, b, head, linears[4], norms[2], dx)
+            else:
+                _norm_linear_backward(dheads[a:b], a, b, layer, linears[0], norms[0], dx)
+            if layer > 0:
+                _mlp_backward(dx, a, b, layer - 1, linears[2], norms[1], positive, linears[3])
+                out = linears[1]
+                products = np.empty((b - a, dx.shape[1]), np.float32)
+                scale = _linear_backward(dx[a:b], a, b, layer - 1, out, products)
+                kernels.split_gradient(
+                    products,
+                    scale,
+                    out[2][layer - 1, a:b],
+                    out[3][layer - 1, a:b],
+                    doq[column:end],
+                    do_scale[column:end],
+                    dots[column:end],
+                )
+            shares.done(counters, phase)
+            piece = shares.claim(counters, phase)
+        shares.wait(counters, phase, pieces)
+        phase += 1
+        if layer > 0:
+            g = shares.claim(counters, phase)
+            while g < groups:
+                _attention_backward(g, layer - 1, streams, heads, gradient, slope, columns)
+                shares.done(counters, phase)
+                g = shares.claim(counters, phase)
+            shares.wait(counters, phase, groups)
+            phase += 1
+
+
+@jit
+def _update_rows(
+    first: Any, end: Any, layer: Any, linear: Any, moments: Any, tokens: Any, c: Any
+) -> None:
+    """One step of Adam on rows first..end of a weight."""
+    quantised, scale, xq, _, by_column = linear
+    value, mean, square = moments
+    rows = end - first
+    columns = np.empty((tokens, rows), np.float32)
+    columns[:] = by_column[layer, :tokens, first:end]
+    product_scale = np.empty(rows, np.float32)
+    kernels.quantise_columns(columns, product_scale)
+    products = np.empty((rows, xq.shape[2]), np.float32)
+    _matmul(np.ascontiguousarray(columns.T), xq[layer, :tokens], products)
+    kernels.adam_rows(
+        value[layer, first:end],
+        mean[layer, first:end],
+        square[layer, first:end],
+        products,
+        product_scale,
+        quantised[layer, first:end],
+        scale[layer, first:end],
+        c[0],
+        c[1],
+        c[2],
+        c[3],
+        c[4],
+        c[5],
+        _BOUND,
+    )
+
+
+@jit
+def _update(counters: Any, linears: Any, moments: Any, tokens: Any, constants: Any) -> None:
+    """One step of Adam on all weights, in pieces of some rows."""
+    piece = shares.claim(counters, 0)
+    total = 0
+    for kind in range(5):
+        # The tuples' parts are of one type each, so the loop's variable may choose them.
+        linear, moment = linears[kind], moments[kind]
+        layers, outputs, inputs = moment[0].shape
+        if layers == 0:
+            continue
+        rows = max(1, _NUMBERS // inputs)
+        each = (outputs + rows - 1) // rows
+        while piece < total + layers * each:
+            layer, part = (piece - total) // each, (piece - total) % each
+            first = part * rows
+            _update_rows(
+                first, min(first + rows, outputs), layer, linear, moment, tokens, constants
+            )
+            shares.done(counters, 0)
+            piece = shares.claim(counters, 0)
+        total += layers * each
+    shares.wait(counters, 0, total)
+
+
+@jit
+def _advance(heads: Any, inputs: Any, past: Any, columns: Any, streams: Any) -> None:
+    """Slide the windows of keys and values, and the convolution's rows, past the first columns."""
+    query, _, key, key_scale, value, value_scale, _ = heads
+    window = key.shape[1] - query.shape[1]
+    for layer in range(key.shape[0]):
+        for cache in (key[layer], value[layer]):
+            kernels.slide(cache.reshape(len(cache), -1), columns, window)
+        for scale in (key_scale[layer], value_scale[layer]):
+            kernels.slide(scale, columns, window)
+    kernels.slide(inputs, columns * streams, past)

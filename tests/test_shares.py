@@ -1,0 +1,78 @@
+"""Pieces of work that threads share: each done once, by whoever comes."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from prequential import codec, load, shares
+from prequential.kernels import jit
+
+PHASES, PIECES = 40, 7
+
+
+@jit
+def work(counters, done, seen):
+    """Every piece counts itself, and sees that the phase before is complete."""
+    for phase in range(PHASES):
+        piece = shares.claim(counters, phase)
+        while piece < PIECES:
+            done[phase, piece] += 1
+            if phase > 0:
+                seen[phase, piece] = done[phase - 1].sum()
+            shares.done(counters, phase)
+            piece = shares.claim(counters, phase)
+        shares.wait(counters, phase, PIECES)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_each_piece_is_done_once_and_in_its_phase(threads: int) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(200):
+            counters = shares.phases(PHASES)
+            done = np.zeros((PHASES, PIECES), np.int64)
+            seen = np.full((PHASES, PIECES), PIECES)
+            late = [pool.submit(work, counters, done, seen) for _ in range(threads - 1)]
+            work(counters, done, seen)
+            assert (done == 1).all()  # whether or not the others have come yet
+            assert (seen == PIECES).all()
+            for future in late:
+                future.result()
+            assert (done == 1).all()
+
+
+def test_who_comes_late_finds_nothing() -> None:
+    counters, done = shares.phases(PHASES), np.zeros((PHASES, PIECES), np.int64)
+    for _ in range(2):
+        work(counters, done, np.zeros((PHASES, PIECES), np.int64))
+    assert (done == 1).all()
+
+
+@pytest.mark.parametrize(("alone", "together", "expected"), [(3, 2, True), (2, 3, False)])
+def test_threads_are_used_while_they_pay(
+    monkeypatch: pytest.MonkeyPatch, alone: int, together: int, expected: bool
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    pace, used = shares.Pace(), []
+    for _ in range(200):
+        pace.start()
+        now += together if pace.together else alone
+        pace.stop()
+        now += 1000  # between chunks nothing is counted
+        used.append(pace.together)
+    assert used[-1] is expected
+    assert used.count(not expected) <= 16 + 24
+    assert not expected or used.count(False) == 24
+
+
+def test_three_threads_write_the_same_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads than cores, through every change of pace."""
+    monkeypatch.setattr(shares.Pace, "_PERIOD", 64)
+    data, config = b"pieces of work, pieces of work! " * 200, load("tiny")
+    archive = codec.compress(data, 1, config, threads=1)
+    assert codec.compress(data, 1, config, threads=3) == archive
+    assert codec.decompress(archive, threads=3) == data
