@@ -313,6 +313,8 @@ PLACES = {
     ("coder", "np.log2"): "the codelength that is reported, not coded with",
     ("memory", "np.log2"): "the codelength that is reported, not coded with",
     ("memory", ".sum"): "of integers: the sizes of tables",
+    ("vocabulary", "np.cumsum"): "of integers: the lengths of pieces",
+    ("vocabulary", "np.append"): "of integers",
     ("team", ".all_reduce"): "of integers, or the largest of magnitudes",
     ("team", "sum"): "of integers: numbers of streams",
     ("numerics", ".sum"): "of integers, checked above as they run",

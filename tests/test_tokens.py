@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import checkpoint, codec, numerics, pieces, run, tokenizer
+from prequential import checkpoint, codec, kernels, numerics, pieces, run, tokenizer
 from prequential.cli import main
-from prequential.coder import MEASURE
+from prequential.coder import MEASURE, TOTAL_BITS
 from prequential.config import Config, MemoryConfig
 from prequential.container import ArchiveReader, Header, Tokens
 from prequential.errors import ArchiveError, DivergenceError
@@ -267,3 +267,14 @@ def test_long_prose_is_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (header.tokens is not None) is pieces_wanted
         assert header.config is not None
         assert header.config.tokenizer == ("bpe:1024" if pieces_wanted else "bytes")
+
+
+def test_floors_cost_nothing_on_peaked_distributions() -> None:
+    """Of 16,384 pieces all but one are as good as impossible: the one costs 0.002 bits."""
+    logits = np.full((1, 16_384), -40, np.float32)
+    logits[0, 5000] = 0
+    frequencies = np.zeros(logits.shape, np.int32)
+    kernels.frequencies(logits, TOTAL_BITS, frequencies)
+    assert frequencies.min() >= 1
+    assert frequencies.sum() == 1 << TOTAL_BITS
+    assert -np.log2(frequencies[0, 5000] / 2**TOTAL_BITS) < 0.002
