@@ -322,7 +322,6 @@ _STAGES: list[tuple[str, Any, str]] = [
     (OPTIMIZER, optimizer, "_adam _sgd"),
     ("embeddings", embeddings_module.Embeddings, "locate locate_chunk gather learn"),
     ("n-grams", ngrams.Ngrams, "locate locate_chunk add_logits learn"),
-    ("memory", memory.Memory, "locate"),
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
     ("frequencies", kernels, "frequencies gradient"),

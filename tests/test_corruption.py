@@ -46,7 +46,8 @@ class Sample:
 
 def sample(data: bytes, cfg: Config, frame_bytes: int) -> Sample:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "FRAME_BYTES", frame_bytes)
+        for module in (run, codec):
+            patch.setattr(module, "FRAME_BYTES", frame_bytes)
         archive = codec.compress(data, 0, cfg)
     reader = ArchiveReader(io.BytesIO(archive), "a.pq")
     ends = [reader.header_bytes]
@@ -359,12 +360,12 @@ def test_what_presets_write_is_within_the_limits() -> None:
             cfg = load(name).resolve(size)
             assert cfg.memory_bytes() < limits.memory_bytes
             frame = 60 if cfg.memory.kind == "mix" else 15
-            frame_work = container.FRAME_BYTES * cfg.seconds_per_byte()
+            frame_work = container.FRAME_BYTES * cfg.seconds_per_token()
             earned = frame * limits.seconds_per_archive_byte
             frames = size / container.FRAME_BYTES
             if name != "gpu":  # the estimate is of two cores, which it is not meant for
                 assert frames * frame_work < limits.seconds + frames * earned, name
-            text_work = size * cfg.seconds_per_byte()
+            text_work = size * cfg.seconds_per_token()
             assert text_work < limits.seconds_per_archive_byte * size / 20, name
 
 
