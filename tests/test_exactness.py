@@ -133,7 +133,9 @@ def test_golden_archives(path: Path) -> None:
     archive = path.read_bytes()
     assert hashlib.sha256(archive).hexdigest() == expected["archive_sha256"]
     assert codec.decompress(archive) == original
-    preset = path.stem.split("-")[0]
+    preset, kind = path.stem.split("-")
+    if kind == "tokens":
+        return  # which pieces sentencepiece finds is its own affair, and may change
     config = None if preset == "stored" else load(preset)
     assert codec.compress(original, expected["seed"], config) == archive
     report = codec.codelength(original, expected["seed"], config)
@@ -148,6 +150,8 @@ def golden_input(name: str) -> bytes:
         "tiny-bytes": bytes(range(256)) * 12 + noise(500),
         "literal-text": text(2500, 2),
         "default-text": text(3500, 3),
+        "default-tokens": text(3500, 6) + noise(100),
+        "literal-tokens": text(2500, 7) + noise(100),
         "best-text": text(1500, 5),
         "fast-bytes": noise(300) * 4 + bytes(range(256)) * 6,
         "stored-noise": noise(700, 4),
