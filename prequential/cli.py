@@ -39,6 +39,7 @@ from prequential.files import (
     open_input,
 )
 from prequential.progress import ProgressCallback, progress_bar
+from prequential.warmup import LARGE_BYTES, compile_apart
 
 if TYPE_CHECKING:
     from prequential.checkpoint import Checkpoints
@@ -323,6 +324,7 @@ def _encode(args: argparse.Namespace, source: str) -> None:
             weights = stack.enter_context(atomic_output(args.save_weights, force=args.force)).file
         from prequential import codec
 
+        compile_apart(cfg.resolve(len(original.data)).memory_bytes())
         archive = io.BytesIO() if args.self_extracting else output.file
         with _progress(args, source) as progress, _interruptible(keeper):
             report = codec.encode(
@@ -599,6 +601,8 @@ def _run_decoder(
 ) -> "Report":
     from prequential import codec
 
+    if archive.bytes is not None and archive.bytes > 2**18:  # of a file of a megabyte or so
+        compile_apart(LARGE_BYTES)
     with _progress(args, source) as progress, _interruptible(checkpoints):
         report = codec.decode(
             archive.file,

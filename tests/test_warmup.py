@@ -1,0 +1,32 @@
+"""A large run finds its loops compiled, by a process that runs what the run will need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prequential import warmup
+
+
+def test_only_a_large_run_with_an_empty_cache_compiles_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def run(command: list[str], **_: object) -> None:
+        started.append(command[-1])
+        (tmp_path / "memory._code-1.py311.nbi").touch()
+
+    monkeypatch.setattr(warmup.subprocess, "run", run)
+    monkeypatch.setattr(warmup, "_cache", lambda: tmp_path)
+    warmup.compile_apart(warmup.LARGE_BYTES - 1)
+    assert not started
+    for _ in range(2):
+        warmup.compile_apart(warmup.LARGE_BYTES)
+    assert started == [warmup._PROGRAM]
+
+
+def test_the_program_leaves_the_file_that_is_looked_for() -> None:
+    exec(warmup._PROGRAM, {})
+    assert any(warmup._cache().glob("memory._code-*.nbi"))
