@@ -235,17 +235,7 @@ def decode(
     checkpoints: Checkpoints | None = None,
     decoded: list[slice] | None = None,
 ) -> Report:
-    """Fill allocate(original_bytes), a writable uint8 array, with the original.
-
-    Slices of the array that are decoded and checked are listed in `decoded` as the run goes on, for
-    a caller that wants what comes before a fault. in_memory says that the array counts against the
-    limit of memory.
-
-    Raises:
-        ArchiveError: not an archive, damaged, of an unsupported version, made with a prior that
-            is not the given one, or beyond the limits.
-        DivergenceError: this machine's arithmetic is not the encoder's.
-    """
+    """Fill allocate(original_bytes) with the original: `decoding.decode`, and its report."""
     return report_of(
         *decoding.decode(
             archive, allocate, name=name, device=device, threads=threads, progress=progress,
