@@ -551,7 +551,7 @@ def _code(
                         for c in range(C):
                             h = hashes[c]
                             if k >= 4:
-                                h = _remix(h, c0 if k == 4 else c0 >> (k - 4))
+                                h = _remix(h, c0 >> (k - 4))  # the first nibble
                             bases[c] = _bucket(nodes[c], h, log2)
                     nibble = c0 if k < 4 else (c0 & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
                     for c in range(C):

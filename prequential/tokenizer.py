@@ -21,7 +21,13 @@ import numpy as np
 
 from prequential.config import BYTES
 from prequential.errors import ConfigError, FileError
-from prequential.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary, concatenate
+from prequential.vocabulary import (
+    MAX_PIECE_BYTES,
+    MAX_PIECES,
+    SINGLE_BYTES,
+    Vocabulary,
+    concatenate,
+)
 
 # Prose of this length is better off in tokens, see docs/LOG.md; what it is made of, at least.
 PROSE_BYTES = (10_000_000, 1 << 28)
@@ -128,7 +134,7 @@ def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
     if isinstance(data, bytes | bytearray):
         data = np.frombuffer(data, np.uint8)
     if spec.kind == BYTES:
-        return Vocabulary(tuple(bytes([b]) for b in range(256))), data.astype(np.uint16)
+        return SINGLE_BYTES, data.astype(np.uint16)
     if not len(data):
         return Vocabulary(()), np.zeros(0, np.uint16)
     pieces = load(spec.path) if spec.kind == "model" else train(data, spec.kind, spec.size)
