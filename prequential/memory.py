@@ -9,7 +9,7 @@ the longest repeat; the learner's distribution over tokens joins as one more exp
 sets' outputs by two more, and the result is corrected by two adaptive maps. Everything learns from
 the bit just coded, in coding order, and is shared by all streams.
 
-Only integers reach the bits: probabilities have 16 bits, tables of logits and their inverse are
+Only integers reach the bits: probabilities have 16 bits, the last ones 22, tables of logits and their inverse are
 made from integers, sums are 64-bit. Sources: Mahoney 2005, adaptive weighing of context models
 (the PAQ family); Knoll & de Freitas 2012; Willems et al. 1995 for the counts.
 """
@@ -31,7 +31,13 @@ jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 # Logits are integers: 256 to the nat. Probabilities of a 1 have 16 bits.
 LOGIT_MAX = 3071  # 12 nats
 _HALF = 32768
+# What is coded, and the maps that correct it, have more: long repeats are nearly certain.
+CODED_BITS = 22
+_FINER = CODED_BITS - 16
+_ALL = (1 << CODED_BITS) - 1
+_LEAST = 16
 _NOTHING = np.uint64(0)
+_CODED_SHIFT = np.uint64(CODED_BITS)
 # A node of a table: 18 bits of probability, 7 of history, 7 of count.
 _COUNT_MASK = np.uint32(127)
 _HISTORY_SHIFT = np.uint32(7)
@@ -124,7 +130,7 @@ class Memory:
         self.weights = np.full((kinds, rows, inputs), 65536 * 2 // 9, np.int32)
         self.uses = np.zeros((kinds, rows), np.int64)
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
-        self.corrections = np.tile(middle, (kinds, 1024 + 65536, 1)).astype(np.int32)
+        self.corrections = np.tile(middle << _FINER, (kinds, 1024 + 65536, 1)).astype(np.int32)
         # The match model: the past of every stream, and where 6-byte contexts last occurred.
         self.window_log2 = config.window_log2
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
@@ -398,11 +404,11 @@ def _dot(w: Any, x: Any) -> Any:
 
 @jit
 def code_bit(mode: Any, state: Any, buffer: Any, place: Any, known: Any, p: Any) -> Any:
-    """(bit, place) of a bit that is 1 with probability p / 65536.
+    """(bit, place) of a bit that is 1 with probability p / 2^CODED_BITS.
 
     A 1 takes the lower part of the interval, in proportion to its probability.
     """
-    bound = (state[1] >> np.uint64(16)) * np.uint64(p)
+    bound = (state[1] >> _CODED_SHIFT) * np.uint64(p)
     bit = known
     if mode == DECODE:
         bit = np.int64(1 if state[0] < bound else 0)
@@ -594,11 +600,11 @@ def _code(
                 second = corrections[kind, 1024 + h]
                 p1, near1 = _interpolate(first, mixed)
                 p2, near2 = _interpolate(second, mixed)
-                p_final = (p + p1 + 2 * p2 + 2) >> 2
-                p_final = min(max(p_final, 8), 65528)
+                p_final = ((p << _FINER) + p1 + 2 * p2 + 2) >> 2
+                p_final = min(max(p_final, _LEAST), _ALL - _LEAST)
                 bit = np.int64(1 if known >= cut else 0)
                 bit, at = code_bit(mode, state, buffer, at, bit, p_final)
-                bits += 16.0 - np.log2(np.float64(p_final if bit else 65536 - p_final))
+                bits += CODED_BITS - np.log2(np.float64(p_final if bit else _ALL + 1 - p_final))
                 # Learn.
                 target = bit * 65535
                 error1 = (target - _squash(mixed1)) * rate
@@ -617,8 +623,8 @@ def _code(
                 _learn_contexts(
                     counted, direct, maps[kind], indirect[kind], node, near, stage, bit, limit
                 )
-                first[near1] += (target - first[near1]) >> 6
-                second[near2] += (target - second[near2]) >> 6
+                first[near1] += (bit * _ALL - first[near1]) >> 6
+                second[near2] += (bit * _ALL - second[near2]) >> 6
                 if matched:
                     hit = 65535 if bit == predicted else 0
                     match_map[bucket] += (hit - match_map[bucket]) >> 6

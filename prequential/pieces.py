@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from prequential.coder import DECODE, ENCODE, narrow
-from prequential.memory import SQUASH, STRETCH, code_bit
+from prequential.memory import CODED_BITS, SQUASH, STRETCH, code_bit
 from prequential.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary
 
 # Contexts: none, the last 1..4 bytes, what the piece before allows, and that with the last byte.
@@ -152,7 +152,7 @@ def _code_one(
         x[c] = STRETCH[v >> 20]
         total += w[c, min(v & 1023, _STEPS)] * x[c]
     p = np.int64(SQUASH[min(max(total >> 16, -3071), 3071) + 3072])
-    bit, place = code_bit(mode, state, buffer, place, known, p)
+    bit, place = code_bit(mode, state, buffer, place, known, p << (CODED_BITS - 16))
     error = (bit * 65535 - p) * _RATE
     for c in range(_CONTEXTS):
         v = np.int64(nodes[where[c]])
