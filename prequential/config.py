@@ -44,6 +44,9 @@ _CONTEXT_SIZES = {
 _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)}
 
 
+# Contexts of the memory that no list names: its matches, and what followed before.
+OWN_CONTEXTS = 4
+
 BYTES = "bytes"  # the tokenizer that leaves everything as it is
 AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
 SYMBOLS = 256  # tokens that it knows
@@ -174,10 +177,10 @@ class Config:
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
-            memory = len(self.memory.contexts) * (64 + 4 * longer) << self.memory.buckets_log2
+            memory = (len(self.memory.contexts) + OWN_CONTEXTS) * (64 + 4 * longer) << self.memory.buckets_log2
             memory += B * (1 + longer) << self.memory.window_log2
-            memory += (64 << min(20, self.memory.window_log2)) + (1 << 24)
-            contexts += len(self.memory.contexts)
+            memory += (96 << min(20, self.memory.window_log2)) + (1 << 24)
+            contexts += len(self.memory.contexts) + OWN_CONTEXTS
         weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
         largest = 48 * m.width * max(3 * m.width, m.hidden, V)  # of one matrix, while it is made
         scores = B * m.heads * self.chunk * (m.window + self.chunk)
@@ -206,7 +209,7 @@ class Config:
         tables = 2e-6 + 8e-9 * V + len(n.contexts) * (0.6e-6 + 20e-9 * n.slots)
         memory = 0.0
         if self.memory.kind != "none":
-            memory = bytes_per_token * (4e-6 + 2e-6 * len(self.memory.contexts))
+            memory = bytes_per_token * (12e-6 + 2e-6 * len(self.memory.contexts))
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:

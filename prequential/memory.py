@@ -3,8 +3,9 @@
 A token is coded byte by byte, along the pieces of the vocabulary that begin with what is coded of
 it: first whether it goes on, where a piece ends that others begin with, then the next byte's eight
 bits, most significant first. What leaves no choice is not coded. In each decision a context holds
-a probability and a count, found by hashing the context with the bits so far; a match model follows
-the longest repeat; the learner's distribution over tokens joins as one more expert. Their logits
+a probability and a count, found by hashing the context with the bits so far; two match models
+follow a long and a recent repeat, and what they expect is a context too; the learner's distribution
+over tokens joins as one more expert. Their logits
 (in units of 1/256 nat) are weighed by several sets of weights, each chosen by a small context, the
 sets' outputs by two more, and the result is corrected by two adaptive maps. Everything learns from
 the bit just coded, in coding order, and is shared by all streams.
@@ -22,7 +23,7 @@ import numba
 import numpy as np
 
 from prequential.coder import DECODE, ENCODE, follow, narrow
-from prequential.config import MemoryConfig
+from prequential.config import OWN_CONTEXTS, MemoryConfig
 from prequential.contexts import Contexts, History, hash_stream, place, push_byte, push_token
 from prequential.vocabulary import Vocabulary
 
@@ -38,6 +39,8 @@ _ALL = (1 << CODED_BITS) - 1
 _LEAST = 16
 _NOTHING = np.uint64(0)
 _CODED_SHIFT = np.uint64(CODED_BITS)
+# Repeats that the first match is looked for by, and the second.
+_LENGTHS = np.array([24, 10, 5])
 # A node of a table: 18 bits of probability, 7 of history, 7 of count.
 _COUNT_MASK = np.uint32(127)
 _HISTORY_SHIFT = np.uint32(7)
@@ -112,7 +115,7 @@ class Memory:
         self.config = config
         self.contexts = Contexts(config.contexts)
         self.history = History(streams, vocabulary)
-        count = len(config.contexts)
+        count = len(config.contexts) + OWN_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
         self.buckets_log2 = config.buckets_log2
@@ -131,13 +134,15 @@ class Memory:
         self.uses = np.zeros((kinds, rows), np.int64)
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
         self.corrections = np.tile(middle << _FINER, (kinds, 1024 + 65536, 1)).astype(np.int32)
-        # The match model: the past of every stream, and where 6-byte contexts last occurred.
+        # The match models: the past of every stream, and where contexts of some lengths last occurred.
         self.window_log2 = config.window_log2
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
         self.starts = np.zeros((streams, (kinds - 1) << config.window_log2), np.uint8)  # of tokens
         self.position = np.zeros(streams, np.int64)
-        self.where = np.full((2, 1 << min(22, config.window_log2 + 2)), -1, np.int64)
-        self.pointer = np.zeros((streams, 4), np.int64)  # stream, position, length, misses
+        self.where = np.full((len(_LENGTHS), 1 << min(22, config.window_log2 + 2)), -1, np.int64)
+        self.pointers = np.zeros((2, streams, 4), np.int64)  # stream, position, length, misses
+        # The last four bytes that followed each pair of bytes, and each byte in the last row.
+        self.followers = np.zeros((257, 256), np.uint32)
         self.match_maps = np.full((kinds, 2, 64), 49152, np.int32)
         self.streams = streams
 
@@ -174,7 +179,8 @@ class Memory:
             self.starts,
             self.position,
             self.where,
-            self.pointer,
+            self.pointers,
+            self.followers,
             self.match_maps,
             c.count_limit,
             c.mixer_rate,
@@ -188,7 +194,7 @@ class Memory:
         """Everything learned, by name."""
         names = (
             "nodes ends direct maps indirect weights uses final corrections"
-            " past starts position where pointer match_maps"
+            " past starts position where pointers followers match_maps"
         )
         arrays = {name: getattr(self, name) for name in names.split()} | self.history.arrays()
         return {f"memory.{name}": array for name, array in arrays.items()}
@@ -243,33 +249,36 @@ def _hash_past(past: Any, b: Any, end: Any, length: Any, size: Any) -> Any:
 
 
 @jit
-def _follow(past: Any, position: Any, where: Any, pointer: Any, b: Any, symbol: Any) -> None:
-    """Append a symbol to stream b and move its match on."""
+def _follow(past: Any, position: Any, where: Any, pointers: Any, b: Any, symbol: Any) -> None:
+    """Append a symbol to stream b and move its matches on."""
     mask = past.shape[1] - 1
     end = position[b]
     past[b, end & mask] = symbol
     end += 1
     position[b] = end
-    if pointer[b, 2] > 0:
-        if past[pointer[b, 0], pointer[b, 1] & mask] == symbol:
-            pointer[b, 1] += 1
-            pointer[b, 2] += 1
-            pointer[b, 3] = max(0, pointer[b, 3] - (1 if pointer[b, 2] % 16 == 0 else 0))
-        else:
-            # Stay on the trail for a few misses: records and edits differ in places.
-            pointer[b, 1] += 1
-            pointer[b, 2] = 1
-            pointer[b, 3] += 8
-            if pointer[b, 3] > 16:
-                pointer[b, 2] = 0
-    for k in range(2):
-        length = 24 if k == 0 else 6
+    for m in range(2):
+        pointer = pointers[m, b]
+        if pointer[2] > 0:
+            hit = past[pointer[0], pointer[1] & mask] == symbol
+            pointer[1] += 1
+            if hit:
+                pointer[2] += 1
+                pointer[3] = max(0, pointer[3] - (1 if pointer[2] % 16 == 0 else 0))
+            else:
+                # Stay on the trail for a few misses: records and edits differ in places.
+                pointer[2] = 1
+                pointer[3] += 8
+                if pointer[3] > 16:
+                    pointer[2] = 0
+    for k in range(len(_LENGTHS)):
+        length = _LENGTHS[k]
         if end < length:
             continue
         slot = _hash_past(past, b, end, length, where.shape[1])
         known = where[k, slot]
         where[k, slot] = end * past.shape[0] + b
-        if known >= 0 and (pointer[b, 2] == 0 or (pointer[b, 2] < 16 and k == 0)):
+        pointer = pointers[k // 2, b]
+        if known >= 0 and (pointer[2] == 0 or (pointer[2] < 16 and k == 0)):
             stream, at = known % past.shape[0], known // past.shape[0]
             if stream == b and at == end:
                 continue
@@ -284,10 +293,30 @@ def _follow(past: Any, position: Any, where: Any, pointer: Any, b: Any, symbol: 
             ):
                 found += 1
             if found >= length and at < position[stream]:
-                pointer[b, 0] = stream
-                pointer[b, 1] = at
-                pointer[b, 2] = found
-                pointer[b, 3] = 0
+                pointer[0] = stream
+                pointer[1] = at
+                pointer[2] = found
+                pointer[3] = 0
+
+
+@jit
+def _expected(past: Any, pointer: Any) -> Any:
+    """256 + the byte that a match expects, or 0."""
+    if pointer[2] == 0:
+        return np.int64(0)
+    return np.int64(past[pointer[0], pointer[1] & (past.shape[1] - 1)]) | 256
+
+
+@jit
+def _hash_own(past: Any, pointers: Any, followers: Any, b: Any, last: Any, out: Any) -> None:
+    """out (OWN_CONTEXTS,): what two bytes and three followed last time, what two matches expect."""
+    c1 = np.int64(last[0])
+    out[0] = _remix((np.uint64(followers[last[1], c1] & 0xFFFF) << np.uint64(8)) | np.uint64(c1), 3)
+    out[1] = _remix((np.uint64(followers[256, c1] & 0xFFFFFF) << np.uint64(8)) | np.uint64(c1), 4)
+    for m in range(2):
+        pointer = pointers[m, b]
+        grade = _match_bucket(pointer[2]) * 4 + min(pointer[3] // 8, 3)
+        out[2 + m] = _remix(np.uint64(_expected(past, pointer) * 128 + grade), 5 + m)
 
 
 @jit
@@ -343,7 +372,7 @@ def _learn_contexts(
         history = np.int64(v >> _HISTORY_SHIFT) & 127
         quarter = np.int64(v >> np.uint32(30))
         cells = indirect[c, history, _STAGES[n]]
-        cells[quarter] += (target - cells[quarter]) >> 6
+        cells[quarter] += (target - cells[quarter]) >> 7
         history = history * 2 + bit
         if history > 127:
             history = (history & 63) | 64
@@ -355,7 +384,7 @@ def _learn_contexts(
         else:
             direct[node[c]] = v
         trusted = maps[c, stage[c]]
-        trusted[near[c]] += (target - trusted[near[c]]) >> 6
+        trusted[near[c]] += (target - trusted[near[c]]) >> 7
 
 
 @jit
@@ -474,7 +503,8 @@ def _code(
     starts: Any,
     position: Any,
     where: Any,
-    pointer: Any,
+    pointers: Any,
+    followers: Any,
     match_maps: Any,
     limit: Any,
     mixer_rate: Any,
@@ -484,7 +514,8 @@ def _code(
 ) -> Any:
     offsets = pieces[0]
     V = len(offsets) - 1
-    C = len(contexts[0])
+    own = len(contexts[0])  # contexts, and then the memory's
+    C = own + OWN_CONTEXTS
     streams = len(position)
     inputs = 2 * C + 7
     bits = 0.0
@@ -514,18 +545,18 @@ def _code(
             if inside and high - low == 1:
                 break
             hash_stream(so_far, b, contexts[0], contexts[1], hashes)
+            _hash_own(past, pointers, followers, b, last, hashes[own:])
             if depth == 0 and len(weights) > 1:  # no longer piece fits here: other bytes follow
                 for c in range(C):
                     hashes[c] = _remix(hashes[c], 2)
             c1, c2 = np.int64(last[0]), np.int64(last[1])
             column = place(so_far, b)
-            length = pointer[b, 2]
-            expected, ending = np.int64(0), np.int64(0)
-            if length > 0:
-                expected = np.int64(past[pointer[b, 0], pointer[b, 1] & window]) | 256
-                if inside:
-                    ending = np.int64(starts[pointer[b, 0], pointer[b, 1] & window])
-            misses = min(pointer[b, 3], 31) // 16
+            pointer = pointers[0, b]
+            length = pointer[2]
+            expected, ending = _expected(past, pointer), np.int64(0)
+            if length > 0 and inside:
+                ending = np.int64(starts[pointer[0], pointer[1] & window])
+            misses = min(pointer[3], 31) // 16
             letters = np.int64(0)
             for k in range(4):
                 letters = letters * 2 + _is_letter(np.int64(last[k]))
@@ -639,7 +670,9 @@ def _code(
             byte = np.uint8(c0 & 255)
             if starts.shape[1] > 0:
                 starts[b, position[b] & window] = 1 if depth == 0 else 0
-            _follow(past, position, where, pointer, b, byte)
+            followers[c2, c1] = (followers[c2, c1] << np.uint32(8)) | byte
+            followers[256, c1] = (followers[256, c1] << np.uint32(8)) | byte
+            _follow(past, position, where, pointers, b, byte)
             push_byte(so_far, b, byte)
             depth += 1
         symbols[i] = low
