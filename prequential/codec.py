@@ -158,7 +158,7 @@ def codelength(
         for _ in run.frames():
             archive.data(b"", bytes(DIGEST_BYTES))
         digest = run.learner.digest()
-    archive.end(digest)
+    archive.end()
     payload_bytes = -(-int(meter.loss_bits) // 8)
     written = archive.bytes_written + payload_bytes
     return report_of(
@@ -208,7 +208,7 @@ def encode(
         for _ in run.frames():
             writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])
         digest = run.learner.digest()
-    writer.end(digest)
+    writer.end()
     if weights is not None:
         weights.write(priors.to_bytes(run.learner.learned()))
     if writer.bytes_written > stored_bytes(len(data), seed):

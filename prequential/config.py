@@ -1,8 +1,9 @@
 """Everything that decides an archive's bits besides the data and the seed.
 
 A `Config` is a tree of frozen dataclasses. It is read from TOML (`configs/*.toml` are the presets),
-changed with `section.key=value`, and written into the archive's header in full by `to_bytes`.
-Unknown keys, wrong types and values out of range are errors.
+changed with `section.key=value`, and written into the archive's header by `to_bytes`, as what
+differs from the defaults below: to change one of these is to change the format. Unknown keys, wrong
+types and values out of range are errors.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class ModelConfig:
     conv: int = _bounded(4, 1, 16)
     # Hashed contexts whose embeddings are summed at the input, see `contexts.py`.
     inputs: tuple[str, ...] = ("o1", "o2", "o3", "o4")
-    input_rows_log2: int = _bounded(16, 8, 22)
+    input_rows_log2: int = _bounded(14, 8, 22)
     input_rate: float = _bounded(0.02, 0.0, 10.0)
 
 
@@ -85,7 +86,7 @@ class ModelConfig:
 class NgramConfig:
     """Hashed n-gram logits: rows of `slots` (symbol, logit) pairs, joined by learned gates."""
 
-    contexts: tuple[str, ...] = ("o1", "o2", "o3", "o4", "o5", "o6", "o8", "o11", "w0", "w1", "w2")
+    contexts: tuple[str, ...] = ("o1", "o2", "o3", "o4", "o5", "o6", "o8", "w0", "w1")
     slots: int = _bounded(16, 1, 64)
     # Rows of each table; 0 follows the input's length.
     rows_log2: int = _bounded(0, 0, 24)
@@ -97,8 +98,10 @@ class NgramConfig:
 class MemoryConfig:
     """Counts of the past, mixed after every bit; `kind = "none"` leaves the literal scheme."""
 
-    kind: str = field(default="none", metadata={"choices": ("none", "mix")})
-    contexts: tuple[str, ...] = ("o2", "o3", "o4", "o5", "o6", "o8", "w0", "w1", "w2", "s3", "s4")
+    kind: str = field(default="mix", metadata={"choices": ("none", "mix")})
+    contexts: tuple[str, ...] = (
+        "o2", "o3", "o4", "o5", "o6", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
+    )  # fmt: skip
     # Buckets of each context's table, and bytes of each stream that a match can reach; 0 follows
     # the input's length.
     buckets_log2: int = _bounded(0, 0, 24)
@@ -113,9 +116,9 @@ class OptimizerConfig:
     """One step per chunk on the transformer's weights."""
 
     name: str = field(default="adam", metadata={"choices": ("adam", "sgd")})
-    rate: float = _bounded(0.003, 0.0, 100.0)
+    rate: float = _bounded(0.0003, 0.0, 100.0)
     beta1: float = _bounded(0.9, 0.0, 0.9999)
-    beta2: float = _bounded(0.98, 0.0, 0.999999)
+    beta2: float = _bounded(0.999, 0.0, 0.999999)
     epsilon: float = _bounded(1e-6, 1e-12, 1.0)
     warmup: int = _bounded(100, 0, 1_000_000)
 
@@ -126,9 +129,9 @@ class Config:
 
     # Streams side by side; 0 follows the input's length, one for every `stream_bytes`.
     streams: int = _bounded(0, 0, 4096)
-    stream_bytes: int = _bounded(1 << 18, 1, 1 << 40)
+    stream_bytes: int = _bounded(1 << 24, 1, 1 << 40)
     # Tokens of each stream in a chunk, that is, per optimizer step.
-    chunk: int = _bounded(16, 1, 1024)
+    chunk: int = _bounded(32, 1, 1024)
     # Optimizer steps per chunk: one on the chunk itself, the others on replayed past chunks.
     epochs: int = _bounded(1, 1, 64)
     # What a token is: a byte, or a piece of a vocabulary, see `tokenizer`.
@@ -147,7 +150,7 @@ class Config:
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
         2^18 beside a memory; its buckets are two to four times as many, to 2^20.
 
-        >>> Config().resolve(1_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
+        >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
         """
         enough = max(1, byte_count // self.stream_bytes)
@@ -177,7 +180,9 @@ class Config:
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
-            memory = (len(self.memory.contexts) + OWN_CONTEXTS) * (64 + 4 * longer) << self.memory.buckets_log2
+            memory = (len(self.memory.contexts) + OWN_CONTEXTS) * (
+                64 + 4 * longer
+            ) << self.memory.buckets_log2
             memory += B * (1 + longer) << self.memory.window_log2
             memory += (96 << min(20, self.memory.window_log2)) + (1 << 24)
             contexts += len(self.memory.contexts) + OWN_CONTEXTS
@@ -213,8 +218,15 @@ class Config:
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:
-        """Every field in schema order: see docs/FORMAT.md."""
-        return b"".join(_pack(value) for _, value in leaves(self))
+        """Which settings differ from the defaults, a bit each, then these: see docs/FORMAT.md."""
+        values = [value for _, value in leaves(self)]
+        differ = [
+            value != default for value, (_, default) in zip(values, leaves(Config()), strict=True)
+        ]
+        mask = sum(1 << i for i, other in enumerate(differ) if other)
+        return mask.to_bytes(_mask_bytes(len(values)), "little") + b"".join(
+            _pack(value) for value, other in zip(values, differ, strict=True) if other
+        )
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Config:
@@ -223,8 +235,13 @@ class Config:
         Raises:
             ConfigError: not the canonical bytes of a valid config.
         """
-        reader = _Reader(packed)
-        config: Config = _build(cls, "", reader.read)
+        defaults = dict(leaves(Config()))
+        reader = _Reader(packed, list(defaults))
+
+        def read(name: str, hint: Any) -> Any:
+            return reader.read(name, hint, defaults[name])
+
+        config: Config = _build(cls, "", read)
         if reader.offset != len(packed):
             raise ConfigError(f"config: {len(packed) - reader.offset} bytes too many")
         return config
@@ -380,7 +397,11 @@ def _parse_value(text: str) -> Any:
 
 
 # Canonical bytes: integers as LEB128 varints, floats as the length and text of their shortest
-# decimal form, strings as length and UTF-8, contexts as one string. No field is left out.
+# decimal form, strings as length and UTF-8, contexts as one string. A default is always left out.
+
+
+def _mask_bytes(settings: int) -> int:
+    return (settings + 7) // 8
 
 
 def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -425,11 +446,21 @@ def _build(cls: Any, prefix: str, read: Any) -> Any:
 
 
 class _Reader:
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, packed: bytes, names: list[str]) -> None:
         self.packed = packed
-        self.offset = 0
+        self.offset = _mask_bytes(len(names))
+        mask = int.from_bytes(packed[: self.offset], "little")
+        if len(packed) < self.offset or mask >> len(names):
+            raise ConfigError("config: is cut off, or has settings that nobody knows")
+        self.sent = {name for i, name in enumerate(names) if mask >> i & 1}
 
-    def read(self, name: str, hint: Any) -> Any:
+    def read(self, name: str, hint: Any, default: Any) -> Any:
+        value = self._value(name, hint) if name in self.sent else default
+        if name in self.sent and value == default:
+            raise ConfigError(f"config: {name} = {value!r} need not be said")
+        return value
+
+    def _value(self, name: str, hint: Any) -> Any:
         if hint is int:
             return self._varint(name)
         if hint == tuple[str, ...]:

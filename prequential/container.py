@@ -19,7 +19,6 @@ NUMERICS_VERSION = 1
 
 FRAME_BYTES = 2**18  # original bytes per data frame; the codec rounds up to whole chunks
 DIGEST_BYTES = 8  # of the weights, after a coded data frame
-FINAL_DIGEST_BYTES = 32  # of the weights, in the end frame of a coded archive
 SHA256_BYTES = 32
 CRC_BYTES = 4
 
@@ -170,24 +169,18 @@ class ArchiveReader:
         self.payload_bytes += length
         return payload, digest
 
-    def end(self) -> bytes:
-        """Read the end frame, after which nothing may follow: the final digest of the weights."""
+    def end(self) -> None:
+        """Read the end frame, after which nothing may follow."""
         start = self.bytes_read
         self._kind(END, "the end frame")
-        coded = self.header.config is not None
-        length = self._varint("the payload length of the end frame", MAX_PAYLOAD_BYTES)
-        if length != (FINAL_DIGEST_BYTES if coded else 0):
-            raise self._error(f"payload length {length} of the end frame is wrong", start)
-        if not coded and self.payload_bytes != self.header.original_bytes:
+        if self.header.config is None and self.payload_bytes != self.header.original_bytes:
             raise self._error("data frames are missing before the end frame", start)
-        digest = self._take(length, "the digest in the end frame")
         self._checksum("the end frame", start)
         if self._f.read(1):
             raise ArchiveError(
                 f"{self._name}: unexpected bytes after the end of the archive"
                 f" at byte {self.bytes_read}: cut the file there, or fetch or copy it again"
             )
-        return digest
 
     def _header(self) -> Header:
         self._magic()

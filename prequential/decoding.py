@@ -79,7 +79,7 @@ def decode(
             payload, _ = reader.data()
             data[start : start + len(payload)] = np.frombuffer(payload, np.uint8)
             decoded[:] = [slice(0, start + len(payload))]
-        digest = reader.end()
+        digest = b""
     else:
         count = header.tokens.count if header.tokens else header.original_bytes
         if header.config != header.config.resolve(header.original_bytes, count):
@@ -109,8 +109,7 @@ def decode(
                     raise DivergenceError(_diverged(name, f"model after frame {index + 1}"))
                 decoded[:] = joined.add(run.finished()) if header.tokens else run.finished()
             digest = run.learner.digest()
-        if reader.end() != digest:
-            raise DivergenceError(_diverged(name, "final model"))
+    reader.end()
     if sha256_of(data) != header.sha256:
         decoded.clear()
         raise DivergenceError(_diverged(name, "output"))

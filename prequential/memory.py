@@ -10,9 +10,9 @@ over tokens joins as one more expert. Their logits
 sets' outputs by two more, and the result is corrected by two adaptive maps. Everything learns from
 the bit just coded, in coding order, and is shared by all streams.
 
-Only integers reach the bits: probabilities have 16 bits, the last ones 22, tables of logits and their inverse are
-made from integers, sums are 64-bit. Sources: Mahoney 2005, adaptive weighing of context models
-(the PAQ family); Knoll & de Freitas 2012; Willems et al. 1995 for the counts.
+Only integers reach the bits: probabilities have 16 bits, the last ones 22, tables of logits and
+their inverse are made from integers, sums are 64-bit. Sources: Mahoney 2005, adaptive weighing of
+context models (the PAQ family); Knoll & de Freitas 2012; Willems et al. 1995 for the counts.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Memory:
         self.uses = np.zeros((kinds, rows), np.int64)
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
         self.corrections = np.tile(middle << _FINER, (kinds, 1024 + 65536, 1)).astype(np.int32)
-        # The match models: the past of every stream, and where contexts of some lengths last occurred.
+        # The match models: the past of every stream, where repeats of three lengths last ended.
         self.window_log2 = config.window_log2
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
         self.starts = np.zeros((streams, (kinds - 1) << config.window_log2), np.uint8)  # of tokens

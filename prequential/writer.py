@@ -8,7 +8,6 @@ from prequential.container import (
     DATA,
     DIGEST_BYTES,
     END,
-    FINAL_DIGEST_BYTES,
     FRAME_BYTES,
     MAX_PAYLOAD_BYTES,
     SHA256_BYTES,
@@ -20,7 +19,7 @@ from prequential.container import (
 def stored_bytes(original_bytes: int, seed: int) -> int:
     """Size of the archive that holds the original as it is."""
     header = Header(original_bytes, seed, bytes(SHA256_BYTES), None)
-    size = len(header.to_bytes()) + CRC_BYTES + _frame_bytes(0)
+    size = len(header.to_bytes()) + CRC_BYTES + len(END) + CRC_BYTES
     full, rest = divmod(original_bytes, FRAME_BYTES)
     return size + full * _frame_bytes(FRAME_BYTES) + (_frame_bytes(rest) if rest else 0)
 
@@ -46,26 +45,21 @@ class ArchiveWriter:
 
     def data(self, payload: bytes, digest: bytes = b"") -> None:
         """Append a data frame; ``digest`` is 8 bytes of the weights after it, empty if stored."""
-        self._frame(DATA, payload, digest, DIGEST_BYTES if self._coded else 0)
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"frame payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
+        if len(digest) != (DIGEST_BYTES if self._coded else 0):
+            raise ValueError(f"digest of {len(digest)} bytes")
+        self._write(DATA + varint(len(payload)), payload, digest)
         self.payload_bytes += len(payload)
 
-    def end(self, digest: bytes = b"") -> None:
-        """Append the end frame; ``digest`` is 32 bytes of the final weights, empty if stored."""
-        self._frame(END, digest, b"", 0)
+    def end(self) -> None:
+        """Append the end frame."""
+        self._write(END)
 
     def content(self) -> bytes:
         """All that is written so far, read back from the file."""
         self._f.seek(0)
         return self._f.read(self.bytes_written)
-
-    def _frame(self, kind: bytes, payload: bytes, digest: bytes, digest_bytes: int) -> None:
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise ValueError(f"frame payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
-        if kind == END and len(payload) != (FINAL_DIGEST_BYTES if self._coded else 0):
-            raise ValueError(f"final digest of {len(payload)} bytes")
-        if len(digest) != digest_bytes:
-            raise ValueError(f"digest of {len(digest)} bytes, not {digest_bytes}")
-        self._write(kind + varint(len(payload)), payload, digest)
 
     def _write(self, *parts: bytes) -> None:
         for part in parts:
