@@ -47,6 +47,7 @@ _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)
 
 # Contexts of the memory that no list names: its matches, and what followed before.
 OWN_CONTEXTS = 4
+OWN_SHIFT = 3  # their tables are 2^3 times smaller than those of listed ones
 
 BYTES = "bytes"  # the tokenizer that leaves everything as it is
 AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
@@ -180,12 +181,11 @@ class Config:
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
-            memory = (len(self.memory.contexts) + OWN_CONTEXTS) * (
-                64 + 4 * longer
-            ) << self.memory.buckets_log2
+            listed = len(self.memory.contexts)
+            memory = (listed + 1) * (64 + 4 * longer) << self.memory.buckets_log2
             memory += B * (1 + longer) << self.memory.window_log2
-            memory += (96 << min(20, self.memory.window_log2)) + (1 << 24)
-            contexts += len(self.memory.contexts) + OWN_CONTEXTS
+            memory += (48 << min(20, self.memory.window_log2)) + (1 << 24)
+            contexts += listed + OWN_CONTEXTS
         weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
         largest = 48 * m.width * max(3 * m.width, m.hidden, V)  # of one matrix, while it is made
         scores = B * m.heads * self.chunk * (m.window + self.chunk)

@@ -112,12 +112,12 @@ class Limits:
 
     Work is estimated by `Config.seconds_per_token`. What the archive holds pays for a part of it,
     so that a large one may take days and a hostile small one may not: a frame of nothing but zeros
-    takes a second or two for each of its bytes, everything else far less.
+    takes up to 14 s for each of its bytes, everything else far less.
     """
 
     memory_bytes: float = 2**32
     seconds: float = 600.0
-    seconds_per_archive_byte: float = 3.0
+    seconds_per_archive_byte: float = 15.0
 
 
 def varint(value: int) -> bytes:

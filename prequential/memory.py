@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 from prequential.coder import DECODE, ENCODE, follow, narrow
-from prequential.config import OWN_CONTEXTS, MemoryConfig
+from prequential.config import OWN_CONTEXTS, OWN_SHIFT, MemoryConfig
 from prequential.contexts import Contexts, History, hash_stream, place, push_byte, push_token
 from prequential.vocabulary import Vocabulary
 
@@ -118,11 +118,15 @@ class Memory:
         count = len(config.contexts) + OWN_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
-        self.buckets_log2 = config.buckets_log2
         # Per context, buckets of 16 words: a check, then a node for each of 15 bit prefixes of a
-        # nibble. A node holds an 18-bit probability, a 7-bit history and a 7-bit count.
-        self.nodes = np.zeros((count, 16 << config.buckets_log2), np.uint32)
-        self.ends = np.full((count, (kinds - 1) << config.buckets_log2), _UNSEEN, np.uint32)
+        # nibble. A node holds an 18-bit probability, a 7-bit history and a 7-bit count. The
+        # memory's own contexts are fewer than others.
+        logs = np.full(count, config.buckets_log2)
+        logs[-OWN_CONTEXTS:] = max(1, config.buckets_log2 - OWN_SHIFT)
+        buckets = np.concatenate(([0], np.cumsum(1 << logs)))
+        self.places = buckets[:-1], logs  # of each context: its first bucket, how many
+        self.nodes = np.zeros(16 * buckets[-1], np.uint32)
+        self.ends = np.full((kinds - 1) * buckets[-1], _UNSEEN, np.uint32)
         self.direct = np.full(1 << 16, _UNSEEN, np.uint32)  # order 1, not hashed
         middle = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
         self.maps = np.tile(middle, (kinds, count + 1, _CONFIDENCES, 1)).astype(np.int32)
@@ -139,7 +143,7 @@ class Memory:
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
         self.starts = np.zeros((streams, (kinds - 1) << config.window_log2), np.uint8)  # of tokens
         self.position = np.zeros(streams, np.int64)
-        self.where = np.full((len(_LENGTHS), 1 << min(22, config.window_log2 + 2)), -1, np.int64)
+        self.where = np.full((len(_LENGTHS), 1 << min(21, config.window_log2 + 1)), -1, np.int64)
         self.pointers = np.zeros((2, streams, 4), np.int64)  # stream, position, length, misses
         # The last four bytes that followed each pair of bytes, and each byte in the last row.
         self.followers = np.zeros((257, 256), np.uint32)
@@ -167,7 +171,7 @@ class Memory:
             (self.contexts.kinds, self.contexts.sizes),
             self.nodes,
             self.ends,
-            self.buckets_log2,
+            self.places,
             self.direct,
             self.maps,
             self.indirect,
@@ -211,10 +215,13 @@ def _squash(x: Any) -> Any:
 
 
 @jit
-def _bucket(nodes: Any, hashed: Any, log2: Any) -> Any:
-    """The first word of a context's bucket of 16, taking over the less used of two places."""
+def _bucket(nodes: Any, first: Any, log2: Any, hashed: Any) -> Any:
+    """The first word of a context's bucket of 16, taking over the less used of two places.
+
+    Its table has 2^log2 buckets, from number `first` on.
+    """
     check = np.uint32((hashed & np.uint64(0xFFFF)) | np.uint64(0x10000))
-    base = np.int64(hashed >> np.uint64(64 - log2)) << 4
+    base = (first + np.int64(hashed >> np.uint64(64 - log2))) << 4
     other = base ^ 16
     if nodes[base] == check:
         return base
@@ -336,9 +343,9 @@ def _context_inputs(
 
     node holds the words; near and stage are set to the cells of `maps` that were used.
     """
-    C = nodes.shape[0]
+    C = len(node) - 1
     for c in range(C + 1):
-        v = nodes[c, node[c]] if c < C else direct[node[c]]
+        v = nodes[node[c]] if c < C else direct[node[c]]
         n = np.int64(v & _COUNT_MASK)
         stage[c] = _BUCKETS[n]
         p, near[c] = _interpolate(maps[c, stage[c]], _stretch(np.int64(v >> np.uint32(16))))
@@ -364,10 +371,10 @@ def _learn_contexts(
     bit: Any,
     limit: Any,
 ) -> None:
-    C = nodes.shape[0]
+    C = len(node) - 1
     target = bit * 65535
     for c in range(C + 1):
-        v = nodes[c, node[c]] if c < C else direct[node[c]]
+        v = nodes[node[c]] if c < C else direct[node[c]]
         n = np.int64(v & _COUNT_MASK)
         history = np.int64(v >> _HISTORY_SHIFT) & 127
         quarter = np.int64(v >> np.uint32(30))
@@ -380,7 +387,7 @@ def _learn_contexts(
         p += ((bit * 262143 - p) * _RATES[n]) >> 16
         v = np.uint32((p << 14) | (history << 7) | min(n + 1, limit))
         if c < C:
-            nodes[c, node[c]] = v
+            nodes[node[c]] = v
         else:
             direct[node[c]] = v
         trusted = maps[c, stage[c]]
@@ -491,7 +498,7 @@ def _code(
     contexts: Any,
     nodes: Any,
     ends: Any,
-    log2: Any,
+    places: Any,
     direct: Any,
     maps: Any,
     indirect: Any,
@@ -516,6 +523,7 @@ def _code(
     V = len(offsets) - 1
     own = len(contexts[0])  # contexts, and then the memory's
     C = own + OWN_CONTEXTS
+    firsts, logs = places
     streams = len(position)
     inputs = 2 * C + 7
     bits = 0.0
@@ -579,7 +587,8 @@ def _code(
                 q = max(k, 0)
                 if kind:
                     for c in range(C):
-                        node[c] = np.int64(_remix(hashes[c], 1) >> np.uint64(64 - log2))
+                        at_end = np.int64(_remix(hashes[c], 1) >> np.uint64(64 - logs[c]))
+                        node[c] = firsts[c] + at_end
                     node[C] = c1 << 8
                     _context_inputs(ends, direct, maps[1], indirect[1], node, near, stage, x)
                 else:
@@ -589,7 +598,7 @@ def _code(
                             h = hashes[c]
                             if k >= 4:
                                 h = _remix(h, c0 >> (k - 4))  # the first nibble
-                            bases[c] = _bucket(nodes[c], h, log2)
+                            bases[c] = _bucket(nodes, firsts[c], logs[c], h)
                     nibble = c0 if k < 4 else (c0 & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
                     for c in range(C):
                         node[c] = bases[c] + nibble

@@ -353,15 +353,14 @@ def test_work_is_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_presets_write_is_within_the_limits() -> None:
-    """Even nothing but zeros, of which a frame takes 60 bytes with a memory, 15 without."""
+    """Even nothing but zeros, of which a frame takes 14 bytes."""
     limits = Limits()
     for name in config.preset_names():
         for size in (10**5, 10**7, 10**9):
             cfg = load(name).resolve(size)
             assert cfg.memory_bytes() < limits.memory_bytes
-            frame = 60 if cfg.memory.kind == "mix" else 15
             frame_work = container.FRAME_BYTES * cfg.seconds_per_token()
-            earned = frame * limits.seconds_per_archive_byte
+            earned = 14 * limits.seconds_per_archive_byte
             frames = size / container.FRAME_BYTES
             if name != "gpu":  # the estimate is of two cores, which it is not meant for
                 assert frames * frame_work < limits.seconds + frames * earned, name

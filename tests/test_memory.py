@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from samples import noise, small, text
 
 from prequential import codec, memory
-from prequential.config import Config
+from prequential.config import Config, load
 
 
 def mixing(*overrides: str) -> Config:
@@ -84,7 +85,21 @@ def test_memory_helps_and_beats_counting_alone() -> None:
 
 
 def test_extreme_confidence_is_bounded() -> None:
-    """A long run, then a surprise, then the run again: no bit costs more than 13 bits."""
+    """A long run, then a surprise, then the run again: no bit costs more than 18 bits."""
     data = bytes(30_000) + b"\xff" + bytes(1000)
     report = codec.codelength(data, 0, mixing("streams=1"))
-    assert report.loss_integral_bits < 31_000 * 8 * 16 * math.log2(1 / (1 - 8 / 65536)) + 600
+    assert report.loss_integral_bits < 31_000 * 8 * math.log2(1 / (1 - 64 / 2**22)) + 600
+
+
+@pytest.mark.parametrize("unit", [b"\0", b"\xff", b"ab", b"the same line again and again\n"])
+def test_nothing_but_repeats_is_shorter_than_with_lzma(unit: bytes) -> None:
+    data = (unit * 100_000)[:100_000]
+    compressed = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+    assert len(archive_of(data, load("fast"))) < len(compressed)
+
+
+def test_what_followed_before_is_a_context() -> None:
+    """Pairs that alternate in what follows: one of the last two, never the same one twice."""
+    alternating = b"".join(b"%c=%d;" % (65 + i * 7 % 13, i // 13 % 2) for i in range(6000))
+    bits = codec.codelength(alternating, 0, mixing("streams=1", "memory.contexts=['o1']"))
+    assert bits.loss_integral_bits < 6000
