@@ -223,7 +223,9 @@ class Config:
         differ = [
             value != default for value, (_, default) in zip(values, leaves(Config()), strict=True)
         ]
-        mask = sum(1 << i for i, other in enumerate(differ) if other)
+        mask = 0
+        for i, other in enumerate(differ):
+            mask |= other << i
         return mask.to_bytes(_mask_bytes(len(values)), "little") + b"".join(
             _pack(value) for value, other in zip(values, differ, strict=True) if other
         )

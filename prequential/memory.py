@@ -121,12 +121,15 @@ class Memory:
         # Per context, buckets of 16 words: a check, then a node for each of 15 bit prefixes of a
         # nibble. A node holds an 18-bit probability, a 7-bit history and a 7-bit count. The
         # memory's own contexts are fewer than others.
-        logs = np.full(count, config.buckets_log2)
-        logs[-OWN_CONTEXTS:] = max(1, config.buckets_log2 - OWN_SHIFT)
-        buckets = np.concatenate(([0], np.cumsum(1 << logs)))
-        self.places = buckets[:-1], logs  # of each context: its first bucket, how many
-        self.nodes = np.zeros(16 * buckets[-1], np.uint32)
-        self.ends = np.full((kinds - 1) * buckets[-1], _UNSEEN, np.uint32)
+        log2, own_log2 = config.buckets_log2, max(1, config.buckets_log2 - OWN_SHIFT)
+        listed, own = np.arange(len(config.contexts)), np.arange(OWN_CONTEXTS)
+        firsts = np.concatenate((listed << log2, (len(listed) << log2) + (own << own_log2)))
+        buckets = firsts[-1] + (1 << own_log2)
+        # Of each context: its first bucket, and the logarithm of how many.
+        self.places = firsts, np.full(len(firsts), log2)
+        self.places[1][len(listed) :] = own_log2
+        self.nodes = np.zeros(16 * buckets, np.uint32)
+        self.ends = np.full((kinds - 1) * buckets, _UNSEEN, np.uint32)
         self.direct = np.full(1 << 16, _UNSEEN, np.uint32)  # order 1, not hashed
         middle = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
         self.maps = np.tile(middle, (kinds, count + 1, _CONFIDENCES, 1)).astype(np.int32)
