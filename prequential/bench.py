@@ -315,7 +315,7 @@ REST, PRODUCTS = "Python and the rest", "matrix products"
 FORWARD, BACKWARD = (f"{way}: attention, norms, quantising" for way in ("forward", "backward"))
 OPTIMIZER = "optimizer"
 _STAGES: list[tuple[str, Any, str]] = [
-    (FORWARD, steps, "_forward"),
+    (FORWARD, steps, "forward_columns"),
     (BACKWARD, steps, "_backward"),
     (BACKWARD, kernels, "convolve_backward"),
     (OPTIMIZER, steps, "_update"),

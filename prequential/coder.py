@@ -50,6 +50,11 @@ class SymbolCoder(Protocol):
         ...
 
 
+# (chunk (T, B), count, state, payload, position) -> (position, bits): as `SymbolCoder.code` decodes,
+# but all columns, each with the predictor's frequencies and then observed.
+Columns = Callable[[np.ndarray, int, np.ndarray, np.ndarray, int], tuple[int, float]]
+
+
 class Predictor(Protocol):
     """What a coder needs of a learner: integer frequencies of what comes next."""
 
@@ -64,6 +69,11 @@ class Predictor(Protocol):
 
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of one column, after the columns before it."""
+        ...
+
+    @property
+    def decode_columns(self) -> Columns | None:
+        """Decodes a chunk at once, column by column; None: there is only the other way."""
         ...
 
     def observe(self, symbols: np.ndarray) -> None:
@@ -95,17 +105,23 @@ class Decoder:
         Raises:
             DivergenceError: the payload is used up: it was not written with these predictions.
         """
+        if (at_once := predictor.decode_columns) is not None:
+            self._add(at_once(chunk, count, self._state, self._payload, self._position))
+            return
         columns, streams = chunk.shape
         for t in range(columns):
             valid = min(streams, count - t * streams)
             frequencies = predictor.predict_column(t)[:valid]
-            self._position, bits = predictor.symbol_coder.code(
-                DECODE, chunk[t, :valid], frequencies, t, self._state, self._payload, self._position
-            )
-            self.loss_bits += bits
-            if self._position > len(self._payload):
-                raise DivergenceError("the payload ends too early for the decoded symbols")
+            code = predictor.symbol_coder.code
+            symbols, state = chunk[t, :valid], self._state
+            self._add(code(DECODE, symbols, frequencies, t, state, self._payload, self._position))
             predictor.observe(chunk[t])
+
+    def _add(self, decoded: tuple[int, float]) -> None:
+        self._position, bits = decoded
+        self.loss_bits += bits
+        if self._position > len(self._payload):
+            raise DivergenceError("the payload ends too early for the decoded symbols")
 
 
 def interval(low: int = 0) -> np.ndarray:
@@ -130,8 +146,8 @@ class Direct:
         if mode == ENCODE:
             position = _encode(frequencies, symbols, state, buffer, position)
         elif mode == DECODE:
-            position = _decode(frequencies, symbols, state, buffer, position)
-        return position, _codelength(frequencies, symbols)
+            position = decode_symbols(frequencies, symbols, state, buffer, position)
+        return position, codelength(frequencies, symbols)
 
 
 @jit
@@ -175,7 +191,7 @@ def follow(state: Any, payload: Any, position: Any, offset: Any, width: Any) -> 
 
 
 @jit
-def _codelength(frequencies: Any, symbols: Any) -> Any:
+def codelength(frequencies: Any, symbols: Any) -> Any:
     bits = 0.0
     for i in range(len(symbols)):
         bits += TOTAL_BITS - np.log2(np.float64(frequencies[i, symbols[i]]))
@@ -195,7 +211,7 @@ def _encode(frequencies: Any, symbols: Any, state: Any, buffer: Any, size: Any) 
 
 
 @jit
-def _decode(frequencies: Any, symbols: Any, state: Any, payload: Any, position: Any) -> Any:
+def decode_symbols(frequencies: Any, symbols: Any, state: Any, payload: Any, position: Any) -> Any:
     last = frequencies.shape[1] - 1
     for i in range(len(symbols)):
         unit = state[1] >> _SHIFT

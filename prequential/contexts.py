@@ -60,7 +60,7 @@ class History:
 
     def push(self, symbols: np.ndarray) -> None:
         """Append one token to each stream: symbols (B,)."""
-        _push_column(self.state(), self.pieces, symbols)
+        push_column(self.state(), self.pieces, symbols)
 
     def push_chunk(self, chunk: np.ndarray) -> None:
         """Append the columns of chunk (T, B)."""
@@ -96,7 +96,7 @@ class Contexts:
 
     def hash(self, history: History, out: np.ndarray) -> None:
         """out (B, C) uint64 = the hash of each context at each stream's next position."""
-        _hash_column(history.state(), self.kinds, self.sizes, out)
+        hash_column(history.state(), self.kinds, self.sizes, out)
 
     def hash_chunk(self, history: History, chunk: np.ndarray, out: np.ndarray) -> None:
         """out (T * B, C) = `hash` before every column of chunk (T, B); the history stays."""
@@ -133,7 +133,8 @@ def push_token(state: Any, b: Any, token: Any) -> None:
 
 
 @jit
-def _push_column(state: Any, pieces: Any, symbols: Any) -> None:
+def push_column(state: Any, pieces: Any, symbols: Any) -> None:
+    """Append one token to each stream: symbols (B,)."""
     offsets, letters = pieces
     for b in range(len(symbols)):
         s = np.int64(symbols[b])
@@ -185,7 +186,7 @@ def _mix_word(h: Any, word: Any) -> Any:
 @jit
 def _push_chunk(state: Any, pieces: Any, chunk: Any) -> None:
     for t in range(chunk.shape[0]):
-        _push_column(state, pieces, chunk[t])
+        push_column(state, pieces, chunk[t])
 
 
 @jit
@@ -247,7 +248,8 @@ def place(state: Any, b: Any) -> Any:
 
 
 @jit
-def _hash_column(state: Any, kinds: Any, sizes: Any, out: Any) -> None:
+def hash_column(state: Any, kinds: Any, sizes: Any, out: Any) -> None:
+    """out (B, C) = `hash_stream` of each stream."""
     for b in range(out.shape[0]):
         hash_stream(state, b, kinds, sizes, out[b])
 
@@ -256,5 +258,5 @@ def _hash_column(state: Any, kinds: Any, sizes: Any, out: Any) -> None:
 def _hash_chunk(past: Any, pieces: Any, chunk: Any, kinds: Any, sizes: Any, out: Any) -> None:
     streams = chunk.shape[1]
     for t in range(chunk.shape[0]):
-        _hash_column(past, kinds, sizes, out[t * streams : (t + 1) * streams])
-        _push_column(past, pieces, chunk[t])
+        hash_column(past, kinds, sizes, out[t * streams : (t + 1) * streams])
+        push_column(past, pieces, chunk[t])

@@ -48,21 +48,26 @@ class Embeddings:
         """Remember the rows for a column's symbols, from the past alone."""
         hashes = self.hashes[: len(history.bytes)]
         self.contexts.hash(history, hashes)
-        _locate(hashes, history.tokens[:, 0], self.shift, self.tokens, self.rows[column])
+        locate_rows(hashes, history.tokens[:, 0], self.shift, self.tokens, self.rows[column])
 
     def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
         """`locate` for every column of a known chunk (T, B), which comes next."""
         hashes = self.hashes[: chunk.size]
         self.contexts.hash_chunk(history, chunk, hashes)
         rows = self.rows.reshape(-1, self.rows.shape[2])[: chunk.size]
-        _locate(hashes, history.last_tokens(chunk), self.shift, self.tokens, rows)
+        locate_rows(hashes, history.last_tokens(chunk), self.shift, self.tokens, rows)
 
     def gather(self, first: int, end: int) -> np.ndarray:
         """Summed embeddings (n, D) float32 of columns first..end, time-major."""
         rows = self.rows[first:end].reshape(-1, self.rows.shape[2])
         out = np.empty((len(rows), self.table.shape[1]), np.float32)
-        _gather(self.table, rows, out)
+        gather_rows(self.table, rows, out)
         return out
+
+    def state(self) -> tuple[Any, ...]:
+        """What a compiled loop over columns takes."""
+        kinds, sizes = self.contexts.kinds, self.contexts.sizes
+        return kinds, sizes, self.hashes, self.shift, self.tokens, self.table, self.rows
 
     def learn(self, gradient: np.ndarray) -> None:
         """One Adagrad update of every row used, from the input gradient (n, D)."""
@@ -75,7 +80,8 @@ class Embeddings:
 
 
 @jit
-def _locate(hashes: Any, last: Any, shift: Any, tokens: Any, rows: Any) -> None:
+def locate_rows(hashes: Any, last: Any, shift: Any, tokens: Any, rows: Any) -> None:
+    """rows (n, 1 + C) of the table, for last tokens (n,) and hashes (n, C)."""
     for b in range(rows.shape[0]):
         rows[b, 0] = last[b]
         for c in range(hashes.shape[1]):
@@ -84,7 +90,8 @@ def _locate(hashes: Any, last: Any, shift: Any, tokens: Any, rows: Any) -> None:
 
 
 @jit
-def _gather(table: Any, rows: Any, out: Any) -> None:
+def gather_rows(table: Any, rows: Any, out: Any) -> None:
+    """out (n, D) = the sum of each token's rows."""
     for i in range(rows.shape[0]):
         for j in range(table.shape[1]):
             out[i, j] = table[rows[i, 0], j]

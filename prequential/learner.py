@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from prequential import kernels, numerics, shares
-from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
+from prequential import columns, kernels, numerics, shares
+from prequential.coder import TOTAL_BITS, Columns, Direct, SymbolCoder
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
@@ -57,6 +57,7 @@ class Learner:
         self.ngrams = Ngrams(config.ngrams, B, T, V)
         self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
+        self.decode_columns: Columns | None = self._decode_columns if self.steps else None
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, V), np.int32)
         self._others = threads - 1
@@ -89,6 +90,19 @@ class Learner:
         self._pace.start()
         self._locate(column)
         return self._forward(column, column + 1)
+
+    def _decode_columns(
+        self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
+    ) -> tuple[int, float]:
+        assert self.steps is not None
+        self._pace.start()
+        self.settle()
+        decoded: tuple[int, float] = columns.decode(
+            chunk, count, self.frequencies, self.history.state(), self.history.pieces,
+            self.embeddings.state(), self.steps.state(), self.ngrams.state(),
+            self.memory and self.memory.state(), state, payload, position,
+        )  # fmt: skip
+        return decoded
 
     def observe(self, symbols: np.ndarray) -> None:
         """Take in a decoded column (B,)."""

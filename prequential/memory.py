@@ -164,11 +164,15 @@ class Memory:
         position: int,
     ) -> tuple[int, float]:
         """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's."""
+        result: tuple[int, float] = code_tokens(
+            mode, symbols, frequencies, *self.state(), state, buffer, position
+        )
+        return result
+
+    def state(self) -> tuple[Any, ...]:
+        """What the compiled loop takes between what is coded and the coder's own."""
         c = self.config
-        result: tuple[int, float] = _code(
-            mode,
-            symbols,
-            frequencies,
+        return (
             self.history.state(),
             self.history.pieces,
             (self.contexts.kinds, self.contexts.sizes),
@@ -191,11 +195,7 @@ class Memory:
             self.match_maps,
             c.count_limit,
             c.mixer_rate,
-            state,
-            buffer,
-            position,
         )
-        return result
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
@@ -492,7 +492,7 @@ def _remix(h: Any, salt: Any) -> Any:
 
 
 @jit
-def _code(
+def code_tokens(
     mode: Any,
     symbols: Any,
     frequencies: Any,
@@ -522,6 +522,7 @@ def _code(
     buffer: Any,
     at: Any,
 ) -> Any:
+    """(at, bits): see `coder.SymbolCoder.code`."""
     offsets = pieces[0]
     V = len(offsets) - 1
     own = len(contexts[0])  # contexts, and then the memory's

@@ -90,21 +90,23 @@ class Ngrams:
         """logits (n, V) += the tables' share, for the columns that start at `first`."""
         a = first * self.streams
         b = a + len(logits)
-        _add_logits(
-            self.tags,
-            self.counts,
-            self.used,
-            self.symbols,
-            self.logits,
-            self.gates,
-            self.biases,
-            self.rows_log2,
+        find_and_add(
+            *self._learned(),
             self.hashes[a:b],
             self.last[a:b],
             self.rows[a:b],
             self.buckets[a:b],
             logits,
         )
+
+    def _learned(self) -> tuple[Any, ...]:
+        tables = self.tags, self.counts, self.used, self.symbols, self.logits
+        return *tables, self.gates, self.biases, self.rows_log2
+
+    def state(self) -> tuple[Any, ...]:
+        """What a compiled loop over columns takes."""
+        found = self.hashes, self.last, self.rows, self.buckets
+        return self.contexts.kinds, self.contexts.sizes, *found, self._learned()
 
     def learn(self, dlogits: np.ndarray, targets: np.ndarray) -> None:
         """Follow dlogits (n, V) float32 = p - y of the chunk's first n tokens, targets (n,)."""
@@ -155,7 +157,7 @@ def _find(tags: Any, counts: Any, hashed: Any, context: Any, rows_log2: Any) -> 
 
 
 @jit
-def _add_logits(
+def find_and_add(
     tags: Any,
     counts: Any,
     used: Any,
@@ -170,6 +172,7 @@ def _add_logits(
     buckets: Any,
     logits: Any,
 ) -> None:
+    """logits (n, V) += the tables' share; sets rows and buckets (n, C)."""
     for i in range(hashes.shape[0]):
         for c in range(hashes.shape[1]):
             r = _find(tags, counts, hashes[i, c], np.int64(c), rows_log2)

@@ -83,7 +83,8 @@ class Steps:
         self._logits = np.empty((len(x), model.head.weight.value.shape[0]), np.float32)
         self._layers = (linears, norms, heads, slopes, positive)
         self._convolution = (inputs, taps)
-        self._temperature = np.float32(LOG2_E / math.sqrt(hs))
+        temperature = np.float32(LOG2_E / math.sqrt(hs))
+        self._state = x, self._convolution, self._layers, temperature, self._logits
         self._slope = np.float32(1.0 / math.sqrt(hs))
         each = len(x) // model.B, len(slopes)
         shapes = (*each, hs), each, each, (len(x), 3 * x.shape[1])
@@ -106,13 +107,16 @@ class Steps:
         a, b = first * model.B, first * model.B + len(rows)
         self._input[a:b] = rows
         arguments = (
-            shares.phases(self._phases), first, b // model.B, model.B, model.x.numpy(),
-            self._convolution, self._layers, self._temperature, self._logits,
-        )  # fmt: skip
+            shares.phases(self._phases), first, b // model.B, model.B, *self._state
+        )
         if len(rows) > model.B:
-            join(lambda: _forward(*arguments))
-        _forward(*arguments)
+            join(lambda: forward_columns(*arguments))
+        forward_columns(*arguments)
         return self._logits[a:b]
+
+    def state(self) -> tuple[Any, ...]:
+        """What a compiled loop over columns takes: where rows enter, and for `forward_columns`."""
+        return self._phases, self._input, self._state
 
     def backward(self, dlogits: np.ndarray) -> Callable[[], np.ndarray]:
         """What finds the gradient (n, D) behind the convolution at dlogits (n, V) of all rows.
@@ -340,7 +344,7 @@ def _mlp(x: Any, a: Any, b: Any, layer: Any, up: Any, rms: Any, positive: Any, d
 
 
 @jit
-def _forward(
+def forward_columns(
     counters: Any,
     first: Any,
     end: Any,

@@ -25,7 +25,7 @@ def compile_apart(model_bytes: float) -> None:
 
     What goes wrong goes unnoticed: then the run compiles them.
     """
-    if model_bytes >= LARGE_BYTES and not any(_cache().glob("memory._code-*.nbi")):
+    if model_bytes >= LARGE_BYTES and not any(_cache().glob("memory.code_tokens-*.nbi")):
         subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=False)
 
 

@@ -1,0 +1,74 @@
+"""A chunk's columns in one compiled call: predict one, decode it, take it in, and so on.
+
+It does what the loop of `coder.Decoder.code` does with a learner's methods, by the same compiled
+functions. A column of one stream is a single token and takes some 40 microseconds, of which calls
+from Python, with dozens of arrays each, would be another 15.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prequential import coder, embeddings, kernels, memory, ngrams, shares, steps
+from prequential.coder import DECODE, TOTAL_BITS
+from prequential.contexts import hash_column, push_column
+from prequential.kernels import jit
+
+
+@jit
+def decode(
+    chunk: Any,
+    count: Any,
+    frequencies: Any,
+    history: Any,
+    pieces: Any,
+    inputs: Any,
+    transformer: Any,
+    tables: Any,
+    past: Any,
+    state: Any,
+    payload: Any,
+    position: Any,
+) -> Any:
+    """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
+
+    frequencies (T * B, V) int32 receives those of every token. history, inputs, transformer, tables
+    and past are what the parts of a learner give as their `state`; past is None where there is no
+    memory. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the payload's end
+    is not decoded.
+    """
+    kinds, sizes, hashes, shift, tokens, table, rows = inputs
+    phases, entrance, forward = transformer
+    logits = forward[-1]
+    n_kinds, n_sizes, n_hashes, last, found, buckets, learned = tables
+    columns, streams = chunk.shape
+    counters = np.zeros((columns, phases, 2 * shares.LINE), np.int64)
+    bits = 0.0
+    for t in range(columns):
+        a, b = t * streams, (t + 1) * streams
+        hash_column(history, kinds, sizes, hashes[:streams])
+        embeddings.locate_rows(hashes[:streams], history[5][:, 0], shift, tokens, rows[t])
+        embeddings.gather_rows(table, rows[t], entrance[a:b])
+        steps.forward_columns(counters[t], t, t + 1, streams, *forward)
+        hash_column(history, n_kinds, n_sizes, n_hashes[a:b])
+        last[a:b] = history[0][:, 0]
+        ngrams.find_and_add(
+            *learned, n_hashes[a:b], last[a:b], found[a:b], buckets[a:b], logits[a:b]
+        )
+        symbols = chunk[t, : min(streams, count - a)]
+        expected = frequencies[a:b]
+        kernels.frequencies(logits[a:b], TOTAL_BITS, expected)
+        if past is None:
+            position = coder.decode_symbols(expected, symbols, state, payload, position)
+            bits += coder.codelength(expected, symbols)
+        else:
+            position, spent = memory.code_tokens(
+                DECODE, symbols, expected, *past, state, payload, position
+            )
+            bits += spent
+        if position > len(payload):
+            break
+        push_column(history, pieces, chunk[t])
+    return position, bits
