@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prequential import kernels, shares
+from prequential import dots, kernels, shares
 from prequential.config import MAX_TERMS
 from prequential.kernels import jit
 from prequential.model import MLP, Attention, Linear, Transformer
@@ -176,17 +176,20 @@ def _moments(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
 
 @jit
 def _products(xq: Any, weight: Any, out: Any) -> None:
-    """out (n, M) = integer rows xq (n, K) times weight (M, K) int8 or int16, transposed."""
-    terms = weight.shape[1]
+    """out (n, M) = integer rows xq (n, K) times weight (M, K) int8, transposed."""
+    outputs, terms = weight.shape
     row = np.empty(terms, np.int16)
     for i in range(xq.shape[0]):
         for k in range(terms):
             row[k] = np.int16(xq[i, k])
-        for m in range(weight.shape[0]):
-            total = np.int32(0)
-            for k in range(terms):
-                total = np.int32(total + np.int32(np.int32(row[k]) * np.int32(weight[m, k])))
-            out[i, m] = np.float32(total)
+        for m in range(0, outputs, dots.ROWS):
+            first = min(m, outputs - dots.ROWS)  # the last ones may be computed twice
+            sums = dots.dots(row, weight, first)
+            for r in range(dots.ROWS):
+                total = sums[r]
+                for k in range(terms - terms % dots.TERMS, terms):
+                    total += np.int32(row[k]) * np.int32(weight[first + r, k])
+                out[i, first + r] = np.float32(total)
 
 
 @jit
