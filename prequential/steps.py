@@ -186,10 +186,10 @@ def _products(xq: Any, weight: Any, out: Any) -> None:
             first = min(m, outputs - dots.ROWS)  # the last ones may be computed twice
             sums = dots.dots(row, weight, first)
             for r in range(dots.ROWS):
-                total = sums[r]
-                for k in range(terms - terms % dots.TERMS, terms):
-                    total += np.int32(row[k]) * np.int32(weight[first + r, k])
-                out[i, first + r] = np.float32(total)
+                out[i, first + r] = np.float32(sums[r])
+        for k in range(terms - terms % dots.TERMS, terms):
+            for m in range(outputs):
+                out[i, m] += np.float32(row[k] * weight[m, k])
 
 
 @jit
