@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from prequential import columns, kernels, loop, memory, ngrams, optimizer, selftest, steps
 from prequential import embeddings as embeddings_module
-from prequential import kernels, loop, memory, ngrams, optimizer, selftest, steps
 from prequential.coder import TOTAL_BITS, Decoder, Direct
 from prequential.config import SYMBOLS, Config, ModelConfig
 from prequential.contexts import History
@@ -275,8 +275,8 @@ class _Bench:
         tables = ngrams.Ngrams(c.ngrams, c.streams, c.chunk)
 
         def learn(chunk: np.ndarray) -> None:
-            embeddings.locate_chunk(history, chunk)
-            tables.locate_chunk(history, chunk)
+            embeddings.locate(history, chunk)
+            tables.locate(history, chunk)
             for symbols in chunk:
                 history.push(symbols)
             rows = torch.from_numpy(embeddings.gather(0, len(chunk))).requires_grad_()
@@ -320,10 +320,11 @@ _STAGES: list[tuple[str, Any, str]] = [
     (BACKWARD, kernels, "convolve_backward"),
     (OPTIMIZER, steps, "_update"),
     (OPTIMIZER, optimizer, "_adam _sgd"),
-    ("embeddings", embeddings_module.Embeddings, "locate locate_chunk gather learn"),
-    ("n-grams", ngrams.Ngrams, "locate locate_chunk add_logits learn"),
+    ("embeddings", embeddings_module.Embeddings, "locate gather learn"),
+    ("n-grams", ngrams.Ngrams, "locate add_logits learn"),
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
+    ("a decoder's columns: all from embeddings to coder", columns, "decode"),
     ("frequencies", kernels, "frequencies gradient"),
 ]
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prequential import __version__, cli_bench, cli_compare, cli_mdl, cli_team, config
+from prequential.bar import progress_bar
 from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader, Limits, PriorName
 from prequential.errors import (
     ArchiveError,
@@ -38,7 +39,7 @@ from prequential.files import (
     open_binary,
     open_input,
 )
-from prequential.progress import ProgressCallback, progress_bar
+from prequential.progress import ProgressCallback
 from prequential.warmup import LARGE_BYTES, compile_apart
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from prequential.bar import progress_bar
 from prequential.errors import ConfigError, FileError
 from prequential.files import STDIO, atomic_output, check_target, display, open_input
-from prequential.progress import ProgressCallback, progress_bar
+from prequential.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from prequential.curve import Curve

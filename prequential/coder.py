@@ -50,8 +50,8 @@ class SymbolCoder(Protocol):
         ...
 
 
-# (chunk (T, B), count, state, payload, position) -> (position, bits): as `SymbolCoder.code` decodes,
-# but all columns, each with the predictor's frequencies and then observed.
+# (chunk (T, B), count, state, payload, position) -> (position, bits): decodes the first `count`
+# tokens in place, each column with the predictor's frequencies, and observes them.
 Columns = Callable[[np.ndarray, int, np.ndarray, np.ndarray, int], tuple[int, float]]
 
 
@@ -73,7 +73,7 @@ class Predictor(Protocol):
 
     @property
     def decode_columns(self) -> Columns | None:
-        """Decodes a chunk at once, column by column; None: there is only the other way."""
+        """Does all columns of a chunk in one call; None: only one at a time can be done."""
         ...
 
     def observe(self, symbols: np.ndarray) -> None:
@@ -192,6 +192,7 @@ def follow(state: Any, payload: Any, position: Any, offset: Any, width: Any) -> 
 
 @jit
 def codelength(frequencies: Any, symbols: Any) -> Any:
+    """Bits of symbols (n,) by frequencies (n, V)."""
     bits = 0.0
     for i in range(len(symbols)):
         bits += TOTAL_BITS - np.log2(np.float64(frequencies[i, symbols[i]]))
@@ -212,6 +213,7 @@ def _encode(frequencies: Any, symbols: Any, state: Any, buffer: Any, size: Any) 
 
 @jit
 def decode_symbols(frequencies: Any, symbols: Any, state: Any, payload: Any, position: Any) -> Any:
+    """Decode symbols (n,) in place, by frequencies (n, V); the new position."""
     last = frequencies.shape[1] - 1
     for i in range(len(symbols)):
         unit = state[1] >> _SHIFT

@@ -94,13 +94,13 @@ class Contexts:
         self.kinds = np.array([kind for kind, _ in parsed], np.int64)
         self.sizes = np.array([size for _, size in parsed], np.int64)
 
-    def hash(self, history: History, out: np.ndarray) -> None:
-        """out (B, C) uint64 = the hash of each context at each stream's next position."""
-        hash_column(history.state(), self.kinds, self.sizes, out)
+    def hash(self, history: History, chunk: np.ndarray, out: np.ndarray) -> None:
+        """out (T * B, C) uint64 = the hash of each context before every column of chunk (T, B).
 
-    def hash_chunk(self, history: History, chunk: np.ndarray, out: np.ndarray) -> None:
-        """out (T * B, C) = `hash` before every column of chunk (T, B); the history stays."""
-        past = tuple(array.copy() for array in history.state())
+        The chunk comes next in the history, which stays. Its last column is not looked at.
+        """
+        state = history.state()
+        past = tuple(array.copy() for array in state) if len(chunk) > 1 else state
         _hash_chunk(past, history.pieces, chunk, self.kinds, self.sizes, out)
 
 
@@ -258,5 +258,6 @@ def hash_column(state: Any, kinds: Any, sizes: Any, out: Any) -> None:
 def _hash_chunk(past: Any, pieces: Any, chunk: Any, kinds: Any, sizes: Any, out: Any) -> None:
     streams = chunk.shape[1]
     for t in range(chunk.shape[0]):
+        if t > 0:
+            push_column(past, pieces, chunk[t - 1])
         hash_column(past, kinds, sizes, out[t * streams : (t + 1) * streams])
-        push_column(past, pieces, chunk[t])

@@ -15,11 +15,13 @@ from numba.extending import intrinsic
 ROWS = 4
 TERMS = 16  # of a vector
 _NUMBER, _INT = llvm.IntType(64), llvm.IntType(32)
+_declare: Any = cgutils.get_or_insert_function
+_variable: Any = cgutils.alloca_once_value
 _PAIRS = llvm.VectorType(_INT, TERMS // 2)
 
 
 @intrinsic
-def dots(typing: Any, row: Any, weight: Any, first: Any) -> Any:
+def _dots(typing: Any, row: Any, weight: Any, first: Any) -> Any:
     """The products of row (K,) int16 with the ROWS rows of weight (M, K) int8 from `first` on.
 
     ROWS sums in int32, of all terms but the last K % TERMS.
@@ -35,7 +37,7 @@ def dots(typing: Any, row: Any, weight: Any, first: Any) -> Any:
             builder.gep(w.data, [builder.mul(terms, builder.add(arguments[2], _NUMBER(i)))])
             for i in range(ROWS)
         ]
-        sums = [cgutils.alloca_once_value(builder, _PAIRS(None)) for _ in lines]
+        sums = [_variable(builder, _PAIRS(None)) for _ in lines]
 
         def load(data: Any, k: Any) -> Any:
             place = builder.gep(data, [k])
@@ -56,8 +58,12 @@ def dots(typing: Any, row: Any, weight: Any, first: Any) -> Any:
                 builder.store(builder.add(builder.load(total), pairs), total)
         kind = llvm.FunctionType(_INT, [_PAIRS])
         name = f"llvm.vector.reduce.add.v{TERMS // 2}i32"
-        add = cgutils.get_or_insert_function(builder.module, kind, name)
+        add = _declare(builder.module, kind, name)
         totals = [builder.call(add, [builder.load(total)]) for total in sums]
         return context.make_tuple(builder, signature.return_type, totals)
 
-    return types.UniTuple(types.int32, ROWS)(row, weight, types.intp), generate
+    result: Any = types.UniTuple
+    return result(types.int32, ROWS)(row, weight, types.intp), generate
+
+
+dots: Any = _dots

@@ -44,17 +44,14 @@ class Embeddings:
         self.hashes = np.zeros((columns * streams, count), np.uint64)
         self.rows = np.zeros((columns, streams, 1 + count), np.int64)
 
-    def locate(self, history: History, column: int) -> None:
-        """Remember the rows for a column's symbols, from the past alone."""
-        hashes = self.hashes[: len(history.bytes)]
-        self.contexts.hash(history, hashes)
-        locate_rows(hashes, history.tokens[:, 0], self.shift, self.tokens, self.rows[column])
+    def locate(self, history: History, chunk: np.ndarray, first: int = 0) -> None:
+        """Remember the rows of the columns of chunk (T, B), which come next, as `first` and on.
 
-    def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
-        """`locate` for every column of a known chunk (T, B), which comes next."""
+        They follow from the columns before each, so the last one need not be known.
+        """
         hashes = self.hashes[: chunk.size]
-        self.contexts.hash_chunk(history, chunk, hashes)
-        rows = self.rows.reshape(-1, self.rows.shape[2])[: chunk.size]
+        self.contexts.hash(history, chunk, hashes)
+        rows = self.rows[first : first + len(chunk)].reshape(-1, self.rows.shape[2])
         locate_rows(hashes, history.last_tokens(chunk), self.shift, self.tokens, rows)
 
     def gather(self, first: int, end: int) -> np.ndarray:

@@ -79,17 +79,13 @@ class Learner:
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, V) int32 of a known chunk (T, B), in one forward pass."""
-        self._pace.start()
-        self.embeddings.locate_chunk(self.history, chunk)
-        self.ngrams.locate_chunk(self.history, chunk)
+        frequencies = self._forward(chunk, 0)
         self.history.push_chunk(chunk)
-        return self._forward(0, len(chunk))
+        return frequencies
 
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
-        self._pace.start()
-        self._locate(column)
-        return self._forward(column, column + 1)
+        return self._forward(np.zeros((1, self.B), np.uint8), column)
 
     def _decode_columns(
         self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
@@ -217,22 +213,18 @@ class Learner:
         for view, saved in zip(live, kept, strict=True):
             view.copy_(saved)
 
-    def _locate(self, column: int) -> None:
-        self.embeddings.locate(self.history, column)
-        self.ngrams.locate(self.history, column)
-
-    def _forward(self, first: int, end: int) -> np.ndarray:
-        rows = self.embeddings.gather(first, end)
+    def _forward(self, chunk: np.ndarray, first: int) -> np.ndarray:
+        """Frequencies (n, V) int32 of the columns of a chunk (T, B), `first` and on."""
+        self._pace.start()
+        self.embeddings.locate(self.history, chunk, first)
+        self.ngrams.locate(self.history, chunk, first)
+        rows = self.embeddings.gather(first, first + len(chunk))
         self.settle()
         if self.steps is not None:
             logits = self.steps.forward(rows, first, self._join)
         else:
             on_device = torch.from_numpy(rows).to(self.device)
             logits = self.model.forward(on_device, first).cpu().numpy()
-        return self._frequencies(logits, first)
-
-    def _frequencies(self, logits: np.ndarray, first: int) -> np.ndarray:
-        """Frequencies (n, V) int32 of the transformer's logits (n, V) and the tables'."""
         self.ngrams.add_logits(logits, first)
         frequencies = self.frequencies[first * self.B :][: len(logits)]
         kernels.frequencies(logits, TOTAL_BITS, frequencies)

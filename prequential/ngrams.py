@@ -75,16 +75,12 @@ class Ngrams:
         self.rows = np.zeros((streams * columns, count), np.int64)
         self.buckets = np.zeros((streams * columns, count), np.int64)
 
-    def locate(self, history: History, column: int) -> None:
-        """Remember the contexts of a column's symbols, from the past alone."""
-        a, b = column * self.streams, (column + 1) * self.streams
-        self.contexts.hash(history, self.hashes[a:b])
-        self.last[a:b] = history.bytes[:, 0]
-
-    def locate_chunk(self, history: History, chunk: np.ndarray) -> None:
-        """`locate` for every column of a known chunk (T, B), which comes next."""
-        self.contexts.hash_chunk(history, chunk, self.hashes[: chunk.size])
-        self.last[: chunk.size] = history.last_bytes(chunk)
+    def locate(self, history: History, chunk: np.ndarray, first: int = 0) -> None:
+        """Remember the contexts of the columns of chunk (T, B): see `Embeddings.locate`."""
+        a = first * self.streams
+        b = a + chunk.size
+        self.contexts.hash(history, chunk, self.hashes[a:b])
+        self.last[a:b] = history.last_bytes(chunk)
 
     def add_logits(self, logits: np.ndarray, first: int) -> None:
         """logits (n, V) += the tables' share, for the columns that start at `first`."""

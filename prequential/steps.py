@@ -106,9 +106,7 @@ class Steps:
         model = self.model
         a, b = first * model.B, first * model.B + len(rows)
         self._input[a:b] = rows
-        arguments = (
-            shares.phases(self._phases), first, b // model.B, model.B, *self._state
-        )
+        arguments = (shares.phases(self._phases), first, b // model.B, model.B, *self._state)
         if len(rows) > model.B:
             join(lambda: forward_columns(*arguments))
         forward_columns(*arguments)

@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 
 import prequential
+from prequential.bar import Rates, progress_bar
 from prequential.cli import main
 from prequential.config import Config
 from prequential.container import ArchiveReader, Header
 from prequential.errors import DivergenceError
-from prequential.progress import Progress, Rates, progress_bar
+from prequential.progress import Progress
 from prequential.writer import ArchiveWriter
 
 CONTENT = b"some content\n" * 10

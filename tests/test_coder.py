@@ -31,6 +31,8 @@ class Fixed:
     def predict_column(self, column: int) -> np.ndarray:
         return self.frequencies[column * self.streams : (column + 1) * self.streams]
 
+    decode_columns = None
+
     def beside(self, task: Callable[[], None]) -> None:
         task()
 

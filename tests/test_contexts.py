@@ -15,7 +15,7 @@ def after(data: bytes, *names: str, streams: int = 1) -> list[int]:
     for byte in data:
         history.push(np.full(streams, byte, np.uint8))
     hashes = np.zeros((streams, len(names)), np.uint64)
-    Contexts(names).hash(history, hashes)
+    Contexts(names).hash(history, np.zeros((1, streams), np.uint8), hashes)
     assert (hashes == hashes[0]).all()
     return [int(h) for h in hashes[0]]
 

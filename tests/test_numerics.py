@@ -331,12 +331,12 @@ def test_contexts_of_a_chunk_are_those_of_its_columns(streams: int) -> None:
     history = History(streams)
     for chunk in words:
         whole = np.zeros((chunk.size, 5), np.uint64)
-        contexts.hash_chunk(history, chunk, whole)
+        contexts.hash(history, chunk, whole)
         last = history.last_bytes(chunk)
         for t, symbols in enumerate(chunk):
             rows = slice(t * streams, (t + 1) * streams)
             column = np.zeros((streams, 5), np.uint64)
-            contexts.hash(history, column)
+            contexts.hash(history, chunk[:1], column)
             assert np.array_equal(whole[rows], column)
             assert np.array_equal(last[rows], history.bytes[:, 0])
             history.push(symbols)

@@ -1,0 +1,134 @@
+"""All columns of a chunk in one compiled call: the bits are those of one column at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from samples import noise, small, text
+
+from prequential import codec, columns, dots, loop, steps
+from prequential.coder import Decoder
+from prequential.config import Config
+from prequential.encoder import Encoder
+from prequential.errors import DivergenceError
+from prequential.learner import Learner
+
+MIX = "memory.kind=mix"
+
+
+@contextmanager
+def calls(monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> Iterator[list[int]]:
+    """Lists the columns of each chunk that is decoded at once; or forbids that."""
+    counted: list[int] = []
+    decode, init = columns.decode, Learner.__init__
+
+    def counting(chunk: np.ndarray, *rest: object) -> object:
+        counted.append(len(chunk))
+        return decode(chunk, *rest)
+
+    def one_by_one(self: Learner, *args: object, **named: object) -> None:
+        init(self, *args, **named)  # type: ignore[arg-type]
+        self.decode_columns = None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(columns, "decode", counting)
+        if not at_once:
+            patch.setattr(Learner, "__init__", one_by_one)
+        yield counted
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),  # coded with the learner's own frequencies
+        (MIX,),
+        ("streams=3", MIX, "chunk=5"),
+        ("streams=7", "model.layers=0", "model.conv=1"),
+        ("epochs=2", "streams=2", MIX),
+        ("tokenizer=bpe:300", MIX),
+        ("tokenizer=bpe:300", "streams=3"),
+        ("model.width=20", "model.heads=2", "model.hidden=37", MIX),
+    ],
+)
+def test_the_same_as_one_by_one(
+    overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every frame's digest of the weights is checked on the way."""
+    config = small("streams=1", *overrides)
+    data = text(1500, 4) + noise(50)
+    archive = codec.compress(data, 2, config)
+    for threads in (1, 2):
+        with calls(monkeypatch, at_once=True) as counted:
+            assert codec.decompress(archive, threads=threads) == data
+        assert max(counted) == config.chunk
+        assert counted[-1] <= config.chunk
+    with calls(monkeypatch, at_once=False) as counted:
+        assert codec.decompress(archive) == data
+    assert not counted
+
+
+def test_other_optimizers_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = text(300)
+    with calls(monkeypatch, at_once=True) as counted:
+        archive = codec.compress(data, 2, small("optimizer.name=sgd"))
+        assert codec.decompress(archive) == data
+    assert not counted
+
+
+def learned(config: Config, payload: bytes | None, at_once: bool) -> tuple[bytes, list[bytes]]:
+    """Payload and weights' digest after each chunk, of an encoder or of a decoder."""
+    learner, digests = Learner(config, 1), []
+    if not at_once:
+        learner.decode_columns = None
+    data = np.frombuffer(text(3 * config.chunk * config.streams - 2), np.uint8)
+    whole = np.resize(data, (3, config.chunk, config.streams)).copy()
+    encoder, decoder = Encoder(), Decoder()
+    if payload is not None:
+        decoder.load(payload)
+    for i, original in enumerate(whole):
+        count = original.size - 2 * (i == 2)
+        chunk = original if payload is None else np.zeros_like(original)
+        loop.run([(chunk, count)], encoder if payload is None else decoder, learner)
+        assert np.array_equal(chunk.reshape(-1)[:count], original.reshape(-1)[:count])
+        digests.append(learner.digest())
+    return encoder.finish(), digests
+
+
+@pytest.mark.parametrize("kind", ["none", "mix"])
+def test_a_last_column_that_is_not_full(kind: str) -> None:
+    config = small("streams=3", f"memory.kind={kind}").resolve(3000)
+    payload, digests = learned(config, None, at_once=True)
+    # What the last column's missing streams hold is not coded, but is learned from by none.
+    for at_once in (True, False):
+        _, found = learned(config, payload, at_once)
+        assert found == digests
+
+
+@pytest.mark.parametrize("kind", ["none", "mix"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_payload_that_ends_too_early(kind: str, at_once: bool) -> None:
+    config = small("streams=2", "chunk=64", f"memory.kind={kind}").resolve(3000)
+    learner, decoder = Learner(config, 1), Decoder()
+    if not at_once:
+        learner.decode_columns = None
+    decoder.load(b"\x80")
+    chunk = np.zeros((64, 2), np.uint8)
+    with pytest.raises(DivergenceError, match="too early"):
+        decoder.code(chunk, chunk.size, learner)
+    assert not chunk[-1].any()  # nothing was made up to the end
+
+
+@pytest.mark.parametrize(("outputs", "terms"), [(4, 16), (5, 31), (48, 16), (17, 130), (256, 128)])
+def test_products_of_any_shape(outputs: int, terms: int) -> None:
+    rng = np.random.default_rng(outputs)
+    weight = rng.integers(-127, 128, (outputs, terms)).astype(np.int8)
+    weight[-1] = 127
+    rows = rng.integers(-127, 128, (3, terms)).astype(np.float32)
+    rows[-1] = -127
+    out = np.full((3, outputs), np.nan, np.float32)
+    steps._products(rows, weight, out)
+    assert np.array_equal(out, rows.astype(np.int64) @ weight.T.astype(np.int64))
+    assert outputs >= dots.ROWS
