@@ -50,11 +50,6 @@ class SymbolCoder(Protocol):
         ...
 
 
-# (chunk (T, B), count, state, payload, position) -> (position, bits): decodes the first `count`
-# tokens in place, each column with the predictor's frequencies, and observes them.
-Columns = Callable[[np.ndarray, int, np.ndarray, np.ndarray, int], tuple[int, float]]
-
-
 class Predictor(Protocol):
     """What a coder needs of a learner: integer frequencies of what comes next."""
 
@@ -72,8 +67,14 @@ class Predictor(Protocol):
         ...
 
     @property
-    def decode_columns(self) -> Columns | None:
-        """Does all columns of a chunk in one call; None: only one at a time can be done."""
+    def decode_columns(
+        self,
+    ) -> Callable[[np.ndarray, int, np.ndarray, np.ndarray, int], tuple[int, float]] | None:
+        """Decodes and observes a chunk in one call; None: columns go one at a time.
+
+        It takes (chunk (T, B), count, state, payload, position), and returns what
+        `SymbolCoder.code` does.
+        """
         ...
 
     def observe(self, symbols: np.ndarray) -> None:

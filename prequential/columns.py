@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from prequential import coder, embeddings, kernels, memory, ngrams, shares, steps
+from prequential import coder, embeddings, kernels, memory, ngrams, steps
 from prequential.coder import DECODE, TOTAL_BITS
 from prequential.contexts import hash_column, push_column
 from prequential.kernels import jit
@@ -40,18 +38,18 @@ def decode(
     is not decoded.
     """
     kinds, sizes, hashes, shift, tokens, table, rows = inputs
-    phases, entrance, forward = transformer
+    counters, entrance, forward = transformer
     logits = forward[-1]
     n_kinds, n_sizes, n_hashes, last, found, buckets, learned = tables
     columns, streams = chunk.shape
-    counters = np.zeros((columns, phases, 2 * shares.LINE), np.int64)
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
         hash_column(history, kinds, sizes, hashes[:streams])
         embeddings.locate_rows(hashes[:streams], history[5][:, 0], shift, tokens, rows[t])
         embeddings.gather_rows(table, rows[t], entrance[a:b])
-        steps.forward_columns(counters[t], t, t + 1, streams, *forward)
+        counters[:] = 0
+        steps.forward_columns(counters, t, t + 1, streams, *forward)
         hash_column(history, n_kinds, n_sizes, n_hashes[a:b])
         last[a:b] = history[0][:, 0]
         ngrams.find_and_add(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from prequential import columns, kernels, numerics, shares
-from prequential.coder import TOTAL_BITS, Columns, Direct, SymbolCoder
+from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
@@ -57,7 +57,7 @@ class Learner:
         self.ngrams = Ngrams(config.ngrams, B, T, V)
         self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
-        self.decode_columns: Columns | None = self._decode_columns if self.steps else None
+        self.decode_columns = self._decode_columns if self.steps else None
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, V), np.int32)
         self._others = threads - 1

@@ -24,7 +24,7 @@ from prequential.kernels import jit
 # Whether loops are compiled: as plain Python there are no atomic counters, and no use for any.
 COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 _SPINS = 300  # looks at a counter before the processor is offered to others
-LINE = 8  # int64 in a cache line
+_LINE = 8  # int64 in a cache line
 
 
 class Pace:
@@ -67,7 +67,7 @@ class Pace:
 
 def phases(count: int) -> np.ndarray:
     """Counters for one call of `count` phases: pieces claimed, and pieces done."""
-    return np.zeros((count, 2 * LINE), np.int64)
+    return np.zeros((count, 2 * _LINE), np.int64)
 
 
 def _atomic(instruction: Callable[[Any, Any], Any]) -> Any:
@@ -104,14 +104,14 @@ def claim(counters: Any, phase: Any) -> Any:
 @jit
 def done(counters: Any, phase: Any) -> None:
     """Say that a claimed piece is done."""
-    _increment(counters, phase, LINE)
+    _increment(counters, phase, _LINE)
 
 
 @jit
 def wait(counters: Any, phase: Any, pieces: Any) -> None:
     """Wait until all pieces of a phase are done."""
     spins = 0
-    while _look(counters, phase, LINE) < pieces:
+    while _look(counters, phase, _LINE) < pieces:
         spins += 1
         if spins > _SPINS:
             _give_way()

@@ -107,14 +107,13 @@ class Steps:
         a, b = first * model.B, first * model.B + len(rows)
         self._input[a:b] = rows
         arguments = (shares.phases(self._phases), first, b // model.B, model.B, *self._state)
-        if len(rows) > model.B:
-            join(lambda: forward_columns(*arguments))
+        join(lambda: forward_columns(*arguments))
         forward_columns(*arguments)
         return self._logits[a:b]
 
     def state(self) -> tuple[Any, ...]:
-        """What a compiled loop over columns takes: where rows enter, and for `forward_columns`."""
-        return self._phases, self._input, self._state
+        """What a compiled loop over columns takes: counters, where rows enter, and the rest."""
+        return shares.phases(self._phases), self._input, self._state
 
     def backward(self, dlogits: np.ndarray) -> Callable[[], np.ndarray]:
         """What finds the gradient (n, D) behind the convolution at dlogits (n, V) of all rows.
@@ -176,17 +175,18 @@ def _moments(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
 def _products(xq: Any, weight: Any, out: Any) -> None:
     """out (n, M) = integer rows xq (n, K) times weight (M, K) int8, transposed."""
     outputs, terms = weight.shape
+    rows, whole = outputs - outputs % dots.ROWS, terms - terms % dots.TERMS
     row = np.empty(terms, np.int16)
     for i in range(xq.shape[0]):
         for k in range(terms):
             row[k] = np.int16(xq[i, k])
-        for m in range(0, outputs, dots.ROWS):
-            first = min(m, outputs - dots.ROWS)  # the last ones may be computed twice
-            sums = dots.dots(row, weight, first)
+        for m in range(0, rows, dots.ROWS):
+            sums = dots.dots(row, weight, m)
             for r in range(dots.ROWS):
-                out[i, first + r] = np.float32(sums[r])
-        for k in range(terms - terms % dots.TERMS, terms):
-            for m in range(outputs):
+                out[i, m + r] = np.float32(sums[r])
+        out[i, rows:] = np.float32(0)
+        for m in range(0 if whole < terms else rows, outputs):
+            for k in range(whole if m < rows else 0, terms):
                 out[i, m] += np.float32(row[k] * weight[m, k])
 
 
