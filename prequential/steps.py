@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prequential import dots, kernels, shares
+from prequential import kernels, shares
 from prequential.config import MAX_TERMS
 from prequential.kernels import jit
 from prequential.model import MLP, Attention, Linear, Transformer
@@ -173,21 +173,17 @@ def _moments(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
 
 @jit
 def _products(xq: Any, weight: Any, out: Any) -> None:
-    """out (n, M) = integer rows xq (n, K) times weight (M, K) int8, transposed."""
-    outputs, terms = weight.shape
-    rows, whole = outputs - outputs % dots.ROWS, terms - terms % dots.TERMS
+    """out (n, M) = integer rows xq (n, K) times weight (M, K) int8 or int16, transposed."""
+    terms = weight.shape[1]
     row = np.empty(terms, np.int16)
     for i in range(xq.shape[0]):
         for k in range(terms):
             row[k] = np.int16(xq[i, k])
-        for m in range(0, rows, dots.ROWS):
-            sums = dots.dots(row, weight, m)
-            for r in range(dots.ROWS):
-                out[i, m + r] = np.float32(sums[r])
-        out[i, rows:] = np.float32(0)
-        for m in range(0 if whole < terms else rows, outputs):
-            for k in range(whole if m < rows else 0, terms):
-                out[i, m] += np.float32(row[k] * weight[m, k])
+        for m in range(weight.shape[0]):
+            total = np.int32(0)
+            for k in range(terms):
+                total = np.int32(total + np.int32(np.int32(row[k]) * np.int32(weight[m, k])))
+            out[i, m] = np.float32(total)
 
 
 @jit

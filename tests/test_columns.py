@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import codec, columns, loop, steps
+from prequential import codec, columns, loop
 from prequential.coder import Decoder
 from prequential.config import Config
 from prequential.encoder import Encoder
@@ -119,17 +119,3 @@ def test_a_payload_that_ends_too_early(kind: str, at_once: bool) -> None:
     with pytest.raises(DivergenceError, match="too early"):
         decoder.code(chunk, chunk.size, learner)
     assert not chunk[-1].any()  # nothing was made up to the end
-
-
-@pytest.mark.parametrize(
-    ("outputs", "terms"), [(1, 16), (3, 5), (4, 16), (5, 31), (48, 16), (17, 130), (256, 128)]
-)
-def test_products_of_any_shape(outputs: int, terms: int) -> None:
-    rng = np.random.default_rng(outputs)
-    weight = rng.integers(-127, 128, (outputs, terms)).astype(np.int8)
-    weight[-1] = 127
-    rows = rng.integers(-127, 128, (3, terms)).astype(np.float32)
-    rows[-1] = -127
-    out = np.full((3, outputs), np.nan, np.float32)
-    steps._products(rows, weight, out)
-    assert np.array_equal(out, rows.astype(np.int64) @ weight.T.astype(np.int64))
