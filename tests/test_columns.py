@@ -114,7 +114,7 @@ def test_a_payload_that_ends_too_early(kind: str, at_once: bool) -> None:
     learner, decoder = Learner(config, 1), Decoder()
     if not at_once:
         learner.decode_columns = None
-    decoder.load(b"\x80")
+    decoder.load(noise(40))
     chunk = np.zeros((64, 2), np.uint8)
     with pytest.raises(DivergenceError, match="too early"):
         decoder.code(chunk, chunk.size, learner)
