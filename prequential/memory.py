@@ -137,7 +137,7 @@ class Memory:
         # Two inputs a context, two of order 1, two of the match, two of the expert, a constant.
         inputs = 2 * count + 7
         rows = int(_SIZES.sum())
-        self.weights = np.full((kinds, rows, inputs), 65536 * 2 // 9, np.int32)
+        self.weights = np.full((kinds, rows, inputs), 65536 // 16, np.int32)
         self.uses = np.zeros((kinds, rows), np.int64)
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
         self.corrections = np.tile(middle << _FINER, (kinds, 1024 + 65536, 1)).astype(np.int32)
