@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 
+from prequential.compiled import jit
 from prequential.errors import DivergenceError
 
 TOTAL_BITS = 24
@@ -24,8 +24,6 @@ _TOP = np.uint64(56)
 _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 ENCODE, DECODE, MEASURE = 0, 1, 2
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 class SymbolCoder(Protocol):

@@ -11,8 +11,8 @@ from typing import Any
 
 from prequential import coder, embeddings, kernels, memory, ngrams, steps
 from prequential.coder import DECODE, TOTAL_BITS
+from prequential.compiled import jit
 from prequential.contexts import hash_column, push_column
-from prequential.kernels import jit
 
 
 @jit

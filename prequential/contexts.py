@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from prequential.compiled import jit
 from prequential.config import HISTORY_BYTES, HISTORY_TOKENS, HISTORY_WORDS, parse_context
 from prequential.vocabulary import SINGLE_BYTES, Vocabulary
 
@@ -42,8 +42,6 @@ _SHORT_RECORD = 32
 
 # bytes, words, ring, marks, met and tokens of a `History`.
 State = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 class History:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from prequential.compiled import jit
 from prequential.config import SYMBOLS, ModelConfig
 from prequential.contexts import Contexts, History
 from prequential.optimizer import uniform
 
 _EPSILON = np.float32(1e-6)
 _SEED_INDEX = 1 << 32  # away from the transformer's weights
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Embeddings:

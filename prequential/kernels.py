@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from prequential.compiled import jit
 from prequential.config import OPERAND_MAX
 
 _LIMIT = np.float32(OPERAND_MAX)
@@ -54,8 +54,6 @@ def _exp2_table() -> Any:
 
 
 EXP2_TABLE = _exp2_table()
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 @jit

@@ -19,15 +19,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from prequential.coder import DECODE, ENCODE, follow, narrow
+from prequential.compiled import jit
 from prequential.config import OWN_CONTEXTS, OWN_SHIFT, MemoryConfig
 from prequential.contexts import Contexts, History, hash_stream, place, push_byte, push_token
 from prequential.vocabulary import Vocabulary
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 # Logits are integers: 256 to the nat. Probabilities of a 1 have 16 bits.
 LOGIT_MAX = 3071  # 12 nats

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from prequential.compiled import jit
 from prequential.config import SYMBOLS, NgramConfig
 from prequential.contexts import Contexts, History
 
@@ -27,8 +27,6 @@ CONFIDENCES = 64
 _EPSILON = np.float32(0.03)
 _GATE_EPSILON = np.float32(1e-3)
 _COUNT_MAX = 65535
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 def _count_buckets() -> Any:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from prequential.coder import DECODE, ENCODE, narrow
+from prequential.compiled import jit
 from prequential.memory import CODED_BITS, SQUASH, STRETCH, code_bit
 from prequential.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary
 
@@ -28,8 +28,6 @@ _WEIGHT = 65536 * 3 // 10
 _RATE = 2
 # Which decision a context belongs to.
 _SHARED, _BYTE, _END = 1, 2, 3
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 def pack(vocabulary: Vocabulary) -> bytes:

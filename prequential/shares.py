@@ -19,7 +19,7 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from prequential.kernels import jit
+from prequential.compiled import jit
 
 # Whether loops are compiled: as plain Python there are no atomic counters, and no use for any.
 COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]

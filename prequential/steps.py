@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from prequential import kernels, shares
+from prequential.compiled import jit
 from prequential.config import MAX_TERMS
-from prequential.kernels import jit
 from prequential.model import MLP, Attention, Linear, Transformer
 from prequential.numerics import LOG2_E, NORM_EPSILON, WEIGHT_BOUND
 from prequential.optimizer import Weight

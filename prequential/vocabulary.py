@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from prequential.compiled import jit
 
 MAX_PIECES = 16_384
 MAX_PIECE_BYTES = 16
-
-jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Vocabulary:

@@ -25,8 +25,15 @@ def compile_apart(model_bytes: float) -> None:
 
     What goes wrong goes unnoticed: then the run compiles them.
     """
-    if model_bytes >= LARGE_BYTES and not any(_cache().glob("memory.code_tokens-*.nbi")):
+    if model_bytes >= LARGE_BYTES and not any(_cache().glob(_compiled())):
         subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=False)
+
+
+def _compiled() -> str:
+    """What the last of the loops is called there."""
+    from prequential.compiled import SOURCES
+
+    return f"memory.code_tokens{SOURCES}-*.nbi"
 
 
 def _cache() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import prequential
+from prequential import compiled
 
 SILENT = "that passed silently"
 _COUNTS: Counter[str] = Counter()
@@ -20,13 +21,11 @@ def counts() -> Counter[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Drop compiled loops that are older than a source: numba looks at their own file only."""
-    package = Path(prequential.__file__).parent
-    newest = max(source.stat().st_mtime for source in package.glob("*.py"))
+    """Drop what was compiled from other sources: it is never used again."""
     if not hasattr(config, "workerinput"):
-        for index in package.glob("__pycache__/*.nbi"):
-            if index.stat().st_mtime < newest:
-                index.unlink()
+        for part in (Path(prequential.__file__).parent / "__pycache__").glob("*.nb[ic]"):
+            if compiled.SOURCES not in part.name:
+                part.unlink()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,7 +16,7 @@ def test_only_a_large_run_with_an_empty_cache_compiles_apart(
 
     def run(command: list[str], **_: object) -> None:
         started.append(command[-1])
-        (tmp_path / "memory.code_tokens-1.py311.nbi").touch()
+        (tmp_path / warmup._compiled().replace("*", "1")).touch()
 
     monkeypatch.setattr(warmup.subprocess, "run", run)
     monkeypatch.setattr(warmup, "_cache", lambda: tmp_path)
@@ -29,4 +29,4 @@ def test_only_a_large_run_with_an_empty_cache_compiles_apart(
 
 def test_the_program_leaves_the_file_that_is_looked_for() -> None:
     exec(warmup._PROGRAM, {})
-    assert any(warmup._cache().glob("memory.code_tokens-*.nbi"))
+    assert any(warmup._cache().glob(warmup._compiled()))

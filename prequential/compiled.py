@@ -1,0 +1,36 @@
+"""How loops are compiled, and when a compiled one may be used again.
+
+numba keeps what it compiled and asks for the date of the function's own file only, though the
+loops of other modules, and their constants, are compiled into it. Here a function's name in that
+cache ends in a digest of all modules that loops come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+_MODULES = (
+    "coder columns compiled config contexts embeddings kernels memory ngrams numerics pieces shares"
+    " steps vocabulary"
+)
+
+
+def _digest() -> str:
+    sha = hashlib.sha256()
+    for name in _MODULES.split():
+        sha.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return sha.hexdigest()[:12]
+
+
+SOURCES = "_" + _digest()
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a loop when it is first called: no fastmath, so the order of operations stays."""
+    function.__qualname__ += SOURCES
+    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)

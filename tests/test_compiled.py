@@ -1,0 +1,53 @@
+"""Compiled loops are used again only with the very sources they came from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from prequential import compiled
+
+PACKAGE = Path(compiled.__file__).parent
+# Bits of probability 1/4 through a loop of `memory`, which has loops of `coder` compiled into it.
+PROGRAM = """
+import numpy as np
+from prequential.memory import CODED_BITS, code_bit
+state, buffer, at = np.array([0, 2**64 - 1], np.uint64), np.zeros(64, np.uint8), 0
+for _ in range(40):
+    _, at = code_bit(0, state, buffer, at, 1, 1 << (CODED_BITS - 2))
+print(at)
+"""
+
+
+def test_every_module_with_loops_is_in_the_digest() -> None:
+    with_loops = {
+        path.stem
+        for path in PACKAGE.glob("*.py")
+        if re.search(r"^@(jit|intrinsic)$", path.read_text(), re.MULTILINE)
+    }
+    assert with_loops
+    assert with_loops <= set(compiled._MODULES.split())
+
+
+def test_a_loop_follows_what_changes_in_another_module(tmp_path: Path) -> None:
+    copy = tmp_path / "prequential"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    def settled_bytes() -> int:
+        command = [sys.executable, "-c", PROGRAM]
+        return int(subprocess.check_output(command, cwd=tmp_path, env=environment))
+
+    before = settled_bytes()
+    coder = copy / "coder.py"
+    source = coder.read_text()
+    coder.write_text(
+        source.replace("_SETTLED = np.uint64(1 << 48)", "_SETTLED = np.uint64(1 << 32)")
+    )
+    assert settled_bytes() < before
+    coder.write_text(source)
+    assert settled_bytes() == before
