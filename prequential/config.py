@@ -184,7 +184,7 @@ class Config:
             listed = len(self.memory.contexts)
             memory = (listed + 1) * (64 + 4 * longer) << self.memory.buckets_log2
             memory += B * (1 + longer) << self.memory.window_log2
-            memory += (48 << min(20, self.memory.window_log2)) + (1 << 24)
+            memory += (64 << min(19, self.memory.window_log2)) + (1 << 24)
             contexts += listed + OWN_CONTEXTS
         weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
         largest = 48 * m.width * max(3 * m.width, m.hidden, V)  # of one matrix, while it is made

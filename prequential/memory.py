@@ -7,8 +7,9 @@ a probability and a count, found by hashing the context with the bits so far; tw
 follow a long and a recent repeat, and what they expect is a context too; the learner's distribution
 over tokens joins as one more expert. Their logits
 (in units of 1/256 nat) are weighed by several sets of weights, each chosen by a small context, the
-sets' outputs by two more, and the result is corrected by two adaptive maps. Everything learns from
-the bit just coded, in coding order, and is shared by all streams.
+sets' outputs by two more, and the result is corrected by two adaptive maps. At last it is mixed, by
+Bayes' rule, with even chances, which win where there is nothing to predict. Everything learns from
+the bit just coded, in coding order, and is shared by all streams, but for that last weight.
 
 Only integers reach the bits: probabilities have 16 bits, the last ones 22, tables of logits and
 their inverse are made from integers, sums are 64-bit. Sources: Mahoney 2005, adaptive weighing of
@@ -35,10 +36,16 @@ CODED_BITS = 22
 _FINER = CODED_BITS - 16
 _ALL = (1 << CODED_BITS) - 1
 _LEAST = 16
+_EVEN = 1 << (CODED_BITS - 1)
+# The weight of even chances, which never gets out of reach.
+_DOUBT_BITS = 24
+_DOUBT_LEAST, _DOUBT_MOST = 4, (1 << _DOUBT_BITS) - (1 << 10)
 _NOTHING = np.uint64(0)
 _CODED_SHIFT = np.uint64(CODED_BITS)
-# Repeats that the first match is looked for by, and the second.
-_LENGTHS = np.array([24, 10, 5])
+# Repeats that the first match is looked for by, and the second. The longest are noted one time in
+# 16, so that their table reaches further back.
+_LENGTHS = np.array([32, 24, 10, 5])
+_RARELY = np.uint64(60)
 # A node of a table: 18 bits of probability, 7 of history, 7 of count.
 _COUNT_MASK = np.uint32(127)
 _HISTORY_SHIFT = np.uint32(7)
@@ -127,7 +134,7 @@ class Memory:
         self.places = firsts, np.full(len(firsts), log2)
         self.places[1][len(listed) :] = own_log2
         self.nodes = np.zeros(16 * buckets, np.uint32)
-        self.ends = np.full((kinds - 1) * buckets, _UNSEEN, np.uint32)
+        self.ends = np.full((kinds - 1) * buckets // 2, _UNSEEN, np.uint32)
         self.direct = np.full(1 << 16, _UNSEEN, np.uint32)  # order 1, not hashed
         middle = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
         self.maps = np.tile(middle, (kinds, count + 1, _CONFIDENCES, 1)).astype(np.int32)
@@ -144,10 +151,11 @@ class Memory:
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
         self.starts = np.zeros((streams, (kinds - 1) << config.window_log2), np.uint8)  # of tokens
         self.position = np.zeros(streams, np.int64)
-        self.where = np.full((len(_LENGTHS), 1 << min(21, config.window_log2 + 1)), -1, np.int64)
+        self.where = np.full((len(_LENGTHS), 1 << min(20, config.window_log2 + 1)), -1, np.int64)
         self.pointers = np.zeros((2, streams, 4), np.int64)  # stream, position, length, misses
         # The last four bytes that followed each pair of bytes, and each byte in the last row.
         self.followers = np.zeros((257, 256), np.uint32)
+        self.doubts = np.full(streams, 1 << 12, np.int64)
         self.match_maps = np.full((kinds, 2, 64), 49152, np.int32)
         self.streams = streams
 
@@ -191,6 +199,7 @@ class Memory:
             self.pointers,
             self.followers,
             self.match_maps,
+            self.doubts,
             c.count_limit,
             c.mixer_rate,
         )
@@ -199,7 +208,7 @@ class Memory:
         """Everything learned, by name."""
         names = (
             "nodes ends direct maps indirect weights uses final corrections"
-            " past starts position where pointers followers match_maps"
+            " past starts position where pointers followers match_maps doubts"
         )
         arrays = {name: getattr(self, name) for name in names.split()} | self.history.arrays()
         return {f"memory.{name}": array for name, array in arrays.items()}
@@ -247,13 +256,13 @@ def _interpolate(cells: Any, logit: Any) -> Any:
 
 
 @jit
-def _hash_past(past: Any, b: Any, end: Any, length: Any, size: Any) -> Any:
+def _hash_past(past: Any, b: Any, end: Any, length: Any) -> Any:
     mask = past.shape[1] - 1
     h = np.uint64(length)
     for k in range(1, length + 1):
         h = (h ^ np.uint64(past[b, (end - k) & mask])) * np.uint64(0xD6E8FEB86659FD93)
         h ^= h >> np.uint64(29)
-    return np.int64(h % np.uint64(size))
+    return h
 
 
 @jit
@@ -282,11 +291,14 @@ def _follow(past: Any, position: Any, where: Any, pointers: Any, b: Any, symbol:
         length = _LENGTHS[k]
         if end < length:
             continue
-        slot = _hash_past(past, b, end, length, where.shape[1])
+        hashed = _hash_past(past, b, end, length)
+        if k == 0 and hashed >> _RARELY:
+            continue
+        slot = np.int64(hashed % np.uint64(where.shape[1]))
         known = where[k, slot]
         where[k, slot] = end * past.shape[0] + b
-        pointer = pointers[k // 2, b]
-        if known >= 0 and (pointer[2] == 0 or (pointer[2] < 16 and k == 0)):
+        pointer = pointers[k // 3, b]
+        if known >= 0 and (pointer[2] == 0 or (pointer[2] < 16 and k < 2)):
             stream, at = known % past.shape[0], known // past.shape[0]
             if stream == b and at == end:
                 continue
@@ -514,6 +526,7 @@ def code_tokens(
     pointers: Any,
     followers: Any,
     match_maps: Any,
+    doubts: Any,
     limit: Any,
     mixer_rate: Any,
     state: Any,
@@ -590,7 +603,7 @@ def code_tokens(
                 if kind:
                     for c in range(C):
                         at_end = np.int64(_remix(hashes[c], 1) >> np.uint64(64 - logs[c]))
-                        node[c] = firsts[c] + at_end
+                        node[c] = (firsts[c] + at_end) >> 1
                     node[C] = c1 << 8
                     _context_inputs(ends, direct, maps[1], indirect[1], node, near, stage, x)
                 else:
@@ -644,10 +657,14 @@ def code_tokens(
                 p2, near2 = _interpolate(second, mixed)
                 p_final = ((p << _FINER) + p1 + 2 * p2 + 2) >> 2
                 p_final = min(max(p_final, _LEAST), _ALL - _LEAST)
+                doubt = doubts[b]
+                p_final += ((_EVEN - p_final) * doubt) >> _DOUBT_BITS
                 bit = np.int64(1 if known >= cut else 0)
                 bit, at = code_bit(mode, state, buffer, at, bit, p_final)
                 bits += CODED_BITS - np.log2(np.float64(p_final if bit else _ALL + 1 - p_final))
                 # Learn.
+                chance = p_final if bit else _ALL + 1 - p_final
+                doubts[b] = min(max(doubt * _EVEN // chance, _DOUBT_LEAST), _DOUBT_MOST)
                 target = bit * 65535
                 error1 = (target - _squash(mixed1)) * rate
                 error2 = (target - _squash(mixed2)) * rate

@@ -98,6 +98,15 @@ def test_nothing_but_repeats_is_shorter_than_with_lzma(unit: bytes) -> None:
     assert len(archive_of(data, load("fast"))) < len(compressed)
 
 
+def test_noise_costs_next_to_nothing_more_than_itself() -> None:
+    """After a while the memory knows that it knows nothing: 1/2,000 of each further byte."""
+    config = mixing("streams=1")
+    begun, longer = (
+        codec.codelength(noise(n), 0, config).loss_integral_bits for n in (30000, 90000)
+    )
+    assert longer - begun < 60_000 * 8 * 1.0005
+
+
 def test_what_followed_before_is_a_context() -> None:
     """Pairs that alternate in what follows: one of the last two, never the same one twice."""
     alternating = b"".join(b"%c=%d;" % (65 + i * 7 % 13, i // 13 % 2) for i in range(6000))
