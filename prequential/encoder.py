@@ -44,8 +44,9 @@ class Encoder:
         """Code the first `count` tokens, in time-major order, of the chunk (T, B)."""
         frequencies = predictor.predict(chunk)[:count]
         symbols = chunk.reshape(-1)[:count]
-        # A symbol settles at most 4 bytes, as eight bits at most 16.
-        needed = self._size + 16 * count + 8
+        # A symbol settles at most 4 bytes, a byte's eight decisions by the memory 18 bits each, and a
+        # piece of 16 bytes 9 decisions for each.
+        needed = self._size + (24 if chunk.itemsize == 1 else 16 * 24) * count + 8
         if needed > len(self._buffer):
             grown = np.zeros(2 * needed, np.uint8)
             grown[: self._size] = self._buffer[: self._size]

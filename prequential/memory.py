@@ -146,7 +146,7 @@ class Memory:
         self.uses = np.zeros((kinds, rows), np.int64)
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
         self.corrections = np.tile(middle << _FINER, (kinds, 1024 + 65536, 1)).astype(np.int32)
-        # The match models: the past of every stream, where repeats of three lengths last ended.
+        # The match models: the past of every stream, where repeats of four lengths last ended.
         self.window_log2 = config.window_log2
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
         self.starts = np.zeros((streams, (kinds - 1) << config.window_log2), np.uint8)  # of tokens
