@@ -44,8 +44,8 @@ class Encoder:
         """Code the first `count` tokens, in time-major order, of the chunk (T, B)."""
         frequencies = predictor.predict(chunk)[:count]
         symbols = chunk.reshape(-1)[:count]
-        # A symbol settles at most 4 bytes, a byte's eight decisions by the memory 18 bits each, and a
-        # piece of 16 bytes 9 decisions for each.
+        # A symbol settles at most 4 bytes. With a memory a byte is eight decisions of at
+        # most 18 bits, and a piece has up to 16 bytes of nine.
         needed = self._size + (24 if chunk.itemsize == 1 else 16 * 24) * count + 8
         if needed > len(self._buffer):
             grown = np.zeros(2 * needed, np.uint8)
