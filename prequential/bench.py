@@ -32,7 +32,7 @@ from prequential.config import SYMBOLS, Config, ModelConfig
 from prequential.contexts import History
 from prequential.encoder import Encoder
 from prequential.learner import Learner
-from prequential.model import Transformer, store
+from prequential.model import Transformer
 from prequential.plain import Plain, PlainTrainer
 
 ROUNDS, CHUNKS, PROFILED = 12, 10, 3
@@ -251,19 +251,16 @@ class _Bench:
         net = Transformer(c.model, c.streams, c.chunk, 0, "cpu")
         fused, step = steps.Steps(net), optimizer.Optimizer(replace(c.optimizer, name="adam"))
         rows = self._rows().numpy()
+        none = ngrams.Ngrams(replace(c.ngrams, contexts=()), c.streams, c.chunk).state()
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
         dlogits = np.zeros((self.tokens, SYMBOLS), np.float32)
 
         def work() -> None:
             for chunk in self.chunks:
-                logits = fused.forward(rows, 0, lambda _: None)
-                kernels.frequencies(logits, TOTAL_BITS, frequencies)
+                fused.forward(rows, 0, none, frequencies, lambda _: None)
                 kernels.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
-                dx = torch.from_numpy(fused.backward(dlogits)())
                 constants = step.advance(self.tokens)
-                if net.convolution is not None:
-                    net.convolution.backward(dx, store)
-                    optimizer.update_of(constants)(net.convolution.weight)
+                fused.enter_backward(fused.backward(dlogits)(), constants)
                 fused.update(self.tokens, constants)()
                 fused.advance(c.chunk)
 
@@ -276,10 +273,9 @@ class _Bench:
         tables = ngrams.Ngrams(c.ngrams, c.streams, c.chunk)
 
         def learn(chunk: np.ndarray) -> None:
-            embeddings.locate(history, chunk)
-            tables.locate(history, chunk)
-            for symbols in chunk:
-                history.push(symbols)
+            columns.locate(
+                history.state(), history.pieces, chunk, embeddings.state(), tables.state()
+            )
             rows = torch.from_numpy(embeddings.gather(0, len(chunk))).requires_grad_()
             logits = trainer.model(rows)
             joined = logits.detach().numpy().copy()
@@ -313,21 +309,22 @@ def _plain_mode(threads: int) -> Iterator[None]:
 
 
 REST, PRODUCTS = "Python and the rest", "matrix products"
-FORWARD, BACKWARD = (f"{way}: attention, norms, quantising" for way in ("forward", "backward"))
+FORWARD = "forward: attention, norms, quantising, n-grams, frequencies"
+BACKWARD = "backward: attention, norms, quantising"
 OPTIMIZER = "optimizer"
 COLUMNS = "a decoder's columns, all from embeddings to coder"
 _STAGES: list[tuple[str, Any, str]] = [
     (FORWARD, steps, "forward_columns"),
     (BACKWARD, steps, "_backward"),
-    (BACKWARD, kernels, "convolve_backward"),
+    (BACKWARD, steps, "_enter_backward"),
     (OPTIMIZER, steps, "_update"),
-    (OPTIMIZER, optimizer, "_adam _sgd"),
-    ("embeddings", embeddings_module.Embeddings, "locate gather learn"),
-    ("n-grams", ngrams.Ngrams, "locate add_logits learn"),
+    ("contexts", columns, "locate"),
+    ("embeddings", embeddings_module.Embeddings, "gather learn"),
+    ("n-grams", ngrams.Ngrams, "learn"),
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
     (COLUMNS, columns, "decode"),
-    ("frequencies", kernels, "frequencies gradient"),
+    ("gradient of the loss", kernels, "gradient"),
 ]
 
 

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from prequential import coder, embeddings, kernels, memory, ngrams, steps
-from prequential.coder import DECODE, TOTAL_BITS
+from prequential import coder, embeddings, memory, ngrams, steps
+from prequential.coder import DECODE
 from prequential.compiled import jit
-from prequential.contexts import hash_column, push_column
+from prequential.contexts import push_column
+
+
+@jit
+def locate(history: Any, pieces: Any, chunk: Any, inputs: Any, tables: Any) -> None:
+    """Remember what the predictions of a known chunk (T, B) rest on, and take it in."""
+    for t in range(len(chunk)):
+        embeddings.locate(history, t, inputs)
+        ngrams.locate(history, t, tables)
+        push_column(history, pieces, chunk[t])
 
 
 @jit
@@ -37,27 +46,19 @@ def decode(
     memory. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the payload's end
     is not decoded.
     """
-    kinds, sizes, hashes, shift, tokens, table, rows = inputs
+    table, rows = inputs[5:]
     counters, entrance, forward = transformer
-    logits = forward[-1]
-    n_kinds, n_sizes, n_hashes, last, found, buckets, learned = tables
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
-        hash_column(history, kinds, sizes, hashes[:streams])
-        embeddings.locate_rows(hashes[:streams], history[5][:, 0], shift, tokens, rows[t])
+        embeddings.locate(history, t, inputs)
+        ngrams.locate(history, t, tables)
         embeddings.gather_rows(table, rows[t], entrance[a:b])
         counters[:] = 0
-        steps.forward_columns(counters, t, t + 1, streams, *forward)
-        hash_column(history, n_kinds, n_sizes, n_hashes[a:b])
-        last[a:b] = history[0][:, 0]
-        ngrams.find_and_add(
-            *learned, n_hashes[a:b], last[a:b], found[a:b], buckets[a:b], logits[a:b]
-        )
+        steps.forward_columns(counters, t, t + 1, streams, *forward, tables, frequencies)
         symbols = chunk[t, : min(streams, count - a)]
         expected = frequencies[a:b]
-        kernels.frequencies(logits[a:b], TOTAL_BITS, expected)
         if past is None:
             position = coder.decode_symbols(expected, symbols, state, payload, position)
             bits += coder.codelength(expected, symbols)

@@ -60,10 +60,6 @@ class History:
         """Append one token to each stream: symbols (B,)."""
         push_column(self.state(), self.pieces, symbols)
 
-    def push_chunk(self, chunk: np.ndarray) -> None:
-        """Append the columns of chunk (T, B)."""
-        _push_chunk(self.state(), self.pieces, chunk)
-
     def state(self) -> State:
         """The arrays, as the loops take them."""
         return self.bytes, self.words, self.ring, self.marks, self.met, self.tokens
@@ -73,16 +69,6 @@ class History:
         names = "bytes words ring marks met tokens"
         return {f"history.{name}": getattr(self, name) for name in names.split()}
 
-    def last_tokens(self, chunk: np.ndarray) -> np.ndarray:
-        """The token (T * B,) before each of chunk (T, B), which comes next."""
-        return np.concatenate((self.tokens[:, 0], chunk[:-1].reshape(-1)))
-
-    def last_bytes(self, chunk: np.ndarray) -> np.ndarray:
-        """The byte (T * B,) before each of chunk (T, B), which comes next."""
-        offsets, pieces = self.pieces
-        before = pieces[offsets[chunk[:-1].reshape(-1).astype(np.int64) + 1] - 1]
-        return np.concatenate((self.bytes[:, 0], before))
-
 
 class Contexts:
     """A list of contexts and their hashes."""
@@ -91,15 +77,6 @@ class Contexts:
         parsed = [parse_context(name) for name in names]
         self.kinds = np.array([kind for kind, _ in parsed], np.int64)
         self.sizes = np.array([size for _, size in parsed], np.int64)
-
-    def hash(self, history: History, chunk: np.ndarray, out: np.ndarray) -> None:
-        """out (T * B, C) uint64 = the hash of each context before every column of chunk (T, B).
-
-        The chunk comes next in the history, which stays. Its last column is not looked at.
-        """
-        state = history.state()
-        past = tuple(array.copy() for array in state) if len(chunk) > 1 else state
-        _hash_chunk(past, history.pieces, chunk, self.kinds, self.sizes, out)
 
 
 @jit
@@ -182,12 +159,6 @@ def _mix_word(h: Any, word: Any) -> Any:
 
 
 @jit
-def _push_chunk(state: Any, pieces: Any, chunk: Any) -> None:
-    for t in range(chunk.shape[0]):
-        push_column(state, pieces, chunk[t])
-
-
-@jit
 def hash_stream(state: Any, b: Any, kinds: Any, sizes: Any, out: Any) -> None:
     """out (C,) uint64 = the hash of each context at the next position of stream b."""
     history, words, ring, marks, _, tokens = state
@@ -250,12 +221,3 @@ def hash_column(state: Any, kinds: Any, sizes: Any, out: Any) -> None:
     """out (B, C) = `hash_stream` of each stream."""
     for b in range(out.shape[0]):
         hash_stream(state, b, kinds, sizes, out[b])
-
-
-@jit
-def _hash_chunk(past: Any, pieces: Any, chunk: Any, kinds: Any, sizes: Any, out: Any) -> None:
-    streams = chunk.shape[1]
-    for t in range(chunk.shape[0]):
-        if t > 0:
-            push_column(past, pieces, chunk[t - 1])
-        hash_column(past, kinds, sizes, out[t * streams : (t + 1) * streams])

@@ -12,7 +12,7 @@ import numpy as np
 
 from prequential.compiled import jit
 from prequential.config import SYMBOLS, ModelConfig
-from prequential.contexts import Contexts, History
+from prequential.contexts import Contexts, hash_column
 from prequential.optimizer import uniform
 
 _EPSILON = np.float32(1e-6)
@@ -39,18 +39,8 @@ class Embeddings:
         self.table = np.zeros(shape, np.float32)
         self.table[:tokens] = uniform((tokens, config.width), 1.0, seed, _SEED_INDEX).numpy()
         self.squares = np.zeros(shape, np.float32)
-        self.hashes = np.zeros((columns * streams, count), np.uint64)
+        self.hashes = np.zeros((streams, count), np.uint64)
         self.rows = np.zeros((columns, streams, 1 + count), np.int64)
-
-    def locate(self, history: History, chunk: np.ndarray, first: int = 0) -> None:
-        """Remember the rows of the columns of chunk (T, B), which come next, as `first` and on.
-
-        They follow from the columns before each, so the last one need not be known.
-        """
-        hashes = self.hashes[: chunk.size]
-        self.contexts.hash(history, chunk, hashes)
-        rows = self.rows[first : first + len(chunk)].reshape(-1, self.rows.shape[2])
-        locate_rows(hashes, history.last_tokens(chunk), self.shift, self.tokens, rows)
 
     def gather(self, first: int, end: int) -> np.ndarray:
         """Summed embeddings (n, D) float32 of columns first..end, time-major."""
@@ -75,13 +65,15 @@ class Embeddings:
 
 
 @jit
-def locate_rows(hashes: Any, last: Any, shift: Any, tokens: Any, rows: Any) -> None:
-    """rows (n, 1 + C) of the table, for last tokens (n,) and hashes (n, C)."""
-    for b in range(rows.shape[0]):
-        rows[b, 0] = last[b]
+def locate(history: Any, column: Any, state: Any) -> None:
+    """Remember the rows of a column, which comes next in the history."""
+    kinds, sizes, hashes, shift, tokens, _, rows = state
+    hash_column(history, kinds, sizes, hashes)
+    for b in range(rows.shape[1]):
+        rows[column, b, 0] = history[5][b, 0]
         for c in range(hashes.shape[1]):
             row = np.int64(hashes[b, c] >> shift)
-            rows[b, c + 1] = tokens + (np.int64(c) << np.int64(np.uint64(64) - shift)) + row
+            rows[column, b, c + 1] = tokens + (np.int64(c) << np.int64(np.uint64(64) - shift)) + row
 
 
 @jit

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 
-from prequential import columns, kernels, numerics, shares
+from prequential import columns, embeddings, kernels, ngrams, numerics, shares
 from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
@@ -79,13 +80,20 @@ class Learner:
 
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, V) int32 of a known chunk (T, B), in one forward pass."""
-        frequencies = self._forward(chunk, 0)
-        self.history.push_chunk(chunk)
-        return frequencies
+        self._pace.start()
+        columns.locate(self.history.state(), self.history.pieces, chunk, *self._sparse())
+        return self._forward(0, len(chunk))
 
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
-        return self._forward(np.zeros((1, self.B), np.uint8), column)
+        self._pace.start()
+        inputs, tables = self._sparse()
+        embeddings.locate(self.history.state(), column, inputs)
+        ngrams.locate(self.history.state(), column, tables)
+        return self._forward(column, column + 1)
+
+    def _sparse(self) -> tuple[Any, Any]:
+        return self.embeddings.state(), self.ngrams.state()
 
     def _decode_columns(
         self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
@@ -213,46 +221,42 @@ class Learner:
         for view, saved in zip(live, kept, strict=True):
             view.copy_(saved)
 
-    def _forward(self, chunk: np.ndarray, first: int) -> np.ndarray:
-        """Frequencies (n, V) int32 of the columns of a chunk (T, B), `first` and on."""
-        self._pace.start()
-        self.embeddings.locate(self.history, chunk, first)
-        self.ngrams.locate(self.history, chunk, first)
-        rows = self.embeddings.gather(first, first + len(chunk))
+    def _forward(self, first: int, end: int) -> np.ndarray:
+        """Frequencies (n, V) int32 of the columns first..end of a chunk, which are located."""
+        rows = self.embeddings.gather(first, end)
         self.settle()
+        a = first * self.B
+        frequencies = self.frequencies[a : a + len(rows)]
         if self.steps is not None:
-            logits = self.steps.forward(rows, first, self._join)
+            self.steps.forward(rows, first, self.ngrams.state(), self.frequencies, self._join)
         else:
             on_device = torch.from_numpy(rows).to(self.device)
             logits = self.model.forward(on_device, first).cpu().numpy()
-        self.ngrams.add_logits(logits, first)
-        frequencies = self.frequencies[first * self.B :][: len(logits)]
-        kernels.frequencies(logits, TOTAL_BITS, frequencies)
+            self.ngrams.add_logits(logits, first)
+            kernels.frequencies(logits, TOTAL_BITS, frequencies)
         return frequencies
 
     def _learn_dense(self, dlogits: np.ndarray, count: int, columns: int) -> None:
         constants = self.optimizer.advance(count)
-        step = update_of(constants)
-
-        def take(weight: Weight, gradient: Callable[[], None]) -> None:
-            gradient()
-            step(weight)
-
         if self.steps is not None:
             pass_back = self.steps.backward(dlogits)
             update = self.steps.update(len(dlogits), constants)
             self._join(lambda: (pass_back(), update()))
-            rows = torch.from_numpy(pass_back())
-            if self.model.convolution is not None:
-                rows = self.model.convolution.backward(rows, take)
-            self.embeddings.learn(rows.numpy()[:count])
+            rows = self.steps.enter_backward(pass_back(), constants)
+            self.embeddings.learn(rows[:count])
             self.steps.advance(columns)
             self._update = update
             if self._pool is None or not self._pace.together:
                 self.settle()
         else:
-            rows = self.model.backward(torch.from_numpy(dlogits).to(self.device), take)
-            self.embeddings.learn(rows.cpu().numpy()[:count])
+            step = update_of(constants)
+
+            def take(weight: Weight, gradient: Callable[[], None]) -> None:
+                gradient()
+                step(weight)
+
+            on_device = torch.from_numpy(dlogits).to(self.device)
+            self.embeddings.learn(self.model.backward(on_device, take).cpu().numpy()[:count])
             self.model.advance(columns)
         # What no thread has begun yet is done here: on a busy machine none may have had its turn.
         for future, task in reversed(self._tasks):

@@ -21,7 +21,7 @@ import numpy as np
 
 from prequential.compiled import jit
 from prequential.config import SYMBOLS, NgramConfig
-from prequential.contexts import Contexts, History
+from prequential.contexts import Contexts, hash_column
 
 CONFIDENCES = 64
 _EPSILON = np.float32(0.03)
@@ -72,13 +72,6 @@ class Ngrams:
         self.last = np.zeros(streams * columns, np.uint8)
         self.rows = np.zeros((streams * columns, count), np.int64)
         self.buckets = np.zeros((streams * columns, count), np.int64)
-
-    def locate(self, history: History, chunk: np.ndarray, first: int = 0) -> None:
-        """Remember the contexts of the columns of chunk (T, B): see `Embeddings.locate`."""
-        a = first * self.streams
-        b = a + chunk.size
-        self.contexts.hash(history, chunk, self.hashes[a:b])
-        self.last[a:b] = history.last_bytes(chunk)
 
     def add_logits(self, logits: np.ndarray, first: int) -> None:
         """logits (n, V) += the tables' share, for the columns that start at `first`."""
@@ -137,6 +130,16 @@ class Ngrams:
         """Everything learned, by name."""
         names = "tags counts used symbols logits squares gates gate_squares biases bias_squares"
         return {f"ngrams.{name}": getattr(self, name) for name in names.split()}
+
+
+@jit
+def locate(history: Any, column: Any, state: Any) -> None:
+    """Remember the contexts of a column, which comes next in the history."""
+    kinds, sizes, hashes, last = state[:4]
+    streams = len(history[0])
+    a, b = column * streams, (column + 1) * streams
+    hash_column(history, kinds, sizes, hashes[a:b])
+    last[a:b] = history[0][:, 0]
 
 
 @jit

@@ -1,12 +1,13 @@
-"""The transformer's step on the CPU: forward, backward and update, one compiled call each.
+"""A learner's step on the CPU: forward, backward and update, one compiled call each.
 
 They compute what `Transformer.forward`, `.backward` and `Optimizer.step` do, bit for bit, and on
 the same buffers: integers sum to the same total in any order, and everything else is the same
-operation of `kernels`. A chunk is 30 operations of a few microseconds per layer, so calls, passes
-over memory and hand-overs between threads would cost as much as the arithmetic. Here rows go
-through a whole layer while they are in the cache, and threads share the pieces of a phase
-(`shares`): rows in the forward and the backward pass, heads in attention's gradient, rows of the
-weights in the update.
+operation of `kernels`. The forward pass goes on through the n-gram logits to the frequencies.
+
+A chunk is 30 operations of a few microseconds per layer, so calls, passes over memory and
+hand-overs between threads would cost as much as the arithmetic. Here rows go through a whole layer
+while they are in the cache, and threads share the pieces of a phase (`shares`): rows in the forward
+and the backward pass, heads in attention's gradient, rows of the weights in the update.
 
 Buffers and weights of all layers lie stacked in one array per kind; the model's own tensors become
 views of them. Quantised weights are kept as int8, beside the model's.
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from prequential import kernels, shares
+from prequential import kernels, ngrams, shares
+from prequential.coder import TOTAL_BITS
 from prequential.compiled import jit
 from prequential.config import MAX_TERMS
 from prequential.model import MLP, Attention, Linear, Transformer
@@ -83,6 +85,7 @@ class Steps:
         self._logits = np.empty((len(x), model.head.weight.value.shape[0]), np.float32)
         self._layers = (linears, norms, heads, slopes, positive)
         self._convolution = (inputs, taps)
+        self._taps = () if convolution is None else _parts(convolution.weight)
         temperature = np.float32(LOG2_E / math.sqrt(hs))
         self._state = x, self._convolution, self._layers, temperature, self._logits
         self._slope = np.float32(1.0 / math.sqrt(hs))
@@ -101,15 +104,27 @@ class Steps:
             for value, quantised, scale in zip(moments[0], *linear[:2], strict=True):
                 kernels.quantise_rows(value, quantised, scale)
 
-    def forward(self, rows: np.ndarray, first: int, join: Join) -> np.ndarray:
-        """Logits (n, V) of the columns from `first` on, until the next call; rows (n, D)."""
+    def forward(
+        self,
+        rows: np.ndarray,
+        first: int,
+        tables: tuple[Any, ...],
+        frequencies: np.ndarray,
+        join: Join,
+    ) -> None:
+        """frequencies (T * B, V) int32 of the columns from `first` on, for rows (n, D) that enter.
+
+        tables is the state of the n-grams, which have located the columns.
+        """
         model = self.model
         a, b = first * model.B, first * model.B + len(rows)
         self._input[a:b] = rows
-        arguments = (shares.phases(self._phases), first, b // model.B, model.B, *self._state)
+        arguments = (
+            shares.phases(self._phases), first, b // model.B, model.B, *self._state, tables,
+            frequencies,
+        )  # fmt: skip
         join(lambda: forward_columns(*arguments))
         forward_columns(*arguments)
-        return self._logits[a:b]
 
     def state(self) -> tuple[Any, ...]:
         """What a compiled loop over columns takes: counters, where rows enter, and the rest."""
@@ -127,6 +142,15 @@ class Steps:
             self._heads_gradient, self._slope,
         )  # fmt: skip
         return lambda: _backward(*arguments) or dx
+
+    def enter_backward(self, dy: np.ndarray, constants: np.ndarray) -> np.ndarray:
+        """The gradient (n, D) before the convolution, which takes its step, at dy (n, D) behind."""
+        if not self._taps:
+            return dy
+        dx = np.empty_like(dy)
+        inputs, _ = self._convolution
+        _enter_backward(dy, inputs, self.model.B, self._taps, constants, dx)
+        return dx
 
     def advance(self, columns: int) -> None:
         """Move the caches past a finished chunk of so many columns."""
@@ -169,6 +193,11 @@ def _linear(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
 def _moments(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
     weights: list[Weight] = [linear.weight for linear in linears]
     return tuple(_stacked(weights, name, 3) for name in ("value", "mean", "square"))
+
+
+def _parts(weight: Weight) -> tuple[np.ndarray, ...]:
+    names = "value mean square products product_scale quantised scale"
+    return tuple(getattr(weight, name).numpy() for name in names.split())
 
 
 @jit
@@ -351,10 +380,13 @@ def forward_columns(
     layers: Any,
     temperature: Any,
     logits: Any,
+    tables: Any,
+    frequencies: Any,
 ) -> None:
     """Columns first..end, in pieces of `_COLUMNS` columns, a phase up to each layer's attention."""
     linears, norms, heads, slopes, positive = layers
     inputs, taps = convolution
+    _, _, hashes, last, found, buckets, learned = tables
     count = linears[0][0].shape[0]
     pieces = (end - first + _COLUMNS - 1) // _COLUMNS
     past = taps.shape[0] * streams
@@ -377,6 +409,8 @@ def forward_columns(
                 kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, norms[2][0, a:b])
                 _products(xq, weight[0], out)
                 kernels.scale_outer(out, x_scale, weight_scale[0], out)
+                ngrams.find_and_add(*learned, hashes[a:b], last[a:b], found[a:b], buckets[a:b], out)
+                kernels.frequencies(out, TOTAL_BITS, frequencies[a:b])
             shares.done(counters, layer)
             piece = shares.claim(counters, layer)
         shares.wait(counters, layer, pieces)
@@ -542,6 +576,17 @@ def _backward(
                 g = shares.claim(counters, phase)
             shares.wait(counters, phase, groups)
             phase += 1
+
+
+@jit
+def _enter_backward(dy: Any, inputs: Any, streams: Any, weight: Any, c: Any, dx: Any) -> None:
+    taps, mean, square, products, product_scale, quantised, scale = weight
+    x = inputs[: len(taps) * streams + len(dy)]
+    kernels.convolve_backward(dy, x, taps, streams, dx, products)
+    kernels.adam_rows(
+        taps, mean, square, products, product_scale, quantised, scale,
+        c[0], c[1], c[2], c[3], c[4], c[5], _BOUND,
+    )  # fmt: skip
 
 
 @jit

@@ -120,3 +120,20 @@ def test_a_payload_that_ends_too_early(kind: str, at_once: bool) -> None:
     with pytest.raises(DivergenceError, match="too early"):
         decoder.code(chunk, chunk.size, learner)
     assert not chunk[-1].any()  # nothing was made up to the end
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_a_chunk_is_located_as_its_columns_are(streams: int) -> None:
+    config = small(f"streams={streams}", "chunk=20").resolve(1000)
+    one, other = Learner(config, 0), Learner(config, 0)
+    for chunk in np.frombuffer(text(40 * streams), np.uint8).reshape(2, 20, streams):
+        one.predict(chunk)
+        for column, symbols in enumerate(chunk):
+            other.predict_column(column)
+            other.observe(symbols)
+        assert np.array_equal(one.embeddings.rows, other.embeddings.rows)
+        assert np.array_equal(one.ngrams.hashes, other.ngrams.hashes)
+        assert np.array_equal(one.ngrams.last, other.ngrams.last)
+        assert np.array_equal(one.history.bytes, other.history.bytes)
+        for learner in (one, other):
+            learner.learn(chunk, chunk.size)

@@ -9,11 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from samples import text
 
 from prequential import kernels, numerics
 from prequential.config import MAX_TERMS, OPERAND_MAX, OptimizerConfig
-from prequential.contexts import Contexts, History
 from prequential.optimizer import Optimizer, Weight, uniform
 
 LENGTHS = [*range(1, 66), 127, 128, 129, 512, 1024]
@@ -322,21 +320,3 @@ def test_the_gradient_is_p_minus_y() -> None:
     expected[1, 0] -= 1
     expected[2] = 0  # past the end
     assert np.array_equal(dlogits, expected)
-
-
-@pytest.mark.parametrize("streams", [1, 3])
-def test_contexts_of_a_chunk_are_those_of_its_columns(streams: int) -> None:
-    contexts = Contexts(("o1", "o3", "w0", "c2", "r1"))
-    words = np.frombuffer(text(40 * streams), np.uint8).reshape(2, 20, streams)
-    history = History(streams)
-    for chunk in words:
-        whole = np.zeros((chunk.size, 5), np.uint64)
-        contexts.hash(history, chunk, whole)
-        last = history.last_bytes(chunk)
-        for t, symbols in enumerate(chunk):
-            rows = slice(t * streams, (t + 1) * streams)
-            column = np.zeros((streams, 5), np.uint64)
-            contexts.hash(history, chunk[:1], column)
-            assert np.array_equal(whole[rows], column)
-            assert np.array_equal(last[rows], history.bytes[:, 0])
-            history.push(symbols)
