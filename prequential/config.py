@@ -47,7 +47,6 @@ _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)
 
 # Contexts of the memory that no list names: its matches, and what followed before.
 OWN_CONTEXTS = 4
-OWN_SHIFT = 3  # their tables are 2^3 times smaller than those of listed ones
 
 BYTES = "bytes"  # the tokenizer that leaves everything as it is
 AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
@@ -103,9 +102,9 @@ class MemoryConfig:
     contexts: tuple[str, ...] = (
         "o2", "o3", "o4", "o5", "o6", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
     )  # fmt: skip
-    # Buckets of each context's table, and bytes of each stream that a match can reach; 0 follows
-    # the input's length.
-    buckets_log2: int = _bounded(0, 0, 24)
+    # Buckets of 64 bytes in the table of all contexts, and bytes of each stream that a match can
+    # reach; 0 follows the input's length.
+    buckets: int = _bounded(0, 0, 1 << 28)
     window_log2: int = _bounded(0, 0, 28)
     # A count stops here, so that old evidence fades.
     count_limit: int = _bounded(127, 1, 127)
@@ -149,7 +148,7 @@ class Config:
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
-        2^18 beside a memory; its buckets are two to four times as many, to 2^20.
+        2^18 beside a memory, which has six buckets for every byte, 2^10 to 10 * 2^20.
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
@@ -160,13 +159,14 @@ class Config:
         most = 19 if self.memory.kind == "none" else 18
         rows_log2 = self.ngrams.rows_log2 or min(most, max(10, (byte_count // 4).bit_length()))
         ngrams = dataclasses.replace(self.ngrams, rows_log2=rows_log2)
-        length_log2 = byte_count.bit_length()
-        memory = dataclasses.replace(
-            self.memory,
-            buckets_log2=self.memory.buckets_log2 or min(20, max(10, length_log2 - 1)),
-            window_log2=self.memory.window_log2
-            or min(24, max(10, (byte_count // streams).bit_length())),
-        )
+        memory = self.memory
+        if memory.kind != "none":
+            reach_log2 = min(24, max(10, (byte_count // streams).bit_length()))
+            memory = dataclasses.replace(
+                memory,
+                buckets=memory.buckets or min(10 << 20, max(1 << 10, 6 * byte_count)),
+                window_log2=memory.window_log2 or reach_log2,
+            )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
 
     def memory_bytes(self, vocabulary: int = SYMBOLS) -> int:
@@ -181,11 +181,10 @@ class Config:
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
-            listed = len(self.memory.contexts)
-            memory = (listed + 1) * (64 + 4 * longer) << self.memory.buckets_log2
+            memory = (64 + 2 * longer) * self.memory.buckets
             memory += B * (1 + longer) << self.memory.window_log2
             memory += (64 << min(19, self.memory.window_log2)) + (1 << 24)
-            contexts += listed + OWN_CONTEXTS
+            contexts += len(self.memory.contexts) + OWN_CONTEXTS
         weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
         largest = 48 * m.width * max(3 * m.width, m.hidden, V)  # of one matrix, while it is made
         scores = B * m.heads * self.chunk * (m.window + self.chunk)

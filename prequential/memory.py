@@ -24,7 +24,7 @@ import numpy as np
 
 from prequential.coder import DECODE, ENCODE, follow, narrow
 from prequential.compiled import jit
-from prequential.config import OWN_CONTEXTS, OWN_SHIFT, MemoryConfig
+from prequential.config import OWN_CONTEXTS, MemoryConfig
 from prequential.contexts import Contexts, History, hash_stream, place, push_byte, push_token
 from prequential.vocabulary import Vocabulary
 
@@ -46,6 +46,7 @@ _CODED_SHIFT = np.uint64(CODED_BITS)
 # 16, so that their table reaches further back.
 _LENGTHS = np.array([32, 24, 10, 5])
 _RARELY = np.uint64(60)
+_HALF_HASH = np.uint64(32)
 # A node of a table: 18 bits of probability, 7 of history, 7 of count.
 _COUNT_MASK = np.uint32(127)
 _HISTORY_SHIFT = np.uint32(7)
@@ -123,18 +124,12 @@ class Memory:
         count = len(config.contexts) + OWN_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
-        # Per context, buckets of 16 words: a check, then a node for each of 15 bit prefixes of a
-        # nibble. A node holds an 18-bit probability, a 7-bit history and a 7-bit count. The
-        # memory's own contexts are fewer than others.
-        log2, own_log2 = config.buckets_log2, max(1, config.buckets_log2 - OWN_SHIFT)
-        listed, own = np.arange(len(config.contexts)), np.arange(OWN_CONTEXTS)
-        firsts = np.concatenate((listed << log2, (len(listed) << log2) + (own << own_log2)))
-        buckets = firsts[-1] + (1 << own_log2)
-        # Of each context: its first bucket, and the logarithm of how many.
-        self.places = firsts, np.full(len(firsts), log2)
-        self.places[1][len(listed) :] = own_log2
-        self.nodes = np.zeros(16 * buckets, np.uint32)
-        self.ends = np.full((kinds - 1) * buckets // 2, _UNSEEN, np.uint32)
+        # Buckets of 16 words, shared by all contexts: a check, then a node for each of 15 bit
+        # prefixes of a nibble. A node holds an 18-bit probability, a 7-bit history and a 7-bit
+        # count.
+        pairs = (config.buckets + 1) // 2
+        self.nodes = np.zeros(32 * pairs, np.uint32)
+        self.ends = np.full((kinds - 1) * pairs, _UNSEEN, np.uint32)
         self.direct = np.full(1 << 16, _UNSEEN, np.uint32)  # order 1, not hashed
         middle = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
         self.maps = np.tile(middle, (kinds, count + 1, _CONFIDENCES, 1)).astype(np.int32)
@@ -147,7 +142,6 @@ class Memory:
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
         self.corrections = np.tile(middle << _FINER, (kinds, 1024 + 65536, 1)).astype(np.int32)
         # The match models: the past of every stream, where repeats of four lengths last ended.
-        self.window_log2 = config.window_log2
         self.past = np.zeros((streams, 1 << config.window_log2), np.uint8)
         self.starts = np.zeros((streams, (kinds - 1) << config.window_log2), np.uint8)  # of tokens
         self.position = np.zeros(streams, np.int64)
@@ -184,7 +178,6 @@ class Memory:
             (self.contexts.kinds, self.contexts.sizes),
             self.nodes,
             self.ends,
-            self.places,
             self.direct,
             self.maps,
             self.indirect,
@@ -225,13 +218,16 @@ def _squash(x: Any) -> Any:
 
 
 @jit
-def _bucket(nodes: Any, first: Any, log2: Any, hashed: Any) -> Any:
-    """The first word of a context's bucket of 16, taking over the less used of two places.
+def _scaled(hashed: Any, count: Any) -> Any:
+    """A number below count < 2^32, from the upper half of a hash."""
+    return np.int64((hashed >> _HALF_HASH) * np.uint64(count) >> _HALF_HASH)
 
-    Its table has 2^log2 buckets, from number `first` on.
-    """
+
+@jit
+def _bucket(nodes: Any, hashed: Any) -> Any:
+    """The first word of a context's bucket of 16, taking over the less used of two places."""
     check = np.uint32((hashed & np.uint64(0xFFFF)) | np.uint64(0x10000))
-    base = (first + np.int64(hashed >> np.uint64(64 - log2))) << 4
+    base = _scaled(hashed, len(nodes) >> 4) << 4
     other = base ^ 16
     if nodes[base] == check:
         return base
@@ -511,7 +507,6 @@ def code_tokens(
     contexts: Any,
     nodes: Any,
     ends: Any,
-    places: Any,
     direct: Any,
     maps: Any,
     indirect: Any,
@@ -538,7 +533,6 @@ def code_tokens(
     V = len(offsets) - 1
     own = len(contexts[0])  # contexts, and then the memory's
     C = own + OWN_CONTEXTS
-    firsts, logs = places
     streams = len(position)
     inputs = 2 * C + 7
     bits = 0.0
@@ -602,8 +596,7 @@ def code_tokens(
                 q = max(k, 0)
                 if kind:
                     for c in range(C):
-                        at_end = np.int64(_remix(hashes[c], 1) >> np.uint64(64 - logs[c]))
-                        node[c] = (firsts[c] + at_end) >> 1
+                        node[c] = _scaled(_remix(hashes[c], 1), len(ends))
                     node[C] = c1 << 8
                     _context_inputs(ends, direct, maps[1], indirect[1], node, near, stage, x)
                 else:
@@ -613,7 +606,7 @@ def code_tokens(
                             h = hashes[c]
                             if k >= 4:
                                 h = _remix(h, c0 >> (k - 4))  # the first nibble
-                            bases[c] = _bucket(nodes, firsts[c], logs[c], h)
+                            bases[c] = _bucket(nodes, h)
                     nibble = c0 if k < 4 else (c0 & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
                     for c in range(C):
                         node[c] = bases[c] + nibble

@@ -82,7 +82,7 @@ def configs(draw: st.DrawFn) -> Config:
         overrides += [
             "memory.kind=mix",
             f"memory.contexts={quoted(names)}",
-            f"memory.buckets_log2={draw(st.integers(1, 8))}",
+            f"memory.buckets={draw(st.integers(2, 3000))}",
             f"memory.window_log2={draw(st.integers(1, 10))}",
             f"memory.count_limit={draw(st.sampled_from([1, 30, 127]))}",
             f"memory.mixer_rate={draw(st.sampled_from([1, 6, 64]))}",

@@ -70,7 +70,7 @@ def test_a_small_window_wraps_around() -> None:
 def test_tiny_tables_only_cost_ratio() -> None:
     data = text(20_000)
     roomy = len(archive_of(data, mixing()))
-    cramped = len(archive_of(data, mixing("memory.buckets_log2=4", "ngrams.rows_log2=8")))
+    cramped = len(archive_of(data, mixing("memory.buckets=200", "ngrams.rows_log2=8")))
     assert cramped < 1.5 * roomy
 
 

@@ -87,7 +87,7 @@ def test_edges(data: bytes) -> None:
 
 def test_bytes_as_a_vocabulary_are_coded_as_bytes_are() -> None:
     """The general way along the pieces makes the choices of eight bits a byte."""
-    config = MemoryConfig(kind="mix", buckets_log2=10, window_log2=10)
+    config = MemoryConfig(kind="mix", buckets=10240, window_log2=10)
     data = np.frombuffer(text(500), np.uint8)
     ends = np.full((len(data), 256), 1 << 16, np.int32)
     # 255 bytes and one longer piece that never occurs: the same bits, but for the end of "zz".
