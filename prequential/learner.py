@@ -188,7 +188,8 @@ class Learner:
         for gates in (self.ngrams.gates, self.ngrams.biases):
             sha.update(gates.astype("<f4").tobytes())
         if self.memory is not None:
-            sha.update(self.memory.weights.astype("<i4").tobytes())
+            weights = self.memory.weights[..., : self.memory.inputs]
+            sha.update(weights.astype("<i4").tobytes())
         return sha.digest()
 
     def _gradient(self, chunk: np.ndarray, count: int) -> np.ndarray:

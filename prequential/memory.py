@@ -89,6 +89,12 @@ _STAGES = np.minimum(np.searchsorted([7, 20], np.arange(128), "right"), 2).astyp
 _CONFIDENCES = len(_BUCKET_STARTS)
 _CELLS = 33  # of an adaptive map, 3 * 256 / 4 logits apart
 _CELL = 192
+_TOP_SHIFT = np.uint32(20)
+# Of a logit's place among the cells, by the index into STRETCH: the lower cell, and how far on.
+_LOW_CELL, _SHARE = np.divmod(
+    np.clip(STRETCH, -LOGIT_MAX, LOGIT_MAX).astype(np.int64) + 3072, _CELL
+)
+_CELL_OF_16 = np.uint32(_CELL * 16)
 
 
 def _indirect_start() -> Any:
@@ -104,6 +110,7 @@ def _indirect_start() -> Any:
 # Sets of weights, and the rows that the context of each chooses from: see `_choose_sets`.
 SETS = 7
 _MATCHES = 16
+_VECTOR = 16
 _SIZES = np.array([256, 256 * 3, _MATCHES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8], np.int64)
 # A row of weights is learned faster at first: after n times by 16 / (1 + n / 1024) more.
 _ROW_BOOST = 16 << 20
@@ -135,9 +142,11 @@ class Memory:
         self.maps = np.tile(middle, (kinds, count + 1, _CONFIDENCES, 1)).astype(np.int32)
         self.indirect = np.tile(_indirect_start(), (kinds, count + 1, 1, 1, 1))
         # Two inputs a context, two of order 1, two of the match, two of the expert, a constant.
-        inputs = 2 * count + 7
+        self.inputs = 2 * count + 7
         rows = int(_SIZES.sum())
-        self.weights = np.full((kinds, rows, inputs), 65536 // 16, np.int32)
+        # More that are always 0, so that the loops over them are of whole vectors.
+        padded = -(-self.inputs // _VECTOR) * _VECTOR
+        self.weights = np.full((kinds, rows, padded), 65536 // 16, np.int32)
         self.uses = np.zeros((kinds, rows), np.int64)
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
         self.corrections = np.tile(middle << _FINER, (kinds, 1024 + 65536, 1)).astype(np.int32)
@@ -345,6 +354,14 @@ def _match_bucket(length: Any) -> Any:
 
 
 @jit
+def _cell_of(c: Any, v: Any) -> Any:
+    """Where the indirect map of a context has what followed histories like that of node v."""
+    stage = _STAGES[np.int64(v & _COUNT_MASK)]
+    history = np.int64(v >> _HISTORY_SHIFT) & 127
+    return ((c * 128 + history) * 3 + stage) * 4 + np.int64(v >> np.uint32(30))
+
+
+@jit
 def _context_inputs(
     nodes: Any, direct: Any, maps: Any, indirect: Any, node: Any, near: Any, stage: Any, x: Any
 ) -> None:
@@ -357,15 +374,17 @@ def _context_inputs(
         v = nodes[node[c]] if c < C else direct[node[c]]
         n = np.int64(v & _COUNT_MASK)
         stage[c] = _BUCKETS[n]
-        p, near[c] = _interpolate(maps[c, stage[c]], _stretch(np.int64(v >> np.uint32(16))))
+        top = np.int64(v >> _TOP_SHIFT)
+        low = (c * _CONFIDENCES + stage[c]) * _CELLS + _LOW_CELL[top]
+        share = _SHARE[top]
+        near[c] = low + (1 if share * 2 >= _CELL else 0)
         if n == 0 and c < C:
             x[2 * c] = 0
             x[2 * c + 1] = 0
         else:
-            history = np.int64(v >> _HISTORY_SHIFT) & 127
-            quarter = np.int64(v >> np.uint32(30))
-            x[2 * c] = _stretch(p)
-            x[2 * c + 1] = _stretch(np.int64(indirect[c, history, _STAGES[n], quarter]))
+            p = maps[low] * (_CELL - share) + maps[low + 1] * share
+            x[2 * c] = STRETCH[np.uint32(p) // _CELL_OF_16]
+            x[2 * c + 1] = STRETCH[indirect[_cell_of(c, v)] >> 4]
 
 
 @jit
@@ -376,7 +395,6 @@ def _learn_contexts(
     indirect: Any,
     node: Any,
     near: Any,
-    stage: Any,
     bit: Any,
     limit: Any,
 ) -> None:
@@ -385,11 +403,9 @@ def _learn_contexts(
     for c in range(C + 1):
         v = nodes[node[c]] if c < C else direct[node[c]]
         n = np.int64(v & _COUNT_MASK)
-        history = np.int64(v >> _HISTORY_SHIFT) & 127
-        quarter = np.int64(v >> np.uint32(30))
-        cells = indirect[c, history, _STAGES[n]]
-        cells[quarter] += (target - cells[quarter]) >> 7
-        history = history * 2 + bit
+        cell = _cell_of(c, v)
+        indirect[cell] += (target - indirect[cell]) >> 7
+        history = (np.int64(v >> _HISTORY_SHIFT) & 127) * 2 + bit
         if history > 127:
             history = (history & 63) | 64
         p = np.int64(v >> _P_SHIFT)
@@ -399,8 +415,7 @@ def _learn_contexts(
             nodes[node[c]] = v
         else:
             direct[node[c]] = v
-        trusted = maps[c, stage[c]]
-        trusted[near[c]] += (target - trusted[near[c]]) >> 7
+        maps[near[c]] += (target - maps[near[c]]) >> 7
 
 
 @jit
@@ -534,19 +549,20 @@ def code_tokens(
     own = len(contexts[0])  # contexts, and then the memory's
     C = own + OWN_CONTEXTS
     streams = len(position)
-    inputs = 2 * C + 7
+    inputs = weights.shape[2]
     bits = 0.0
     below = np.empty(V + 1, np.int64)  # frequencies of all tokens before each
     hashes = np.empty(C, np.uint64)
     bases = np.empty(C, np.int64)
-    node = np.empty(C + 1, np.int64)
-    near = np.empty(C + 1, np.int64)
+    node = np.empty(C + 1, np.uint64)
+    near = np.empty(C + 1, np.uint64)
     stage = np.empty(C + 1, np.int64)
-    x = np.empty(inputs, np.int32)
+    x = np.zeros(inputs, np.int32)
     rows = np.empty(SETS, np.int64)
     outs = np.empty(SETS, np.int64)
     ps = np.empty(SETS, np.int64)
     window = past.shape[1] - 1
+    flat_maps, flat_indirect = maps.reshape(len(maps), -1), indirect.reshape(len(maps), -1)
     for i in range(len(symbols)):
         b = i % streams
         last = so_far[0][b]
@@ -598,7 +614,9 @@ def code_tokens(
                     for c in range(C):
                         node[c] = _scaled(_remix(hashes[c], 1), len(ends))
                     node[C] = c1 << 8
-                    _context_inputs(ends, direct, maps[1], indirect[1], node, near, stage, x)
+                    _context_inputs(
+                        ends, direct, flat_maps[1], flat_indirect[1], node, near, stage, x
+                    )
                 else:
                     if nibble_at != k // 4:
                         nibble_at = k // 4
@@ -611,7 +629,9 @@ def code_tokens(
                     for c in range(C):
                         node[c] = bases[c] + nibble
                     node[C] = (c1 << 8) | c0
-                    _context_inputs(nodes, direct, maps[0], indirect[0], node, near, stage, x)
+                    _context_inputs(
+                        nodes, direct, flat_maps[0], flat_indirect[0], node, near, stage, x
+                    )
                 e = 2 * C + 2
                 matched = length > 0 and (kind or (expected >> (8 - k)) == c0)
                 bucket = _match_bucket(length) + 32 * misses
@@ -673,7 +693,7 @@ def code_tokens(
                     f2[s] += np.int32((outs[s] * error2 + (1 << 23)) >> 24)
                 counted = ends if kind else nodes
                 _learn_contexts(
-                    counted, direct, maps[kind], indirect[kind], node, near, stage, bit, limit
+                    counted, direct, flat_maps[kind], flat_indirect[kind], node, near, bit, limit
                 )
                 first[near1] += (bit * _ALL - first[near1]) >> 6
                 second[near2] += (bit * _ALL - second[near2]) >> 6
