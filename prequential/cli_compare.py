@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prequential.errors import FileError
+from prequential.errors import FileError, PrequentialError
 from prequential.files import atomic_output, check_target, display
 
 if TYPE_CHECKING:
@@ -55,14 +55,21 @@ def _compare(args: argparse.Namespace, source: str) -> None:
     if args.json:
         check_target(args.json, source, force=args.force, binary=False)
     rows: list[Row] = []
+    failed: list[str] = []
     for path in paths:
         for method in methods:
             print(f"{display(path.name)}: {method}", file=sys.stderr)
-            rows += compare.run(path, [method], decode=args.decode, threads=args.threads)
+            try:
+                rows += compare.run(path, [method], decode=args.decode, threads=args.threads)
+            except PrequentialError as error:  # the others' figures stand
+                print(f"left out: {display(str(error))}", file=sys.stderr)
+                failed.append(str(error))
     _show(rows, args.weissman)
     if args.json:
         with atomic_output(args.json, force=args.force) as output:
-            output.file.write(compare.to_json(rows, missing).encode() + b"\n")
+            output.file.write(compare.to_json(rows, missing, failed).encode() + b"\n")
+    if failed:
+        raise PrequentialError(f"{len(failed)} runs failed, see above")
 
 
 def _show(rows: "list[Row]", scores: bool) -> None:
@@ -85,6 +92,7 @@ def _show(rows: "list[Row]", scores: bool) -> None:
             f"{row.encode_peak_bytes / 1e6:.0f}",
         ]
         if scores:
-            cells.append(f"{compare.weissman(row, references[row.file]):.2f}")
+            reference = references.get(row.file)
+            cells.append(f"{compare.weissman(row, reference):.2f}" if reference else "")
         table.add_row(display(row.file), row.method, *cells)
     Console(width=None if sys.stdout.isatty() else 120).print(table)

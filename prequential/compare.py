@@ -50,8 +50,18 @@ def _brotli(data: bytes) -> bytes:
     return bytes(import_module("brotli").compress(data, quality=11, lgwin=24))
 
 
+# pyppmd's default, variant I, does not give every file back (1.3.1); variant H is the one of 7-Zip.
+_PPMD_ORDER, _PPMD_BYTES = 16, 1 << 28
+
+
 def _ppmd(data: bytes) -> bytes:
-    return bytes(import_module("pyppmd").compress(data, max_order=16, mem_size=1 << 28))
+    encoder = import_module("pyppmd").Ppmd7Encoder(_PPMD_ORDER, _PPMD_BYTES)
+    return len(data).to_bytes(4, "little") + bytes(encoder.encode(data) + encoder.flush())
+
+
+def _unppmd(archive: bytes) -> bytes:
+    decoder = import_module("pyppmd").Ppmd7Decoder(_PPMD_ORDER, _PPMD_BYTES)
+    return bytes(decoder.decode(archive[4:], int.from_bytes(archive[:4], "little")))
 
 
 # In a process of its own: name -> (compress, decompress).
@@ -61,10 +71,7 @@ LIBRARIES: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] 
     "xz -9e": (lambda d: lzma.compress(d, preset=9 | lzma.PRESET_EXTREME), lzma.decompress),
     "zstd -22": (_zstandard, lambda d: import_module("zstandard").ZstdDecompressor().decompress(d)),
     "brotli 11": (_brotli, lambda d: import_module("brotli").decompress(d)),
-    "PPMd o16": (
-        _ppmd,
-        lambda d: import_module("pyppmd").decompress(d, max_order=16, mem_size=1 << 28),
-    ),
+    "PPMd o16": (_ppmd, _unppmd),
 }
 _NEEDS = {"zstd -22": "zstandard", "brotli 11": "brotli", "PPMd o16": "pyppmd"}
 # On the PATH: name -> program, compressing, decompressing; {i} and {o} are input and output.
@@ -172,11 +179,12 @@ def weissman(row: Row, reference: Row) -> float:
     )
 
 
-def to_json(rows: Sequence[Row], missing: Sequence[str]) -> str:
-    """All rows, the machine's cores, and what was not found."""
+def to_json(rows: Sequence[Row], missing: Sequence[str], failed: Sequence[str] = ()) -> str:
+    """All rows, the machine's cores, what was not found, and what went wrong."""
     document = {
         "cores": os.cpu_count(),
         "not_found": list(missing),
+        "failed": list(failed),
         "rows": [asdict(row) for row in rows],
     }
     return json.dumps(document, indent=1)

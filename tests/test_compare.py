@@ -39,6 +39,22 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rar" in capsys.readouterr().err
 
 
+def test_one_that_fails_leaves_the_others_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(compare.PROGRAMS, "broken", ("false", "false {i} {o}", ""))
+    file, out = tmp_path / "words.txt", tmp_path / "figures.json"
+    file.write_bytes(text(500))
+    methods = ["--presets", "tiny", "--methods", "broken,zlib -9"]
+    assert main(["compare", str(file), *methods, "--weissman", "--json", str(out)]) == 1
+    shown = capsys.readouterr()
+    assert "left out: broken failed" in shown.err
+    assert "zlib -9" in shown.out
+    document = json.loads(out.read_text())
+    assert [row["method"] for row in document["rows"]] == ["preq tiny", "zlib -9"]
+    assert len(document["failed"]) == 1
+
+
 def test_weissman_of_the_reference_is_one() -> None:
     row = compare.Row("f", "m", 1000, 500, 4.0, 0.5, None, 1)
     assert compare.weissman(row, row) == 1.0
