@@ -91,9 +91,8 @@ _CELLS = 33  # of an adaptive map, 3 * 256 / 4 logits apart
 _CELL = 192
 _TOP_SHIFT = np.uint32(20)
 # Of a logit's place among the cells, by the index into STRETCH: the lower cell, and how far on.
-_LOW_CELL, _SHARE = np.divmod(
-    np.clip(STRETCH, -LOGIT_MAX, LOGIT_MAX).astype(np.int64) + 3072, _CELL
-)
+_PLACES = np.clip(STRETCH, -LOGIT_MAX, LOGIT_MAX).astype(np.int64) + 3072
+_LOW_CELL, _SHARE = _PLACES // _CELL, _PLACES % _CELL
 _CELL_OF_16 = np.uint32(_CELL * 16)
 
 

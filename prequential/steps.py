@@ -147,7 +147,7 @@ class Steps:
         """The gradient (n, D) before the convolution, which takes its step, at dy (n, D) behind."""
         if not self._taps:
             return dy
-        dx = np.empty_like(dy)
+        dx = np.empty(dy.shape, np.float32)
         inputs, _ = self._convolution
         _enter_backward(dy, inputs, self.model.B, self._taps, constants, dx)
         return dx
