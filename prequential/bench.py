@@ -273,7 +273,7 @@ class _Bench:
         tables = ngrams.Ngrams(c.ngrams, c.streams, c.chunk)
 
         def learn(chunk: np.ndarray) -> None:
-            columns.locate(
+            columns.take_in(
                 history.state(), history.pieces, chunk, embeddings.state(), tables.state()
             )
             rows = torch.from_numpy(embeddings.gather(0, len(chunk))).requires_grad_()
@@ -317,14 +317,16 @@ _STAGES: list[tuple[str, Any, str]] = [
     (FORWARD, steps, "forward_columns"),
     (BACKWARD, steps, "_backward"),
     (BACKWARD, steps, "_enter_backward"),
+    (BACKWARD, kernels, "convolve_backward"),
     (OPTIMIZER, steps, "_update"),
-    ("contexts", columns, "locate"),
+    (OPTIMIZER, optimizer, "_adam _sgd"),
+    ("contexts", columns, "take_in"),
     ("embeddings", embeddings_module.Embeddings, "gather learn"),
-    ("n-grams", ngrams.Ngrams, "learn"),
+    ("n-grams", ngrams.Ngrams, "add_logits learn"),
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
     (COLUMNS, columns, "decode"),
-    ("gradient of the loss", kernels, "gradient"),
+    ("frequencies, gradient", kernels, "frequencies gradient"),
 ]
 
 

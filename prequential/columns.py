@@ -16,11 +16,17 @@ from prequential.contexts import push_column
 
 
 @jit
-def locate(history: Any, pieces: Any, chunk: Any, inputs: Any, tables: Any) -> None:
-    """Remember what the predictions of a known chunk (T, B) rest on, and take it in."""
+def locate(history: Any, column: Any, inputs: Any, tables: Any) -> None:
+    """Remember what the predictions of a column rest on, which comes next in the history."""
+    embeddings.locate(history, column, inputs)
+    ngrams.locate(history, column, tables)
+
+
+@jit
+def take_in(history: Any, pieces: Any, chunk: Any, inputs: Any, tables: Any) -> None:
+    """Locate the columns of a known chunk (T, B), and append them to the history."""
     for t in range(len(chunk)):
-        embeddings.locate(history, t, inputs)
-        ngrams.locate(history, t, tables)
+        locate(history, t, inputs, tables)
         push_column(history, pieces, chunk[t])
 
 
@@ -52,8 +58,7 @@ def decode(
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
-        embeddings.locate(history, t, inputs)
-        ngrams.locate(history, t, tables)
+        locate(history, t, inputs, tables)
         embeddings.gather_rows(table, rows[t], entrance[a:b])
         counters[:] = 0
         steps.forward_columns(counters, t, t + 1, streams, *forward, tables, frequencies)

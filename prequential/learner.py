@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prequential import columns, embeddings, kernels, ngrams, numerics, shares
+from prequential import columns, kernels, numerics, shares
 from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
@@ -81,15 +81,13 @@ class Learner:
     def predict(self, chunk: np.ndarray) -> np.ndarray:
         """Frequencies (T * B, V) int32 of a known chunk (T, B), in one forward pass."""
         self._pace.start()
-        columns.locate(self.history.state(), self.history.pieces, chunk, *self._sparse())
+        columns.take_in(self.history.state(), self.history.pieces, chunk, *self._sparse())
         return self._forward(0, len(chunk))
 
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
         self._pace.start()
-        inputs, tables = self._sparse()
-        embeddings.locate(self.history.state(), column, inputs)
-        ngrams.locate(self.history.state(), column, tables)
+        columns.locate(self.history.state(), column, *self._sparse())
         return self._forward(column, column + 1)
 
     def _sparse(self) -> tuple[Any, Any]:
