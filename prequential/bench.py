@@ -260,7 +260,9 @@ class _Bench:
                 fused.forward(rows, 0, none, frequencies, lambda _: None)
                 kernels.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
                 constants = step.advance(self.tokens)
-                fused.enter_backward(fused.backward(dlogits)(), constants)
+                backward = fused.backward(dlogits)
+                steps.backward(*backward)
+                fused.enter_backward(backward[3], constants)
                 fused.update(self.tokens, constants)()
                 fused.advance(c.chunk)
 
@@ -315,7 +317,7 @@ OPTIMIZER = "optimizer"
 COLUMNS = "a decoder's columns, all from embeddings to coder"
 _STAGES: list[tuple[str, Any, str]] = [
     (FORWARD, steps, "forward_columns"),
-    (BACKWARD, steps, "_backward"),
+    (BACKWARD, steps, "backward"),
     (BACKWARD, steps, "_enter_backward"),
     (BACKWARD, kernels, "convolve_backward"),
     (OPTIMIZER, steps, "_update"),
@@ -344,7 +346,7 @@ def _products_seconds(config: Config) -> dict[str, float]:
         columns, weight = np.ones((outputs, n), np.float32), np.ones((outputs, inputs), np.int8)
         gradient = np.empty(weight.shape, np.float32)
         for stage, product, operands in (
-            (FORWARD, steps._products, (x, weight, dy)),
+            (FORWARD, steps._products, (x.astype(np.int16), weight, 0, dy)),
             (BACKWARD, steps._matmul, (dy, weight, x)),
             (OPTIMIZER, steps._matmul, (columns, x, gradient)),
         ):

@@ -2,8 +2,8 @@
 
 It is the import closure of `prequential.decoding` within the package (libraries are named in the
 report, not counted), without what does not run: comments, docstrings, blank lines, annotations of
-functions. It is packed in a fixed order and compressed with LZMA. `selfextract` runs exactly these
-bytes.
+functions, layout. It is packed in a fixed order and compressed with LZMA, whose model of positions
+is told that text has none. `selfextract` runs exactly these bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import io
 import lzma
+import re
 import tokenize
 from collections.abc import Iterator
 from functools import cache
@@ -51,48 +52,63 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 def bare(source: bytes) -> bytes:
     r"""Source without comments, docstrings, blank lines and annotations of functions.
 
+    Every statement has a line of its own, indented by one space a level.
+
     >>> bare(b"'doc'\n\nx = 1  # why\ndef f(x: int) -> str:\n    'doc'\n    return '#'\n")
-    b"x = 1\ndef f(x):\n    return '#'\n"
+    b"x = 1\ndef f(x):\n return '#'\n"
     """
-    text = _unannotated(source).decode()
-    lines = text.splitlines(keepends=True)
+    text = _cut(source).decode()
+    lines = text.splitlines()
+    out: list[str] = []
+    depth = 0
+    end: tuple[int, int] | None = None  # of the token before, on the same line of output
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
+        if token.type in (tokenize.INDENT, tokenize.DEDENT):
+            depth += 1 if token.type == tokenize.INDENT else -1
+        elif token.type == tokenize.NEWLINE:
+            out.append("\n")
+            end = None
+        elif token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER):
             row, column = token.start
-            lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
-            first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                assert first.end_lineno is not None
-                if isinstance(first.value.value, str):
-                    lines[first.lineno - 1 : first.end_lineno] = [
-                        " " * first.col_offset + "0\n" if len(node.body) == 1 else "\n"
-                    ] + ["\n"] * (first.end_lineno - first.lineno)
-    return "".join(line for line in lines if line.strip()).encode()
+            if end is None:
+                out.append(" " * depth)
+            elif end[0] == row:
+                out.append(lines[row - 1][end[1] : column])
+            elif re.fullmatch(r"\w\w", out[-1][-1] + token.string[0]):
+                out.append(" ")
+            out.append(token.string)
+            end = token.end
+    return "".join(out).encode()
 
 
-def _unannotated(source: bytes) -> bytes:
+def _cut(source: bytes) -> bytes:
+    """Source without docstrings and annotations of functions."""
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
 
-    def end(node: ast.AST) -> int:
-        assert isinstance(node, ast.expr)
+    def span(node: ast.AST) -> tuple[int, int]:
+        assert isinstance(node, ast.expr | ast.arg)
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
-        return starts[node.end_lineno - 1] + node.end_col_offset
+        first = starts[node.lineno - 1] + node.col_offset
+        return first, starts[node.end_lineno - 1] + node.end_col_offset
 
     cuts = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.arg) and node.annotation is not None:
-            name = starts[node.lineno - 1] + node.col_offset + len(node.arg.encode())
-            cuts.append((name, end(node.annotation)))
+            name = span(node)[0] + len(node.arg.encode())
+            cuts.append((name, span(node.annotation)[1], b""))
         elif isinstance(node, ast.FunctionDef) and node.returns is not None:
-            arrow = source.rindex(b"->", 0, end(node.returns))
-            cuts.append((source.rindex(b")", 0, arrow) + 1, end(node.returns)))
-    for a, b in sorted(cuts, reverse=True):
-        source = source[:a] + source[b:]
+            end = span(node.returns)[1]
+            arrow = source.rindex(b"->", 0, end)
+            cuts.append((source.rindex(b")", 0, arrow) + 1, end, b""))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                cuts.append((*span(first.value), b"0" if len(node.body) == 1 else b""))
+    for a, b, instead in sorted(cuts, reverse=True):
+        source = source[:a] + instead + source[b:]
     return source
 
 
@@ -101,7 +117,8 @@ def packed() -> bytes:
     """The closure as one LZMA stream: for each file a line "name size", then its bytes."""
     files = {f"{name}.py": bare(source) for name, source in closure().items()}
     joined = b"".join(f"{name} {len(f)}\n".encode() + f for name, f in files.items())
-    return lzma.compress(joined, format=lzma.FORMAT_ALONE, preset=9 | lzma.PRESET_EXTREME)
+    lzma1 = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0}
+    return lzma.compress(joined, format=lzma.FORMAT_ALONE, filters=[lzma1])
 
 
 def code_bytes() -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prequential import coder, embeddings, memory, ngrams, steps
-from prequential.coder import DECODE
+from prequential import coder, embeddings, kernels, memory, ngrams, shares, steps
+from prequential.coder import DECODE, TOTAL_BITS
 from prequential.compiled import jit
 from prequential.contexts import push_column
 
@@ -31,13 +31,34 @@ def take_in(history: Any, pieces: Any, chunk: Any, inputs: Any, tables: Any) -> 
 
 
 @jit
+def assist(columns: Any, streams: Any, pieces: Any, transformer: Any, backward: Any) -> None:
+    """What a second thread does beside `decode`: pieces of columns, then their backward pass.
+
+    Of the latter only the first phase, as far as columns are decoded.
+    """
+    counters, _, forward, scratch = transformer
+    x, _, layers, temperature, logits = forward
+    for t in range(columns):
+        shares.wait(counters, 0, t + 1)
+        steps.share_column(counters, pieces, t, streams, x, layers, temperature, logits, scratch)
+        if t > 0 and t % steps.COLUMNS == 0:
+            count, piece = len(backward[4][0][0][0]), shares.claim(backward[0], 0)
+            # All may be decoded, and even learned, by now.
+            if piece * steps.COLUMNS < columns:
+                steps.backward_rows(piece, count, *backward[1:6])
+                shares.done(backward[0], 0)
+
+
+@jit
 def decode(
     chunk: Any,
     count: Any,
     frequencies: Any,
+    dlogits: Any,
     history: Any,
-    pieces: Any,
+    vocabulary: Any,
     inputs: Any,
+    pieces: Any,
     transformer: Any,
     tables: Any,
     past: Any,
@@ -47,21 +68,25 @@ def decode(
 ) -> Any:
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
-    frequencies (T * B, V) int32 receives those of every token. history, inputs, transformer, tables
-    and past are what the parts of a learner give as their `state`; past is None where there is no
-    memory. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the payload's end
+    frequencies (T * B, V) int32 receives those of every token, and dlogits (T * B, V) float32 the
+    gradient. history, inputs, transformer, tables and past are what the parts of a learner give as
+    their `state`; past is None where there is no memory. The transformer's phases have so many
+    pieces. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the payload's end
     is not decoded.
     """
     table, rows = inputs[5:]
-    counters, entrance, forward = transformer
+    counters, entrance, forward, scratch = transformer
+    x, convolution, layers, temperature, logits = forward
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
         locate(history, t, inputs, tables)
         embeddings.gather_rows(table, rows[t], entrance[a:b])
-        counters[:] = 0
-        steps.forward_columns(counters, t, t + 1, streams, *forward, tables, frequencies)
+        steps.convolve(convolution, a, b, streams, x)
+        shares.done(counters, 0)
+        steps.share_column(counters, pieces, t, streams, x, layers, temperature, logits, scratch)
+        steps.finish(a, b, layers, logits, tables, frequencies)
         symbols = chunk[t, : min(streams, count - a)]
         expected = frequencies[a:b]
         if past is None:
@@ -72,7 +97,11 @@ def decode(
                 DECODE, symbols, expected, *past, state, payload, position
             )
             bits += spent
+        kernels.gradient(expected, chunk[t], len(symbols), TOTAL_BITS, dlogits[a:b])
         if position > len(payload):
+            # Nobody is to wait for the rest.
+            for _ in range(columns):
+                shares.done(counters, 0)
             break
-        push_column(history, pieces, chunk[t])
+        push_column(history, vocabulary, chunk[t])
     return position, bits

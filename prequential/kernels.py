@@ -113,6 +113,8 @@ def quantise_heads(
     products: Any,
     row: Any,
     column: Any,
+    first: Any,
+    end: Any,
     query: Any,
     query_scale: Any,
     key: Any,
@@ -122,22 +124,22 @@ def quantise_heads(
 ) -> None:
     """products (n, 3D) * row * column, split into parts and heads, each quantised.
 
-    query, key and value are (columns, G, hs) with scales (columns, G), G = streams * heads.
+    query, key and value are (columns, G, hs) with scales (columns, G), G = streams * heads; only
+    the heads first..end of G are set.
     """
     columns, groups, hs = query.shape
     streams = products.shape[0] // columns
     heads = groups // streams
-    y = np.empty(products.shape[1], np.float32)
+    y = np.empty(hs, np.float32)
     for i in range(products.shape[0]):
-        for j in range(len(y)):
-            y[j] = products[i, j] * row[i] * column[j]
-        t, first = i // streams, i % streams * heads
-        for h in range(heads):
-            g = first + h
-            a, b, c = h * hs, (heads + h) * hs, (2 * heads + h) * hs
-            query_scale[t, g] = quantise_row(y[a : a + hs], query[t, g])
-            key_scale[t, g] = quantise_row(y[b : b + hs], key[t, g])
-            value_scale[t, g] = quantise_row(y[c : c + hs], value[t, g])
+        t, before = i // streams, i % streams * heads
+        for g in range(max(first, before), min(end, before + heads)):
+            at = (g - before) * hs
+            for out, scale in ((query, query_scale), (key, key_scale), (value, value_scale)):
+                for j in range(hs):
+                    y[j] = products[i, at + j] * row[i] * column[at + j]
+                scale[t, g] = quantise_row(y, out[t, g])
+                at += heads * hs
 
 
 @jit
@@ -220,13 +222,13 @@ def scale_outer(products: Any, row: Any, column: Any, out: Any) -> None:
 
 
 @jit
-def add_scaled_outer(products: Any, row: Any, column: Any, out: Any) -> None:
-    """out (N, M) += products * row[:, None] * column[None, :]."""
+def add_scaled_outer(products: Any, row: Any, column: Any, first: Any, out: Any) -> None:
+    """out[:, first : first + M] += products (N, M) * row[:, None] * column[None, :]."""
     rows, columns = products.shape
     for i in range(rows):
-        r = row[i]
+        r, o = row[i], out[i, first : first + columns]
         for j in range(columns):
-            out[i, j] += products[i, j] * r * column[j]
+            o[j] += products[i, j] * r * column[j]
 
 
 @jit

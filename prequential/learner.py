@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prequential import columns, kernels, numerics, shares
+from prequential import columns, kernels, numerics, shares, steps
 from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
@@ -64,6 +64,8 @@ class Learner:
         self._others = threads - 1
         self._pace = shares.Pace()
         self._update: Callable[[], None] | None = None  # of the last step, not yet complete
+        # What decoding a chunk leaves for learning it.
+        self._decoded: tuple[np.ndarray, tuple[Any, ...]] | None = None
         # By default a thread's products would be split over threads of their own, busily waiting.
         self._pool = (
             ThreadPoolExecutor(threads - 1, initializer=torch.set_num_threads, initargs=(1,))
@@ -99,11 +101,19 @@ class Learner:
         assert self.steps is not None
         self._pace.start()
         self.settle()
+        dlogits = np.empty((chunk.size, self.frequencies.shape[1]), np.float32)
+        transformer, backward = self.steps.state(len(chunk)), self.steps.backward(dlogits)
+        pieces = 1
+        if self._pool is not None and self._pace.together:
+            pieces = 2
+            T, B = chunk.shape
+            self._pool.submit(lambda: columns.assist(T, B, pieces, transformer, backward))
         decoded: tuple[int, float] = columns.decode(
-            chunk, count, self.frequencies, self.history.state(), self.history.pieces,
-            self.embeddings.state(), self.steps.state(), self.ngrams.state(),
+            chunk, count, self.frequencies, dlogits, self.history.state(), self.history.pieces,
+            self.embeddings.state(), pieces, transformer, self.ngrams.state(),
             self.memory and self.memory.state(), state, payload, position,
         )  # fmt: skip
+        self._decoded = dlogits, backward
         return decoded
 
     def observe(self, symbols: np.ndarray) -> None:
@@ -115,11 +125,12 @@ class Learner:
 
         Then one on a past chunk for every further epoch.
         """
-        dlogits = self._gradient(chunk, count)
+        dlogits, backward = self._decoded or (self._gradient(chunk, count), None)
+        self._decoded = None
         targets = chunk.reshape(-1)
         # The tables and the transformer learn independently of each other.
         self.beside(lambda: self.ngrams.learn(dlogits[:count], targets[:count]))
-        self._learn_dense(dlogits, count, len(chunk))
+        self._learn_dense(dlogits, count, len(chunk), backward)
         if self._past is not None and self._past_count:
             for _ in range(self._replays):
                 self._replay(self.draw.below(self._past_count), self._past)
@@ -235,13 +246,21 @@ class Learner:
             kernels.frequencies(logits, TOTAL_BITS, frequencies)
         return frequencies
 
-    def _learn_dense(self, dlogits: np.ndarray, count: int, columns: int) -> None:
+    def _learn_dense(
+        self,
+        dlogits: np.ndarray,
+        count: int,
+        columns: int,
+        backward: tuple[Any, ...] | None = None,
+    ) -> None:
+        """A step at dlogits (T * B, V), unless its backward pass has begun."""
         constants = self.optimizer.advance(count)
         if self.steps is not None:
-            pass_back = self.steps.backward(dlogits)
+            arguments = backward or self.steps.backward(dlogits)
             update = self.steps.update(len(dlogits), constants)
-            self._join(lambda: (pass_back(), update()))
-            rows = self.steps.enter_backward(pass_back(), constants)
+            self._join(lambda: (steps.backward(*arguments), update()))
+            steps.backward(*arguments)
+            rows = self.steps.enter_backward(arguments[3], constants)
             self.embeddings.learn(rows[:count])
             self.steps.advance(columns)
             self._update = update

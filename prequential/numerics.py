@@ -189,6 +189,8 @@ def quantise_heads(
             products.numpy(),
             row.numpy(),
             column.numpy(),
+            0,
+            query[0].shape[1],
             *(part.numpy() for part in (*query, *key, *value)),
         )
         return

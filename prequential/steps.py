@@ -32,7 +32,7 @@ from prequential.optimizer import Weight
 
 _EPSILON = np.float32(NORM_EPSILON)
 _BOUND = np.float32(WEIGHT_BOUND)
-_COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
+COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
 _NUMBERS = 4096  # of a piece of the update, about
 
 # Runs a call on every other thread that has time for it, and returns at once.
@@ -92,6 +92,12 @@ class Steps:
         each = len(x) // model.B, len(slopes)
         shapes = (*each, hs), each, each, (len(x), 3 * x.shape[1])
         self._heads_gradient = tuple(np.zeros(shape, np.float32) for shape in shapes)
+        # Of one column, which threads share.
+        self._scratch = (
+            np.zeros((len(slopes), 1, hs), np.float32),
+            np.zeros((len(slopes), 1), np.float32),
+            np.zeros((model.B, positive.shape[2]), np.float32),
+        )
         self._phases = 2 * len(attentions) + 3
         self.quantise()
 
@@ -126,22 +132,22 @@ class Steps:
         join(lambda: forward_columns(*arguments))
         forward_columns(*arguments)
 
-    def state(self) -> tuple[Any, ...]:
-        """What a compiled loop over columns takes: counters, where rows enter, and the rest."""
-        return shares.phases(self._phases), self._input, self._state
+    def state(self, columns: int) -> tuple[Any, ...]:
+        """What `columns.decode` takes of it: counters for so many columns, and buffers."""
+        phases = 1 + columns * phases_of_column(len(self._layers[0][0][0]))
+        return shares.phases(phases), self._input, self._state, self._scratch
 
-    def backward(self, dlogits: np.ndarray) -> Callable[[], np.ndarray]:
-        """What finds the gradient (n, D) behind the convolution at dlogits (n, V) of all rows.
+    def backward(self, dlogits: np.ndarray) -> tuple[Any, ...]:
+        """What the function `backward` takes at dlogits (n, V) of all rows, which may follow later.
 
-        Any number of threads may call it; when it returns, the gradient is complete.
+        Any number of threads may call it; when it returns, the gradient (n, D) behind the
+        convolution, the fourth of these, is complete.
         """
-        model, n = self.model, len(dlogits)
-        dx = np.zeros((n, model.x.shape[1]), np.float32)
-        arguments = (
-            shares.phases(self._phases), model.B, dlogits, dx, self._layers,
+        dx = np.zeros((len(dlogits), self.model.x.shape[1]), np.float32)
+        return (
+            shares.phases(self._phases), self.model.B, dlogits, dx, self._layers,
             self._heads_gradient, self._slope,
         )  # fmt: skip
-        return lambda: _backward(*arguments) or dx
 
     def enter_backward(self, dy: np.ndarray, constants: np.ndarray) -> np.ndarray:
         """The gradient (n, D) before the convolution, which takes its step, at dy (n, D) behind."""
@@ -201,18 +207,15 @@ def _parts(weight: Weight) -> tuple[np.ndarray, ...]:
 
 
 @jit
-def _products(xq: Any, weight: Any, out: Any) -> None:
-    """out (n, M) = integer rows xq (n, K) times weight (M, K) int8 or int16, transposed."""
-    terms = weight.shape[1]
-    row = np.empty(terms, np.int16)
+def _products(xq: Any, weight: Any, first: Any, out: Any) -> None:
+    """out (n, first + M), from `first` on = rows xq (n, K) int16 @ weight (M, K) int8 or int16."""
     for i in range(xq.shape[0]):
-        for k in range(terms):
-            row[k] = np.int16(xq[i, k])
+        row = xq[i]
         for m in range(weight.shape[0]):
             total = np.int32(0)
-            for k in range(terms):
+            for k in range(len(row)):
                 total = np.int32(total + np.int32(np.int32(row[k]) * np.int32(weight[m, k])))
-            out[i, m] = np.float32(total)
+            out[i, first + m] = np.float32(total)
 
 
 @jit
@@ -259,16 +262,48 @@ def _matmul(a: Any, b: Any, out: Any) -> None:
 
 
 @jit
+def _kept(kept: Any, layer: Any, a: Any, b: Any, keep: Any) -> Any:
+    """Where rows a..b of a layer are put for the backward pass, or as much that is forgotten."""
+    rows = kept[layer, a:b]
+    return rows if keep else np.empty(rows.shape, np.float32)
+
+
+@jit
+def _enter(x: Any, a: Any, b: Any, layer: Any, linear: Any, rms: Any, keep: Any) -> Any:
+    """Rows a..b through the norm before a linear layer: int16 integers."""
+    xq, scale = _kept(linear[2], layer, a, b, keep), _kept(linear[3], layer, a, b, keep)
+    kernels.norm_quantise(x[a:b], _EPSILON, xq, scale, _kept(rms, layer, a, b, keep))
+    return xq.astype(np.int16), scale
+
+
+@jit
 def _enter_qkv(
-    x: Any, a: Any, b: Any, layer: Any, streams: Any, linear: Any, rms: Any, heads: Any
+    x: Any,
+    a: Any,
+    b: Any,
+    layer: Any,
+    streams: Any,
+    linear: Any,
+    rms: Any,
+    heads: Any,
+    first: Any,
+    end: Any,
+    keep: Any,
 ) -> None:
-    """Norm, projection and quantised heads of rows a..b."""
-    weight, weight_scale, xq, x_scale, _ = linear
+    """Norm, projection and quantised heads first..end of rows a..b."""
+    weight, weight_scale = linear[:2]
     query, query_scale, key, key_scale, value, value_scale, _ = heads
-    xq, x_scale = xq[layer, a:b], x_scale[layer, a:b]
-    kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, rms[layer, a:b])
+    xq, x_scale = _enter(x, a, b, layer, linear, rms, keep)
+    groups, hs = query.shape[2:]
+    each = groups // streams
     y = np.empty((b - a, weight.shape[1]), np.float32)
-    _products(xq, weight[layer], y)
+    for i in range(b - a):
+        before = i % streams * each
+        low, high = max(first - before, 0), min(end - before, each)
+        for part in range(3):
+            m = (part * each + low) * hs
+            rows = weight[layer, m : (part * each + high) * hs]
+            _products(xq[i : i + 1], rows, m, y[i : i + 1])
     window = key.shape[1] - query.shape[1]
     own = slice(a // streams, b // streams)
     new = slice(window + a // streams, window + b // streams)
@@ -276,6 +311,8 @@ def _enter_qkv(
         y,
         x_scale,
         weight_scale[layer],
+        first,
+        end,
         query[layer, own],
         query_scale[layer, own],
         key[layer, new],
@@ -286,87 +323,129 @@ def _enter_qkv(
 
 
 @jit
-def _attend(
-    x: Any,
+def _mix(
     a: Any,
     b: Any,
     layer: Any,
     streams: Any,
-    linear: Any,
     heads: Any,
     slopes: Any,
     temperature: Any,
+    low: Any,
+    high: Any,
+    mixed: Any,
+    mixed_scale: Any,
 ) -> None:
-    """x[a:b] += attention of the rows of whole columns."""
-    weight, weight_scale, oq, o_scale, _ = linear
+    """What heads low..high of whole columns see: mixed (G, columns, hs) * mixed_scale."""
     query, query_scale, key, key_scale, value, value_scale, weights = heads
     window = key.shape[1] - query.shape[1]
-    groups, hs = query.shape[2:]
+    hs = query.shape[3]
     first, end = a // streams, b // streams
     queries, keys = end - first, window + end - first
-    key, key_scale = key[layer, first : window + end], key_scale[layer, first : window + end]
-    value, value_scale = (
-        value[layer, first : window + end],
-        value_scale[layer, first : window + end],
-    )
-    scores = np.empty((groups, queries, keys), np.float32)
+    key, value = key[layer, first : window + end], value[layer, first : window + end]
+    scores = np.empty((high - low, queries, keys), np.float32)
     row = np.empty(hs, np.int32)
     for i in range(queries):
-        for g in range(groups):
+        for g in range(low, high):
             for j in range(hs):
                 row[j] = np.int32(query[layer, first + i, g, j])
             for k in range(i, window + i + 1):
                 total = np.int32(0)
                 for j in range(hs):
                     total = np.int32(total + np.int32(row[j] * np.int32(key[k, g, j])))
-                scores[g, i, k] = np.float32(total)
+                scores[g - low, i, k] = np.float32(total)
     share, folded = np.empty(scores.shape, np.float32), np.empty(scores.shape, np.float32)
-    folded_scale = np.empty((groups, queries), np.float32)
     kernels.attention_weights(
         scores,
-        query_scale[layer, first:end],
-        key_scale,
-        value_scale,
-        slopes,
+        query_scale[layer, first:end, low:high],
+        key_scale[layer, first : window + end, low:high],
+        value_scale[layer, first : window + end, low:high],
+        slopes[low:high],
         temperature,
         window,
         window,
         share,
         folded,
-        folded_scale,
+        mixed_scale[low:high],
     )
-    weights[layer, :, first:end, first : window + end] = share
-    mixed = np.zeros((groups, queries, hs), np.float32)
-    for g in range(groups):
+    weights[layer, low:high, first:end, first : window + end] = share
+    for g in range(low, high):
         for i in range(queries):
             out = mixed[g, i]
+            out[:] = np.float32(0)
             for k in range(i, window + i + 1):
-                f = folded[g, i, k]
+                f = folded[g - low, i, k]
                 for j in range(hs):
                     out[j] += f * value[k, g, j]
-    oq, o_scale = oq[layer, a:b], o_scale[layer, a:b]
-    kernels.merge_heads(mixed, folded_scale, oq, o_scale)
-    o = np.empty((b - a, x.shape[1]), np.float32)
-    _products(oq, weight[layer], o)
-    kernels.add_scaled_outer(o, o_scale, weight_scale[layer], x[a:b])
 
 
 @jit
-def _mlp(x: Any, a: Any, b: Any, layer: Any, up: Any, rms: Any, positive: Any, down: Any) -> None:
-    """x[a:b] += MLP."""
-    up_weight, up_weight_scale, xq, x_scale, _ = up
-    down_weight, down_weight_scale, hq, h_scale, _ = down
-    xq, x_scale = xq[layer, a:b], x_scale[layer, a:b]
-    hq, h_scale = hq[layer, a:b], h_scale[layer, a:b]
-    kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, rms[layer, a:b])
-    products = np.empty((b - a, up_weight.shape[1]), np.float32)
-    _products(xq, up_weight[layer], products)
-    kernels.relu_squared(
-        products, x_scale, up_weight_scale[layer], positive[layer, a:b], hq, h_scale
-    )
-    out = np.empty((b - a, x.shape[1]), np.float32)
-    _products(hq, down_weight[layer], out)
-    kernels.add_scaled_outer(out, h_scale, down_weight_scale[layer], x[a:b])
+def _merge(
+    x: Any,
+    a: Any,
+    b: Any,
+    layer: Any,
+    linear: Any,
+    mixed: Any,
+    mixed_scale: Any,
+    first: Any,
+    end: Any,
+    keep: Any,
+) -> None:
+    """x[a:b, first:end] += what the heads have mixed, projected."""
+    oq, scale = _kept(linear[2], layer, a, b, keep), _kept(linear[3], layer, a, b, keep)
+    kernels.merge_heads(mixed, mixed_scale, oq, scale)
+    _add_products(oq, scale, layer, linear, first, end, x[a:b])
+
+
+@jit
+def _add_products(
+    q: Any, scale: Any, layer: Any, linear: Any, first: Any, end: Any, out: Any
+) -> None:
+    """out[:, first:end] += these outputs of a linear layer for rows q * scale."""
+    weight, weight_scale = linear[:2]
+    products = np.empty((len(q), end - first), np.float32)
+    _products(q.astype(np.int16), weight[layer, first:end], 0, products)
+    kernels.add_scaled_outer(products, scale, weight_scale[layer, first:end], first, out)
+
+
+@jit
+def _up(
+    x: Any,
+    a: Any,
+    b: Any,
+    layer: Any,
+    up: Any,
+    rms: Any,
+    first: Any,
+    end: Any,
+    keep: Any,
+    products: Any,
+) -> None:
+    """Outputs first..end of the first half of an MLP, unscaled: products (n, hidden)."""
+    xq, _ = _enter(x, a, b, layer, up, rms, keep)
+    _products(xq, up[0][layer, first:end], first, products)
+
+
+@jit
+def _down(
+    x: Any,
+    a: Any,
+    b: Any,
+    layer: Any,
+    up: Any,
+    products: Any,
+    positive: Any,
+    down: Any,
+    first: Any,
+    end: Any,
+    keep: Any,
+) -> None:
+    """x[a:b, first:end] += the second half of the MLP."""
+    hq, scale = _kept(down[2], layer, a, b, keep), _kept(down[3], layer, a, b, keep)
+    active = _kept(positive, layer, a, b, keep)
+    kernels.relu_squared(products, up[3][layer, a:b], up[1][layer], active, hq, scale)
+    _add_products(hq, scale, layer, down, first, end, x[a:b])
 
 
 @jit
@@ -383,37 +462,120 @@ def forward_columns(
     tables: Any,
     frequencies: Any,
 ) -> None:
-    """Columns first..end, in pieces of `_COLUMNS` columns, a phase up to each layer's attention."""
+    """Columns first..end, in pieces of `COLUMNS` columns, a phase up to each layer's attention."""
     linears, norms, heads, slopes, positive = layers
-    inputs, taps = convolution
-    _, _, hashes, last, found, buckets, learned = tables
     count = linears[0][0].shape[0]
-    pieces = (end - first + _COLUMNS - 1) // _COLUMNS
-    past = taps.shape[0] * streams
+    groups, hs = heads[0].shape[2:]
+    width, hidden = x.shape[1], positive.shape[2]
+    pieces = (end - first + COLUMNS - 1) // COLUMNS
     for layer in range(count + 1):
         piece = shares.claim(counters, layer)
         while piece < pieces:
-            column = first + piece * _COLUMNS
-            a, b = column * streams, min(column + _COLUMNS, end) * streams
+            column = first + piece * COLUMNS
+            a, b = column * streams, min(column + COLUMNS, end) * streams
             if layer == 0:
-                if past > 0:
-                    kernels.convolve(inputs[a : past + b], taps, streams, x[a:b])
+                convolve(convolution, a, b, streams, x)
             else:
-                _attend(x, a, b, layer - 1, streams, linears[1], heads, slopes, temperature)
-                _mlp(x, a, b, layer - 1, linears[2], norms[1], positive, linears[3])
+                mixed = np.empty((groups, (b - a) // streams, hs), np.float32)
+                mixed_scale = np.empty(mixed.shape[:2], np.float32)
+                products = np.empty((b - a, hidden), np.float32)
+                before = layer - 1
+                _mix(
+                    a, b, before, streams, heads, slopes, temperature, 0, groups, mixed, mixed_scale
+                )
+                _merge(x, a, b, before, linears[1], mixed, mixed_scale, 0, width, True)
+                _up(x, a, b, before, linears[2], norms[1], 0, hidden, True, products)
+                _down(x, a, b, before, linears[2], products, positive, linears[3], 0, width, True)
             if layer < count:
-                _enter_qkv(x, a, b, layer, streams, linears[0], norms[0], heads)
+                _enter_qkv(x, a, b, layer, streams, linears[0], norms[0], heads, 0, groups, True)
             else:
-                weight, weight_scale, xq, x_scale, _ = linears[4]
-                xq, x_scale, out = xq[0, a:b], x_scale[0, a:b], logits[a:b]
-                kernels.norm_quantise(x[a:b], _EPSILON, xq, x_scale, norms[2][0, a:b])
-                _products(xq, weight[0], out)
-                kernels.scale_outer(out, x_scale, weight_scale[0], out)
-                ngrams.find_and_add(*learned, hashes[a:b], last[a:b], found[a:b], buckets[a:b], out)
-                kernels.frequencies(out, TOTAL_BITS, frequencies[a:b])
+                # Layer 0 of one, as a variable: a constant would be compiled anew.
+                head = layer - count
+                xq, _ = _enter(x, a, b, head, linears[4], norms[2], True)
+                _products(xq, linears[4][0][head], 0, logits[a:b])
+                finish(a, b, layers, logits, tables, frequencies)
             shares.done(counters, layer)
             piece = shares.claim(counters, layer)
         shares.wait(counters, layer, pieces)
+
+
+@jit
+def convolve(convolution: Any, a: Any, b: Any, streams: Any, x: Any) -> None:
+    """x[a:b] = the rows that entered, convolved with those before."""
+    inputs, taps = convolution
+    past = taps.shape[0] * streams
+    if past > 0:
+        kernels.convolve(inputs[a : past + b], taps, streams, x[a:b])
+
+
+@jit
+def finish(a: Any, b: Any, layers: Any, logits: Any, tables: Any, frequencies: Any) -> None:
+    """frequencies of rows a..b by the head's products, which are in logits, and the n-grams."""
+    head, out = layers[0][4], logits[a:b]
+    _, _, hashes, last, found, buckets, learned = tables
+    kernels.scale_outer(out, head[3][0, a:b], head[1][0], out)
+    ngrams.find_and_add(*learned, hashes[a:b], last[a:b], found[a:b], buckets[a:b], out)
+    kernels.frequencies(out, TOTAL_BITS, frequencies[a:b])
+
+
+@jit
+def share_column(
+    counters: Any,
+    pieces: Any,
+    column: Any,
+    streams: Any,
+    x: Any,
+    layers: Any,
+    temperature: Any,
+    logits: Any,
+    scratch: Any,
+) -> None:
+    """One column, behind the convolution, up to the head's products in logits.
+
+    Every phase is cut into `pieces` by heads or by outputs. What a phase needs as a whole, the norm
+    say, each piece computes for itself, and the first one keeps. Phase 0 of the counters is not
+    used, then there are `phases_of_column` for each column.
+    """
+    linears, norms, heads, slopes, positive = layers
+    mixed, mixed_scale, products = scratch
+    count, width = linears[0][0].shape[0], x.shape[1]
+    totals = heads[0].shape[2], width, products.shape[1], width, logits.shape[1]
+    a, b = column * streams, (column + 1) * streams
+    stages = phases_of_column(count)
+    for stage in range(stages):
+        layer, kind = stage // 4, stage % 4
+        if layer == count:
+            kind = 4
+        phase = 1 + column * stages + stage
+        piece = shares.claim(counters, phase)
+        while piece < pieces:
+            first, end = totals[kind] * piece // pieces, totals[kind] * (piece + 1) // pieces
+            keep = piece == 0
+            if kind == 0:
+                _enter_qkv(x, a, b, layer, streams, linears[0], norms[0], heads, first, end, keep)
+                _mix(
+                    a, b, layer, streams, heads, slopes, temperature, first, end,
+                    mixed, mixed_scale,
+                )  # fmt: skip
+            elif kind == 1:
+                _merge(x, a, b, layer, linears[1], mixed, mixed_scale, first, end, keep)
+            elif kind == 2:
+                _up(x, a, b, layer, linears[2], norms[1], first, end, keep, products)
+            elif kind == 3:
+                _down(x, a, b, layer, linears[2], products, positive, linears[3], first, end, keep)
+            else:
+                head = layer - count
+                xq, _ = _enter(x, a, b, head, linears[4], norms[2], keep)
+                _products(xq, linears[4][0][head, first:end], first, logits[a:b])
+            shares.done(counters, phase)
+            piece = shares.claim(counters, phase)
+        shares.wait(counters, phase, pieces)
+
+
+@jit
+def phases_of_column(layers: Any) -> Any:
+    """Phases of `share_column`."""
+    return 4 * layers + 1
 
 
 @jit
@@ -524,46 +686,61 @@ def _attention_backward(
 
 
 @jit
-def _backward(
+def backward_rows(
+    piece: Any,
+    layer: Any,
+    streams: Any,
+    dlogits: Any,
+    dx: Any,
+    layers: Any,
+    gradient: Any,
+) -> None:
+    """A piece of columns from the rows into `layer`, or from the logits, to the heads below."""
+    linears, norms, _, _, positive = layers
+    doq, do_scale, dots, dheads = gradient
+    count = linears[0][0].shape[0]
+    column = piece * COLUMNS
+    end = min(column + COLUMNS, len(dlogits) // streams)
+    a, b = column * streams, end * streams
+    if layer == count:
+        head = layer - count
+        _norm_linear_backward(dlogits[a:b], a, b, head, linears[4], norms[2], dx)
+    else:
+        _norm_linear_backward(dheads[a:b], a, b, layer, linears[0], norms[0], dx)
+    if layer > 0:
+        _mlp_backward(dx, a, b, layer - 1, linears[2], norms[1], positive, linears[3])
+        out = linears[1]
+        products = np.empty((b - a, dx.shape[1]), np.float32)
+        scale = _linear_backward(dx[a:b], a, b, layer - 1, out, products)
+        kernels.split_gradient(
+            products,
+            scale,
+            out[2][layer - 1, a:b],
+            out[3][layer - 1, a:b],
+            doq[column:end],
+            do_scale[column:end],
+            dots[column:end],
+        )
+
+
+@jit
+def backward(
     counters: Any, streams: Any, dlogits: Any, dx: Any, layers: Any, gradient: Any, slope: Any
 ) -> None:
     """dx (n, D) += the gradient behind the convolution at dlogits (n, V).
 
     Phases, in turns: rows, down to a layer's heads, and these heads.
     """
-    linears, norms, heads, _, positive = layers
-    doq, do_scale, dots, dheads = gradient
-    count = linears[0][0].shape[0]
+    heads = layers[2]
+    count = layers[0][0][0].shape[0]
     columns = len(dlogits) // streams
-    pieces = (columns + _COLUMNS - 1) // _COLUMNS
-    groups = doq.shape[1]
+    pieces = (columns + COLUMNS - 1) // COLUMNS
+    groups = heads[0].shape[2]
     phase = 0
     for layer in range(count, -1, -1):
         piece = shares.claim(counters, phase)
         while piece < pieces:
-            column = piece * _COLUMNS
-            end = min(column + _COLUMNS, columns)
-            a, b = column * streams, end * streams
-            if layer == count:
-                # Layer 0 of one, as a variable: a constant would be compiled anew.
-                head = layer - count
-                _norm_linear_backward(dlogits[a:b], a, b, head, linears[4], norms[2], dx)
-            else:
-                _norm_linear_backward(dheads[a:b], a, b, layer, linears[0], norms[0], dx)
-            if layer > 0:
-                _mlp_backward(dx, a, b, layer - 1, linears[2], norms[1], positive, linears[3])
-                out = linears[1]
-                products = np.empty((b - a, dx.shape[1]), np.float32)
-                scale = _linear_backward(dx[a:b], a, b, layer - 1, out, products)
-                kernels.split_gradient(
-                    products,
-                    scale,
-                    out[2][layer - 1, a:b],
-                    out[3][layer - 1, a:b],
-                    doq[column:end],
-                    do_scale[column:end],
-                    dots[column:end],
-                )
+            backward_rows(piece, layer, streams, dlogits, dx, layers, gradient)
             shares.done(counters, phase)
             piece = shares.claim(counters, phase)
         shares.wait(counters, phase, pieces)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -120,6 +121,39 @@ def test_a_payload_that_ends_too_early(kind: str, at_once: bool) -> None:
     with pytest.raises(DivergenceError, match="too early"):
         decoder.code(chunk, chunk.size, learner)
     assert not chunk[-1].any()  # nothing was made up to the end
+
+
+@pytest.mark.parametrize("kind", ["none", "mix"])
+@pytest.mark.parametrize("learned_first", [False, True])
+def test_an_assistant_that_comes_late(kind: str, learned_first: bool) -> None:
+    """It finds the columns done, and the backward pass either to be done or done as well."""
+    config = small("streams=1", "chunk=28", f"memory.kind={kind}").resolve(3000)
+    payload, digests = learned(config, None, at_once=True)
+    waiting: list[tuple[Future[None], Callable[[], None]]] = []
+
+    class Late(ThreadPoolExecutor):
+        def submit(self, call: Callable[[], None]) -> Future[None]:  # type: ignore[override]
+            waiting.append((Future(), call))
+            return waiting[-1][0]
+
+    def come() -> None:
+        for future, call in waiting:
+            if not future.cancelled():
+                call()
+        waiting.clear()
+
+    learner, decoder = Learner(config, 1, threads=2), Decoder()
+    learner._pool = Late()
+    decoder.load(payload)
+    for digest, count in zip(digests, (28, 28, 26), strict=True):
+        chunk = np.zeros((28, 1), np.uint8)
+        decoder.code(chunk, count, learner)
+        assert waiting
+        if not learned_first:
+            come()
+        learner.learn(chunk, count)
+        come()
+        assert learner.digest() == digest
 
 
 @pytest.mark.parametrize("streams", [1, 3])
