@@ -253,16 +253,16 @@ class _Bench:
         rows = self._rows().numpy()
         none = ngrams.Ngrams(replace(c.ngrams, contexts=()), c.streams, c.chunk).state()
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
-        dlogits = np.zeros((self.tokens, SYMBOLS), np.float32)
 
         def work() -> None:
             for chunk in self.chunks:
-                fused.forward(rows, 0, none, frequencies, lambda _: None)
+                fused.forward(rows, 0, none, frequencies)()
+                backward = fused.backward(self.tokens)
+                dlogits, dx = backward[2:4]
                 kernels.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
                 constants = step.advance(self.tokens)
-                backward = fused.backward(dlogits)
                 steps.backward(*backward)
-                fused.enter_backward(backward[3], constants)
+                fused.enter_backward(dx, constants)
                 fused.update(self.tokens, constants)()
                 fused.advance(c.chunk)
 

@@ -56,8 +56,11 @@ class Predictor(Protocol):
         """What turns frequencies and symbols into code."""
         ...
 
-    def predict(self, chunk: np.ndarray) -> np.ndarray:
-        """Frequencies (T * B, V) int32 of a known chunk (T, B), all columns at once."""
+    def predict(self, chunk: np.ndarray, task: Callable[[np.ndarray], None]) -> object:
+        """Give the task frequencies (T * B, V) int32 of a known chunk (T, B), all columns at once.
+
+        It is called at any time before the chunk is learned, on this or another thread.
+        """
         ...
 
     def predict_column(self, column: int) -> np.ndarray:
@@ -77,10 +80,6 @@ class Predictor(Protocol):
 
     def observe(self, symbols: np.ndarray) -> None:
         """Take in a decoded column (B,) uint8."""
-        ...
-
-    def beside(self, task: Callable[[], None]) -> None:
-        """Run a task, at the latest before the chunk is learned: nothing else waits for it."""
         ...
 
 

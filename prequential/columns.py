@@ -32,9 +32,9 @@ def take_in(history: Any, pieces: Any, chunk: Any, inputs: Any, tables: Any) -> 
 
 @jit
 def assist(columns: Any, streams: Any, pieces: Any, transformer: Any, backward: Any) -> None:
-    """What a second thread does beside `decode`: pieces of columns, then their backward pass.
+    """What a second thread does beside `decode` and after: pieces of columns, the backward pass.
 
-    Of the latter only the first phase, as far as columns are decoded.
+    It begins with the latter as far as columns are decoded.
     """
     counters, _, forward, scratch = transformer
     x, _, layers, temperature, logits = forward
@@ -47,6 +47,8 @@ def assist(columns: Any, streams: Any, pieces: Any, transformer: Any, backward: 
             if piece * steps.COLUMNS < columns:
                 steps.backward_rows(piece, count, *backward[1:6])
                 shares.done(backward[0], 0)
+    shares.wait(counters, 0, columns + 1)
+    steps.backward(*backward)
 
 
 @jit
@@ -104,4 +106,5 @@ def decode(
                 shares.done(counters, 0)
             break
         push_column(history, vocabulary, chunk[t])
+    shares.done(counters, 0)
     return position, bits

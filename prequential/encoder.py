@@ -15,17 +15,16 @@ class Meter:
 
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
         """Measure the first `count` tokens, in time-major order, of the chunk (T, B)."""
-        frequencies = predictor.predict(chunk)[:count]
         symbols = chunk.reshape(-1)[:count]
 
-        def measure() -> None:
+        def measure(frequencies: np.ndarray) -> None:
             nowhere = np.zeros(0, np.uint8)
             _, bits = predictor.symbol_coder.code(
-                MEASURE, symbols, frequencies, 0, interval(), nowhere, 0
+                MEASURE, symbols, frequencies[:count], 0, interval(), nowhere, 0
             )
             self.loss_bits += bits
 
-        predictor.beside(measure)
+        predictor.predict(chunk, measure)
 
 
 class Encoder:
@@ -42,7 +41,6 @@ class Encoder:
 
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
         """Code the first `count` tokens, in time-major order, of the chunk (T, B)."""
-        frequencies = predictor.predict(chunk)[:count]
         symbols = chunk.reshape(-1)[:count]
         # A symbol settles at most 4 bytes. With a memory a byte is eight decisions of at
         # most 18 bits, and a piece has up to 16 bytes of nine.
@@ -52,13 +50,13 @@ class Encoder:
             grown[: self._size] = self._buffer[: self._size]
             self._buffer = grown
 
-        def encode() -> None:
+        def encode(frequencies: np.ndarray) -> None:
             self._size, bits = predictor.symbol_coder.code(
-                ENCODE, symbols, frequencies, 0, self._state, self._buffer, self._size
+                ENCODE, symbols, frequencies[:count], 0, self._state, self._buffer, self._size
             )
             self.loss_bits += bits
 
-        predictor.beside(encode)
+        predictor.predict(chunk, encode)
 
     def finish(self) -> bytes:
         """The payload so far, closed with as few bytes as name a number in the interval."""

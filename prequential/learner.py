@@ -63,16 +63,16 @@ class Learner:
         self.frequencies = np.zeros((T * B, V), np.int32)
         self._others = threads - 1
         self._pace = shares.Pace()
-        self._update: Callable[[], None] | None = None  # of the last step, not yet complete
-        # What decoding a chunk leaves for learning it.
-        self._decoded: tuple[np.ndarray, tuple[Any, ...]] | None = None
+        self._pending: Callable[[], None] = _nothing  # what `settle` completes
+        # The backward pass of a chunk that was decoded, with its gradient.
+        self._backward: tuple[Any, ...] | None = None
         # By default a thread's products would be split over threads of their own, busily waiting.
         self._pool = (
             ThreadPoolExecutor(threads - 1, initializer=torch.set_num_threads, initargs=(1,))
             if threads > 1
             else None
         )
-        self._tasks: list[tuple[Future[None], Callable[[], None]]] = []
+        self._tasks: list[tuple[Future[object], Callable[[], object]]] = []
         self._past = past
         self._past_count = 0
         self.draw = Draw(seed)
@@ -80,17 +80,30 @@ class Learner:
         # Chunks before a replayed one that its attention, convolution and contexts reach into.
         self._reach = -(-max(config.model.window, HISTORY_BYTES) // T)
 
-    def predict(self, chunk: np.ndarray) -> np.ndarray:
-        """Frequencies (T * B, V) int32 of a known chunk (T, B), in one forward pass."""
+    def predict(
+        self, chunk: np.ndarray, task: Callable[[np.ndarray], None] | None = None
+    ) -> np.ndarray:
+        """Frequencies (T * B, V) int32 of a known chunk (T, B), in one forward pass.
+
+        With a task they may not be complete yet: it is called with them once they are, on this or
+        another thread, before the next `learn` returns.
+        """
         self._pace.start()
         columns.take_in(self.history.state(), self.history.pieces, chunk, *self._sparse())
-        return self._forward(0, len(chunk))
+        forward, frequencies = self._forward(0, len(chunk))
+        if task is None:
+            self.settle()
+        else:
+            self._beside(lambda: (forward(), task(frequencies)))
+        return frequencies
 
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
         self._pace.start()
         columns.locate(self.history.state(), column, *self._sparse())
-        return self._forward(column, column + 1)
+        _, frequencies = self._forward(column, column + 1)
+        self.settle()
+        return frequencies
 
     def _sparse(self) -> tuple[Any, Any]:
         return self.embeddings.state(), self.ngrams.state()
@@ -100,20 +113,21 @@ class Learner:
     ) -> tuple[int, float]:
         assert self.steps is not None
         self._pace.start()
-        self.settle()
-        dlogits = np.empty((chunk.size, self.frequencies.shape[1]), np.float32)
-        transformer, backward = self.steps.state(len(chunk)), self.steps.backward(dlogits)
-        pieces = 1
+        transformer, backward = self.steps.state(len(chunk)), self.steps.backward(chunk.size)
+        pieces, update = 1, self._pending
         if self._pool is not None and self._pace.together:
             pieces = 2
             T, B = chunk.shape
-            self._pool.submit(lambda: columns.assist(T, B, pieces, transformer, backward))
+            self._pool.submit(
+                lambda: (update(), columns.assist(T, B, pieces, transformer, backward))
+            )
+        self.settle()
         decoded: tuple[int, float] = columns.decode(
-            chunk, count, self.frequencies, dlogits, self.history.state(), self.history.pieces,
+            chunk, count, self.frequencies, backward[2], self.history.state(), self.history.pieces,
             self.embeddings.state(), pieces, transformer, self.ngrams.state(),
             self.memory and self.memory.state(), state, payload, position,
         )  # fmt: skip
-        self._decoded = dlogits, backward
+        self._backward = backward
         return decoded
 
     def observe(self, symbols: np.ndarray) -> None:
@@ -125,19 +139,14 @@ class Learner:
 
         Then one on a past chunk for every further epoch.
         """
-        dlogits, backward = self._decoded or (self._gradient(chunk, count), None)
-        self._decoded = None
-        targets = chunk.reshape(-1)
-        # The tables and the transformer learn independently of each other.
-        self.beside(lambda: self.ngrams.learn(dlogits[:count], targets[:count]))
-        self._learn_dense(dlogits, count, len(chunk), backward)
+        self._learn(chunk, count, tables=True)
         if self._past is not None and self._past_count:
             for _ in range(self._replays):
                 self._replay(self.draw.below(self._past_count), self._past)
         self._past_count += 1
         self._pace.stop()
 
-    def beside(self, task: Callable[[], None]) -> None:
+    def _beside(self, task: Callable[[], object]) -> None:
         """Run a task now or on another thread; it is done when the next `learn` returns."""
         if self._pool is None or not self._pace.together:
             task()
@@ -151,10 +160,9 @@ class Learner:
                 self._pool.submit(call)
 
     def settle(self) -> None:
-        """Complete the last step: other threads may still be at it, and this one joins them."""
-        if self._update is not None:
-            self._update()
-            self._update = None
+        """Complete what other threads may be at, a step and then a forward pass: this one joins."""
+        self._pending()
+        self._pending = _nothing
 
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
@@ -201,12 +209,6 @@ class Learner:
             sha.update(weights.astype("<i4").tobytes())
         return sha.digest()
 
-    def _gradient(self, chunk: np.ndarray, count: int) -> np.ndarray:
-        """p - y (T * B, V) float32, exact: frequencies are below 2^24."""
-        dlogits = np.empty((chunk.size, self.frequencies.shape[1]), np.float32)
-        kernels.gradient(self.frequencies, chunk.reshape(-1), count, TOTAL_BITS, dlogits)
-        return dlogits
-
     def _replay(self, index: int, past: Past) -> None:
         """One more step of the transformer and the embeddings, on a past chunk.
 
@@ -227,43 +229,67 @@ class Learner:
             self.model.advance(len(chunk))
         chunk, count = past(index)
         self.predict(chunk)
-        self._learn_dense(self._gradient(chunk, count), count, len(chunk))
+        self._learn(chunk, count)
         for view, saved in zip(live, kept, strict=True):
             view.copy_(saved)
 
-    def _forward(self, first: int, end: int) -> np.ndarray:
-        """Frequencies (n, V) int32 of the columns first..end of a chunk, which are located."""
+    def _forward(self, first: int, end: int) -> tuple[Callable[[], None], np.ndarray]:
+        """Frequencies (n, V) int32 of the columns first..end of a chunk, which are located.
+
+        They are complete when what comes with them has been called, or `settle`.
+        """
         rows = self.embeddings.gather(first, end)
-        self.settle()
         a = first * self.B
         frequencies = self.frequencies[a : a + len(rows)]
         if self.steps is not None:
-            self.steps.forward(rows, first, self.ngrams.state(), self.frequencies, self._join)
-        else:
-            on_device = torch.from_numpy(rows).to(self.device)
-            logits = self.model.forward(on_device, first).cpu().numpy()
-            self.ngrams.add_logits(logits, first)
-            kernels.frequencies(logits, TOTAL_BITS, frequencies)
-        return frequencies
+            update = self._pending
+            pass_on = self.steps.forward(rows, first, self.ngrams.state(), self.frequencies)
 
-    def _learn_dense(
-        self,
-        dlogits: np.ndarray,
-        count: int,
-        columns: int,
-        backward: tuple[Any, ...] | None = None,
-    ) -> None:
-        """A step at dlogits (T * B, V), unless its backward pass has begun."""
+            def forward() -> None:
+                update()
+                pass_on()
+
+            self._pending = forward
+            self._join(forward)
+            return forward, frequencies
+        on_device = torch.from_numpy(rows).to(self.device)
+        logits = self.model.forward(on_device, first).cpu().numpy()
+        self.ngrams.add_logits(logits, first)
+        kernels.frequencies(logits, TOTAL_BITS, frequencies)
+        return _nothing, frequencies
+
+    def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
+        """One step of the transformer and the embeddings, or of all but the memory."""
         constants = self.optimizer.advance(count)
+        targets = chunk.reshape(-1)
+        known, arguments = self._backward is not None, self._backward or ()
+        self._backward = None
         if self.steps is not None:
-            arguments = backward or self.steps.backward(dlogits)
-            update = self.steps.update(len(dlogits), constants)
+            arguments = arguments or self.steps.backward(chunk.size)
+            dlogits = arguments[2]
+            update = self.steps.update(chunk.size, constants)
+            self.settle()
+        else:
+            dlogits = np.empty((chunk.size, self.frequencies.shape[1]), np.float32)
+        if not known:
+            kernels.gradient(self.frequencies, targets, count, TOTAL_BITS, dlogits)
+        if tables:
+
+            def learn_tables() -> None:
+                self.ngrams.learn(dlogits[:count], targets[:count])
+
+            # They learn independently of the transformer, whose backward pass an assistant is at.
+            if known:
+                learn_tables()
+            else:
+                self._beside(learn_tables)
+        if self.steps is not None:
             self._join(lambda: (steps.backward(*arguments), update()))
             steps.backward(*arguments)
             rows = self.steps.enter_backward(arguments[3], constants)
             self.embeddings.learn(rows[:count])
-            self.steps.advance(columns)
-            self._update = update
+            self.steps.advance(len(chunk))
+            self._pending = update
             if self._pool is None or not self._pace.together:
                 self.settle()
         else:
@@ -275,7 +301,7 @@ class Learner:
 
             on_device = torch.from_numpy(dlogits).to(self.device)
             self.embeddings.learn(self.model.backward(on_device, take).cpu().numpy()[:count])
-            self.model.advance(columns)
+            self.model.advance(len(chunk))
         # What no thread has begun yet is done here: on a busy machine none may have had its turn.
         for future, task in reversed(self._tasks):
             if future.cancel():
@@ -283,3 +309,7 @@ class Learner:
             else:
                 future.result()
         self._tasks.clear()
+
+
+def _nothing() -> None:
+    pass

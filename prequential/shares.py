@@ -23,7 +23,9 @@ from prequential.compiled import jit
 
 # Whether loops are compiled: as plain Python there are no atomic counters, and no use for any.
 COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
-_SPINS = 300  # looks at a counter before the processor is offered to others
+# Looks at a counter before the processor is offered to others: about 20 microseconds, longer than
+# a decoder's second thread waits for the next column.
+_SPINS = 20_000
 _LINE = 8  # int64 in a cache line
 
 

@@ -35,9 +35,6 @@ _BOUND = np.float32(WEIGHT_BOUND)
 COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
 _NUMBERS = 4096  # of a piece of the update, about
 
-# Runs a call on every other thread that has time for it, and returns at once.
-Join = Callable[[Callable[[], None]], None]
-
 
 class Steps:
     """A transformer's buffers, stacked, and the calls on them."""
@@ -116,11 +113,11 @@ class Steps:
         first: int,
         tables: tuple[Any, ...],
         frequencies: np.ndarray,
-        join: Join,
-    ) -> None:
-        """frequencies (T * B, V) int32 of the columns from `first` on, for rows (n, D) that enter.
+    ) -> Callable[[], None]:
+        """What finds frequencies (T * B, V) int32 of columns from `first` on, for rows (n, D).
 
-        tables is the state of the n-grams, which have located the columns.
+        tables is the state of the n-grams, which have located the columns. Any number of threads
+        may call it; when it returns, the frequencies are complete.
         """
         model = self.model
         a, b = first * model.B, first * model.B + len(rows)
@@ -129,21 +126,21 @@ class Steps:
             shares.phases(self._phases), first, b // model.B, model.B, *self._state, tables,
             frequencies,
         )  # fmt: skip
-        join(lambda: forward_columns(*arguments))
-        forward_columns(*arguments)
+        return lambda: forward_columns(*arguments)
 
     def state(self, columns: int) -> tuple[Any, ...]:
         """What `columns.decode` takes of it: counters for so many columns, and buffers."""
         phases = 1 + columns * phases_of_column(len(self._layers[0][0][0]))
         return shares.phases(phases), self._input, self._state, self._scratch
 
-    def backward(self, dlogits: np.ndarray) -> tuple[Any, ...]:
-        """What the function `backward` takes at dlogits (n, V) of all rows, which may follow later.
+    def backward(self, n: int) -> tuple[Any, ...]:
+        """What the function `backward` takes, for n rows.
 
-        Any number of threads may call it; when it returns, the gradient (n, D) behind the
-        convolution, the fourth of these, is complete.
+        The third is dlogits (n, V), to be filled in. Any number of threads may call the function;
+        when it returns, the fourth, the gradient (n, D) behind the convolution, is complete.
         """
-        dx = np.zeros((len(dlogits), self.model.x.shape[1]), np.float32)
+        dlogits = np.empty((n, self._logits.shape[1]), np.float32)
+        dx = np.zeros((n, self.model.x.shape[1]), np.float32)
         return (
             shares.phases(self._phases), self.model.B, dlogits, dx, self._layers,
             self._heads_gradient, self._slope,
