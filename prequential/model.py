@@ -242,7 +242,7 @@ class MLP:
         self.norm.backward(dy, dx, update)
 
 
-class _Convolution:
+class Convolution:
     """x_t + sum_k w_k * x_{t-k}, per channel, k = 1 .. taps - 1, across chunk borders."""
 
     def __init__(self, weight: Weight, B: int, T: int) -> None:
@@ -251,10 +251,13 @@ class _Convolution:
         self.past = weight.value.shape[0] * B  # rows kept from before the chunk
         self.x = weight.value.new_zeros(self.past + T * B, weight.value.shape[1])
 
-    def forward(self, rows: Tensor, a: int, b: int, out: Tensor) -> None:
-        """out[a:b] = convolution of input rows (b - a, D)."""
+    def forward(self, rows: Tensor, first: int) -> Tensor:
+        """The convolution (n, D) of input rows (n, D) of the columns from `first` on."""
+        a, out = first * self.B, torch.empty_like(rows)
+        b = a + rows.shape[0]
         self.x[self.past + a : self.past + b] = rows
-        numerics.convolve(self.x[a : self.past + b], self.weight.value, self.B, out[a:b])
+        numerics.convolve(self.x[a : self.past + b], self.weight.value, self.B, out)
+        return out
 
     def backward(self, dy: Tensor, update: Update) -> Tensor:
         """The gradient (n, D) of the chunk's input rows; the weight is handed to `update`."""
@@ -293,7 +296,7 @@ class Transformer:
 
         # What writes into the residual stream starts at zero: the net starts as the identity.
         self.convolution = (
-            _Convolution(weight("convolution", config.conv - 1, D, 0.0), B, T)
+            Convolution(weight("convolution", config.conv - 1, D, 0.0), B, T)
             if config.conv > 1
             else None
         )
@@ -309,11 +312,16 @@ class Transformer:
 
     def forward(self, rows: Tensor, first: int) -> Tensor:
         """Logits (n, V) in nats of the columns from `first` on; rows (n, D) is the input."""
+        return self.forward_blocks(self.enter(rows, first), first)
+
+    def enter(self, rows: Tensor, first: int) -> Tensor:
+        """The rows (n, D) as they enter the blocks."""
+        return rows if self.convolution is None else self.convolution.forward(rows, first)
+
+    def forward_blocks(self, rows: Tensor, first: int) -> Tensor:
+        """Logits (n, V) of rows (n, D) behind the convolution."""
         a, b = first * self.B, first * self.B + rows.shape[0]
-        if self.convolution is None:
-            self.x[a:b] = rows
-        else:
-            self.convolution.forward(rows, a, b, self.x)
+        self.x[a:b] = rows
         for block in self.blocks:
             block.forward(self.x, a, b)
         self.norm.forward(self.x, a, b)
@@ -327,10 +335,18 @@ class Transformer:
 
         n is all rows of the chunk that `forward` has seen since the last `advance`.
         """
+        return self.leave(self.backward_blocks(dlogits, update), update)
+
+    def backward_blocks(self, dlogits: Tensor, update: Update) -> Tensor:
+        """The gradient (n, D) behind the convolution."""
         dx = self.x.new_zeros(dlogits.shape[0], self.x.shape[1])
         self.norm.backward(dlogits, dx, update)
         for block in reversed(self.blocks):
             block.backward(dx, update)
+        return dx
+
+    def leave(self, dx: Tensor, update: Update) -> Tensor:
+        """The gradient (n, D) of the input rows at dx (n, D) behind the convolution."""
         return dx if self.convolution is None else self.convolution.backward(dx, update)
 
     def caches(self) -> list[Tensor]:

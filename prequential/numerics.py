@@ -135,20 +135,6 @@ def quantise_columns(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     _quantise_columns(x, x.abs().amax(-2), quantised, scale)
 
 
-def _quantise_agreed(x: Tensor, quantised: Tensor, scale: Tensor, then: Callable[[], None]) -> None:
-    """`quantise_columns` of rows (N, K) that may be only this rank's, now or once all agree."""
-    magnitude = x.abs().amax(-2)
-
-    def finish() -> None:
-        _quantise_columns(x, magnitude, quantised, scale)
-        then()
-
-    if _magnitudes is None:
-        finish()
-    else:
-        _magnitudes.append((magnitude, finish))
-
-
 def _quantise_columns(x: Tensor, magnitude: Tensor, quantised: Tensor, scale: Tensor) -> None:
     inverse, power = _powers(magnitude)
     quantised.copy_(_round(x * inverse[..., None, :]))
@@ -169,7 +155,16 @@ def quantise_gradient(
     by_column is dy * row[:, None] with one scale per column, by_row dy * column[None, :] with one
     per row: what belonged to the other operand is folded in.
     """
-    _quantise_agreed(dy * row[:, None], by_column, column_scale, lambda: None)
+    x = dy * row[:, None]
+    magnitude = x.abs().amax(-2)
+
+    def quantise() -> None:
+        _quantise_columns(x, magnitude, by_column, column_scale)
+
+    if _magnitudes is None:
+        quantise()
+    else:
+        _magnitudes.append((magnitude, quantise))
     quantise_rows(dy * column, by_row, row_scale)
 
 
@@ -437,7 +432,7 @@ def convolve_backward(
 
     The gradient sums integers over the rows, in float64 or int64: exact below 2^53.
     """
-    if compiled(dy) and _magnitudes is None:
+    if compiled(dy):
         kernels.convolve_backward(
             dy.numpy(), x.numpy(), taps.numpy(), streams, dx.numpy(), gradient.numpy()
         )
@@ -452,11 +447,8 @@ def convolve_backward(
             dx[: n - delay] += dy[delay:] * tap
         rows = slice(past - delay, past - delay + n)
         dyq, scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
-
-        def sums(k: int = k, xq: Tensor = xq[rows], dyq: Tensor = dyq, s: Tensor = scale) -> None:
-            gradient[k - 1] = column_sums(xq, dyq).to(gradient.dtype) * s
-
-        _quantise_agreed(dy * x_scale[rows, None], dyq, scale, sums)
+        quantise_columns(dy * x_scale[rows, None], dyq, scale)
+        gradient[k - 1] = column_sums(xq[rows], dyq).to(gradient.dtype) * scale
 
 
 def slide(rows: Tensor, step: int, kept: int) -> None:

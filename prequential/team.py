@@ -2,9 +2,10 @@
 
 Every rank reads the whole input and keeps all that is sparse (tables, memory, coder) in step with
 the others; what is dense and costly, the transformer, runs on the rank's own streams. Three things
-travel per chunk: the logits of the ranks' rows, the gradients of their input rows, and the weights'
-gradients. These are sums of integers, scaled alike on all ranks, so the total is exact and no
-order of adding, and no number of ranks, changes a bit. A single process decodes the archive.
+travel per chunk: the logits of the ranks' rows; the gradients of their input rows, with the largest
+magnitudes that scales follow; and the weights' gradients. These are sums of integers, scaled alike
+on all ranks, so the total is exact and no order of adding, and no number of ranks, changes a bit.
+A single process decodes the archive.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from prequential import numerics
 from prequential.config import OPERAND_MAX, SYMBOLS, ModelConfig
 from prequential.errors import ConfigError
-from prequential.model import Transformer, Update, store
+from prequential.model import Convolution, Transformer, Update, store
 from prequential.optimizer import Weight
 
 
@@ -34,22 +35,19 @@ class Team:
         each, rest = divmod(count, self.size)
         return [each + (rank < rest) for rank in range(self.size)]
 
-    def maximum(self, x: Tensor) -> None:
-        """x = the largest of all ranks', element by element."""
-        dist.all_reduce(x, dist.ReduceOp.MAX)
-
     def total(self, x: Tensor) -> None:
         """x = the sum over the ranks; exact, for integers that x's type can hold."""
         dist.all_reduce(x)
 
-    def join(self, rows: Tensor, shares: list[int]) -> Tensor:
-        """Each rank's rows (columns, own streams, K), side by side: (columns, all streams, K)."""
-        columns, own, width = rows.shape
-        padded = rows.new_zeros(columns, max(shares), width)
-        padded[:, :own] = rows
-        parts = [torch.empty_like(padded) for _ in shares]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:, :n] for part, n in zip(parts, shares, strict=True)], 1)
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """What the ranks have as x, of one shape, in their order."""
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x)
+        return parts
+
+    def maximum(self, x: Tensor) -> Tensor:
+        """The largest (n,) of what the ranks have, x (ranks, n)."""
+        return x.amax(0)
 
 
 @contextmanager
@@ -96,51 +94,52 @@ class SharedTransformer(Transformer):
         start = sum(self.shares[: team.rank])
         self.own = slice(start, start + self.shares[team.rank])
         super().__init__(config, self.shares[team.rank], T, seed, device, tokens)
+        if self.convolution is not None:  # cheap, so all ranks compute it for all streams
+            self.convolution = Convolution(self.convolution.weight, B, T)
 
     def forward(self, rows: Tensor, first: int) -> Tensor:
         """As `Transformer.forward`, for the rows of all streams."""
-        return self._joined(super().forward(self._owned(rows), first))
+        logits = self.forward_blocks(self._owned(self.enter(rows, first)), first)
+        joined, _ = self._joined(logits, logits.new_empty(0))
+        return joined
 
     def backward(self, dlogits: Tensor, update: Update = store) -> Tensor:
         """As `Transformer.backward`, for the rows of all streams."""
         kept: list[tuple[Weight, Callable[[], None]]] = []
-        for weight in self.weights:
-            weight.products = weight.products.double()  # no sum is rounded before it is complete
         with numerics.agreed() as magnitudes:
-            dx = super().backward(self._owned(dlogits), lambda *weight: kept.append(weight))
-            self._agree(magnitudes)
-        for _, gradient in kept:
-            gradient()
-        # All but the convolution's are plain integers; its columns' powers of two are common, too.
-        whole = [w for w, _ in kept if w.name != "convolution"]
-        integers = torch.cat([w.products.view(-1).to(torch.int32) for w in whole])
-        self.team.total(integers)
-        for weight, _ in kept:
-            if weight.name == "convolution":
-                self.team.total(weight.products)
-                weight.products = weight.products.float()
-            else:
-                count = weight.value.numel()
-                weight.products = integers[:count].view(weight.value.shape).float()
-                integers = integers[count:]
-            update(weight, lambda: None)
-        return self._joined(dx)
-
-    def _agree(self, magnitudes: numerics.Magnitudes) -> None:
-        """One message for all layers' largest magnitudes; then quantise with those of all ranks."""
-        largest = torch.cat([magnitude for magnitude, _ in magnitudes])
-        self.team.maximum(largest)
+            own = self.backward_blocks(self._owned(dlogits), lambda *weight: kept.append(weight))
+        dx, largest = self._joined(own, torch.cat([magnitude for magnitude, _ in magnitudes]))
         for magnitude, quantise in magnitudes:
             magnitude.copy_(largest[: len(magnitude)])
             largest = largest[len(magnitude) :]
             quantise()
+        for weight, gradient in kept:
+            weight.products = weight.products.double()  # not rounded before the sum is complete
+            gradient()
+        integers = torch.cat([w.products.view(-1).to(torch.int32) for w, _ in kept])
+        self.team.total(integers)
+        for weight, _ in kept:
+            count = weight.value.numel()
+            weight.products = integers[:count].view(weight.value.shape).float()
+            integers = integers[count:]
+            update(weight, lambda: None)
+        return self.leave(dx, update)
 
     def _owned(self, rows: Tensor) -> Tensor:
         """The rows (columns * own streams, K) of (columns * streams, K) that are this rank's."""
         own = rows.view(-1, self.streams, rows.shape[1])[:, self.own]
         return own.reshape(-1, rows.shape[1])
 
-    def _joined(self, rows: Tensor) -> Tensor:
-        """The inverse: all ranks' rows."""
-        own = rows.view(-1, self.shares[self.team.rank], rows.shape[1])
-        return self.team.join(own, self.shares).reshape(-1, rows.shape[1])
+    def _joined(self, rows: Tensor, magnitudes: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse, all ranks' rows, and their largest magnitudes (n,): one message."""
+        own, width = self.shares[self.team.rank], rows.shape[1]
+        columns = rows.shape[0] // own
+        padded = rows.new_zeros(columns, max(self.shares), width)
+        padded[:, :own] = rows.view(columns, own, width)
+        parts = self.team.gather(torch.cat([padded.view(-1), magnitudes]))
+        all_rows = [
+            part[: padded.numel()].view(padded.shape)[:, :share]
+            for part, share in zip(parts, self.shares, strict=True)
+        ]
+        largest = torch.stack([part[padded.numel() :] for part in parts])
+        return torch.cat(all_rows, 1).reshape(-1, width), self.team.maximum(largest)

@@ -85,7 +85,7 @@ def test_products_of_extremes_are_python_s(terms: int) -> None:
     numerics.matmul(x.expand(2, 4, terms), y.expand(2, terms, 5), batched)
     assert batched.tolist() == [exact, exact]
     column = np.empty((4, 5), np.float32)
-    _products(a.astype(np.float32), np.ascontiguousarray(b.T, np.int16), column)
+    _products(a.astype(np.int16), np.ascontiguousarray(b.T, np.int16), 0, column)
     assert column.tolist() == exact
     a[:, 0] -= np.sign(a[:, 0])  # odd totals, where a rounded sum would show
     numerics.matmul(torch.tensor(a).float(), y, out)

@@ -25,16 +25,13 @@ class Fixed:
         self.streams = streams
         self.symbol_coder = Direct()
 
-    def predict(self, chunk: np.ndarray) -> np.ndarray:
-        return self.frequencies
+    def predict(self, chunk: np.ndarray, task: Callable[[np.ndarray], None]) -> None:
+        task(self.frequencies)
 
     def predict_column(self, column: int) -> np.ndarray:
         return self.frequencies[column * self.streams : (column + 1) * self.streams]
 
     decode_columns = None
-
-    def beside(self, task: Callable[[], None]) -> None:
-        task()
 
     def observe(self, symbols: np.ndarray) -> None:
         pass
