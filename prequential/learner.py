@@ -19,6 +19,7 @@ from prequential.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.config import HISTORY_BYTES, Config
 from prequential.contexts import History
 from prequential.embeddings import Embeddings
+from prequential.graphs import ColumnGraphs
 from prequential.memory import Memory
 from prequential.model import Transformer
 from prequential.ngrams import Ngrams
@@ -55,6 +56,9 @@ class Learner:
         # Alone, on the CPU, with the usual optimizer: its compiled form.
         alone = transformer is Transformer and shares.COMPILED and config.optimizer.name == "adam"
         self.steps = Steps(self.model) if alone and numerics.compiled(self.model.x) else None
+        self._forward_column = self.model.forward
+        if transformer is Transformer and self.device.type == "cuda":
+            self._forward_column = ColumnGraphs(self.model).forward
         self.ngrams = Ngrams(config.ngrams, B, T, V)
         self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
@@ -253,7 +257,8 @@ class Learner:
             self._join(forward)
             return forward, frequencies
         on_device = torch.from_numpy(rows).to(self.device)
-        logits = self.model.forward(on_device, first).cpu().numpy()
+        model_forward = self._forward_column if end == first + 1 else self.model.forward
+        logits = model_forward(on_device, first).cpu().numpy()
         self.ngrams.add_logits(logits, first)
         kernels.frequencies(logits, TOTAL_BITS, frequencies)
         return _nothing, frequencies

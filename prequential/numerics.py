@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -343,12 +344,17 @@ def attention_weights(
     quantise_rows(flat, folded.view(groups * queries, keys), folded_scale.view(-1))
 
 
+@cache
+def _exp2_table(device: torch.device) -> Tensor:
+    """Copied to a device once: a copy waits for the host, and cannot be captured in a graph."""
+    return torch.from_numpy(kernels.EXP2_TABLE).to(device)
+
+
 def _exp2_integers(s: Tensor) -> Tensor:
     """floor(2^30 * 2^s) / (integer steps) for s <= 0: the kernel's table and shifts, as int32."""
     bits = kernels.EXP2_FRACTION_BITS
     u = -(s * float(1 << bits)).clamp(min=float(-(31 << bits))).round().to(torch.int32)
-    table = torch.from_numpy(kernels.EXP2_TABLE).to(s.device)
-    fraction = table[(u & ((1 << bits) - 1)).long()]
+    fraction = _exp2_table(s.device)[(u & ((1 << bits) - 1)).long()]
     # The kernel drops 15 bits before the integer shift; floors of floors compose, so order is free.
     return fraction >> (u >> bits)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from samples import small, text
 
-from prequential import codec, numerics, selftest
+from prequential import codec, numerics, run, selftest
 from prequential.config import MAX_TERMS, OPERAND_MAX, load
 from prequential.errors import ConfigError
+from prequential.graphs import Captured, ColumnGraphs
+from prequential.learner import Learner
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device; this PyTorch sees none"
@@ -53,6 +59,45 @@ def test_products_equal_the_cpu_s(terms: int, rows: int) -> None:
     assert torch.equal(out.cpu(), expected)
     numerics.matmul(a.T.contiguous().cuda().T, b.T.contiguous().cuda().T, out)
     assert torch.equal(out.cpu(), expected)
+
+
+def test_columns_are_captured_once_and_launched_again() -> None:
+    """With a capture that remembers the call: what stays where it is does so for a graph, too."""
+    config = small("streams=2").resolve(len(DATA))
+    archive = codec.compress(DATA, 3, config)
+    captured: list[int] = []
+    launched: list[int] = []
+    places: list[list[int]] = []
+
+    def capture(call: Callable[[], torch.Tensor]) -> Captured:
+        captured.append(len(captured))
+        number, result = captured[-1], call().clone()
+
+        def launch() -> None:
+            launched.append(number)
+            result.copy_(call())
+
+        return launch, result
+
+    class Captive(Learner):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            assert self.steps is None
+            self._forward_column = ColumnGraphs(self.model, capture).forward
+
+        def learn(self, chunk: np.ndarray, count: int) -> None:
+            super().learn(chunk, count)
+            of_weights = [t for w in self.model.weights for t in (w.value, w.quantised, w.scale)]
+            tensors = [*self.model.caches(), *of_weights, self.model.x]
+            places.append([t.data_ptr() for t in tensors])
+
+    with numerics.portable(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "Learner", Captive)
+        assert codec.decompress(archive) == DATA
+    assert len(captured) == config.chunk
+    assert len(launched) == -(-len(DATA) // 2)
+    assert launched[: config.chunk] == captured
+    assert all(place == places[0] for place in places)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
