@@ -3,6 +3,9 @@
 It does what the loop of `coder.Decoder.code` does with a learner's methods, by the same compiled
 functions. A column of one stream is a single token and takes some 40 microseconds, of which calls
 from Python, with dozens of arrays each, would be another 15.
+
+A second thread takes its part in every column, a few microseconds of work at a time, and begins the
+backward pass while the first one decodes.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ operation of `kernels`. The forward pass goes on through the n-gram logits to th
 A chunk is 30 operations of a few microseconds per layer, so calls, passes over memory and
 hand-overs between threads would cost as much as the arithmetic. Here rows go through a whole layer
 while they are in the cache, and threads share the pieces of a phase (`shares`): rows in the forward
-and the backward pass, heads in attention's gradient, rows of the weights in the update.
+and the backward pass, heads in attention's gradient, rows of the weights in the update. A decoder's
+column has too few rows for that: there, pieces are heads and outputs of the layers.
 
 Buffers and weights of all layers lie stacked in one array per kind; the model's own tensors become
 views of them. Quantised weights are kept as int8, beside the model's.
