@@ -104,9 +104,6 @@ def decode(
             bits += spent
         kernels.gradient(expected, chunk[t], len(symbols), TOTAL_BITS, dlogits[a:b])
         if position > len(payload):
-            # Nobody is to wait for the rest.
-            for _ in range(columns):
-                shares.done(counters, 0)
             break
         push_column(history, vocabulary, chunk[t])
     shares.done(counters, 0)

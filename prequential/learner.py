@@ -125,12 +125,16 @@ class Learner:
             self._pool.submit(
                 lambda: (update(), columns.assist(T, B, pieces, transformer, backward))
             )
-        self.settle()
-        decoded: tuple[int, float] = columns.decode(
-            chunk, count, self.frequencies, backward[2], self.history.state(), self.history.pieces,
-            self.embeddings.state(), pieces, transformer, self.ngrams.state(),
-            self.memory and self.memory.state(), state, payload, position,
-        )  # fmt: skip
+        try:
+            self.settle()
+            decoded: tuple[int, float] = columns.decode(
+                chunk, count, self.frequencies, backward[2], self.history.state(),
+                self.history.pieces, self.embeddings.state(), pieces, transformer,
+                self.ngrams.state(), self.memory and self.memory.state(), state, payload, position,
+            )  # fmt: skip
+        finally:
+            # Whatever has happened, an assistant is not to wait for more columns.
+            transformer[0][0] += len(chunk) + 1
         self._backward = backward
         return decoded
 

@@ -156,6 +156,20 @@ def test_an_assistant_that_comes_late(kind: str, learned_first: bool) -> None:
         assert learner.digest() == digest
 
 
+def test_an_interrupt_releases_the_assistant(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small("streams=1", "chunk=28").resolve(3000)
+    learner, decoder = Learner(config, 1, threads=2), Decoder()
+
+    def interrupted(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(columns, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.code(np.zeros((28, 1), np.uint8), 28, learner)
+    assert learner._pool is not None
+    learner._pool.submit(lambda: None).result(timeout=60)
+
+
 @pytest.mark.parametrize("streams", [1, 3])
 def test_a_chunk_is_located_as_its_columns_are(streams: int) -> None:
     config = small(f"streams={streams}", "chunk=20").resolve(1000)
