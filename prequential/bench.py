@@ -35,7 +35,10 @@ from prequential.learner import Learner
 from prequential.model import Transformer
 from prequential.plain import Plain, PlainTrainer
 
-ROUNDS, CHUNKS, PROFILED = 12, 10, 3
+ROUNDS, PROFILED = 12, 3
+# A turn of each kind of work: so many chunks, or as many as have so many tokens. A second processor
+# that has idled needs some tenths of a second to come to speed, so that short turns belittle it.
+CHUNKS, TOKENS = 10, 1280
 _SQUARE = 512  # of the matrices whose product gives the machine's rate
 # Sizes that follow the input's length are those of an input of so many bytes.
 INPUT_BYTES = 1_000_000
@@ -71,11 +74,11 @@ class Result:
         return json.dumps(asdict(self))
 
 
-def run(
-    config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS, chunks: int = CHUNKS
-) -> Result:
+def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS) -> Result:
     """Measure; config is resolved here, for INPUT_BYTES."""
     config = config.resolve(INPUT_BYTES)
+    tokens_per_chunk = config.streams * config.chunk
+    chunks = max(CHUNKS, -(-TOKENS // tokens_per_chunk))
     before = torch.get_num_threads()
     started = time.perf_counter()
     try:
@@ -109,7 +112,7 @@ def run(
     finally:
         torch.set_num_threads(before)
     counted = {key: np.array(values[1:]) for key, values in seconds.items()}
-    tokens = config.streams * config.chunk * chunks
+    tokens = tokens_per_chunk * chunks
     rates = [
         Speed(name, n, *(float(tokens / f(s)) for f in (np.median, np.max, np.min)))
         for (name, n), s in counted.items()
@@ -117,7 +120,7 @@ def run(
     flops = chunks * step_flops(config.model, config.streams, config.chunk)
     return Result(
         config=asdict(config),
-        tokens_per_chunk=config.streams * config.chunk,
+        tokens_per_chunk=tokens_per_chunk,
         rounds=rounds,
         first_chunk_seconds=first,
         speeds=rates,
