@@ -531,8 +531,8 @@ def share_column(
     """One column, behind the convolution, up to the head's products in logits.
 
     Every phase is cut into `pieces` by heads or by outputs. What a phase needs as a whole, the norm
-    say, each piece computes for itself, and the first one keeps. Phase 0 of the counters is not
-    used, then there are `phases_of_column` for each column.
+    say, each piece computes for itself, and the first one keeps. Phase 0 of the counters is the
+    caller's, then there are `phases_of_column` for each column.
     """
     linears, norms, heads, slopes, positive = layers
     mixed, mixed_scale, products = scratch
