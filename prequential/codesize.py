@@ -50,7 +50,7 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def bare(source: bytes) -> bytes:
-    r"""Source without comments, docstrings, blank lines and annotations of functions.
+    r"""Source without comments, docstrings, blank lines and annotations of and in functions.
 
     Every statement has a line of its own, indented by one space a level.
 
@@ -82,7 +82,7 @@ def bare(source: bytes) -> bytes:
 
 
 def _cut(source: bytes) -> bytes:
-    """Source without docstrings and annotations of functions."""
+    """Source without docstrings and annotations of and in functions."""
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -94,19 +94,23 @@ def _cut(source: bytes) -> bytes:
         first = starts[node.lineno - 1] + node.col_offset
         return first, starts[node.end_lineno - 1] + node.end_col_offset
 
-    cuts = []
+    cuts = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.arg) and node.annotation is not None:
             name = span(node)[0] + len(node.arg.encode())
-            cuts.append((name, span(node.annotation)[1], b""))
-        elif isinstance(node, ast.FunctionDef) and node.returns is not None:
-            end = span(node.returns)[1]
-            arrow = source.rindex(b"->", 0, end)
-            cuts.append((source.rindex(b")", 0, arrow) + 1, end, b""))
+            cuts.add((name, span(node.annotation)[1], b""))
+        elif isinstance(node, ast.FunctionDef):
+            if node.returns is not None:
+                end = span(node.returns)[1]
+                arrow = source.rindex(b"->", 0, end)
+                cuts.add((source.rindex(b")", 0, arrow) + 1, end, b""))
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.AnnAssign) and inner.value is not None:
+                    cuts.add((span(inner.target)[1], span(inner.annotation)[1], b""))
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                cuts.append((*span(first.value), b"0" if len(node.body) == 1 else b""))
+                cuts.add((*span(first.value), b"0" if len(node.body) == 1 else b""))
     for a, b, instead in sorted(cuts, reverse=True):
         source = source[:a] + instead + source[b:]
     return source

@@ -69,6 +69,18 @@ def test_threads_are_used_while_they_pay(
     assert not expected or used.count(False) == 24
 
 
+def test_a_trial_ends_when_threads_are_far_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    pace, used = shares.Pace(), []
+    for _ in range(16 + 1024 + 50):
+        pace.start()
+        used.append(pace.together)
+        now += 10 if pace.together else 3
+        pace.stop()
+    assert used[16:].count(True) == 2 * 4
+
+
 def test_three_threads_write_the_same_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """More threads than cores, through every change of pace."""
     monkeypatch.setattr(shares.Pace, "_PERIOD", 64)
