@@ -134,7 +134,7 @@ class Learner:
             )  # fmt: skip
         finally:
             # Whatever has happened, an assistant is not to wait for more columns.
-            transformer[0][0] += len(chunk) + 1
+            shares.release(transformer[0], 0)
         self._backward = backward
         return decoded
 
@@ -271,8 +271,8 @@ class Learner:
         """One step of the transformer and the embeddings, or of all but the memory."""
         constants = self.optimizer.advance(count)
         targets = chunk.reshape(-1)
-        known, arguments = self._backward is not None, self._backward or ()
-        self._backward = None
+        arguments, self._backward = self._backward or (), None
+        known = bool(arguments)  # the gradient, by decoding
         if self.steps is not None:
             arguments = arguments or self.steps.backward(chunk.size)
             dlogits = arguments[2]

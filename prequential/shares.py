@@ -75,6 +75,11 @@ def phases(count: int) -> np.ndarray:
     return np.zeros((count, 2 * _LINE), np.int64)
 
 
+def release(counters: np.ndarray, phase: int) -> None:
+    """Let nobody wait for a phase any more, whatever of it is missing."""
+    counters[phase, _LINE] = 1 << 62
+
+
 def _atomic(instruction: Callable[[Any, Any], Any]) -> Any:
     """A compiled function of (counters, i, j): one atomic instruction on counters[i, j]."""
 
