@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from prequential.config import MAX_TERMS, OPERAND_MAX, SYMBOLS, ModelConfig
 from prequential.errors import ConfigError
+from prequential.numerics import GROUP_LIMIT, GROUPS, group_of
 
 LIMITS = {"float32": 1 << 24, "float64": 1 << 53, "int32": (1 << 31) - 1, "int64": (1 << 63) - 1}
 _PRODUCT = OPERAND_MAX**2
@@ -44,16 +45,16 @@ def reductions(
         Reduction("output times its gradient", head_width, _PRODUCT, "float32"),
         Reduction("softmax", keys, _EXP2_ONE, "int64"),
         Reduction("convolution's gradient", rows, _PRODUCT, "float64"),
+        Reduction("weights' gradient, all groups", GROUPS, GROUP_LIMIT, "int32"),
         # The decoder's columns and the norms add in int32.
         Reduction("decoder's products", max(config.width, config.hidden), _PRODUCT, "int32"),
-        Reduction("decoder's attention", keys, _PRODUCT, "float32"),
     ]
     outputs = (3 * config.width, config.width, config.hidden, tokens)
     for name, terms in (
         ("layer's input", config.width),
         ("MLP's middle", config.hidden),
         *((f"gradient of {n} outputs", n) for n in outputs),
-        ("weights' gradient", rows),
+        ("weights' gradient of a group", (group_of(streams) or 1) * chunk),
     ):
         # `numerics.matmul` adds blocks of MAX_TERMS in float32 and the blocks' sums in float64.
         sums.append(Reduction(f"{name}, a block", min(terms, MAX_TERMS), _PRODUCT, "float32"))

@@ -40,8 +40,9 @@ def encode(args: argparse.Namespace, source: str, config: Config, limits: Limits
             device=args.device,
             threads=args.threads or 1,
             limits=limits,
-            transformer=partial(team.SharedTransformer, ranks),
         )
+        if ranks.size > 1:
+            run = partial(run, new_learner=partial(team.SharedLearner, ranks))
         if ranks.rank > 0:
             run(io.BytesIO())
             return

@@ -26,7 +26,7 @@ from prequential.container import (
     Tokens,
 )
 from prequential.encoder import Encoder, Meter
-from prequential.model import Transformer
+from prequential.learner import Learner
 from prequential.prior import Prior
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
@@ -177,7 +177,7 @@ def encode(
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
     weights: BinaryIO | None = None,
-    transformer: Callable[..., Transformer] = Transformer,
+    new_learner: Callable[..., Learner] = Learner,
     limits: Limits = _LIMITS,
     checkpoints: Checkpoints | None = None,
 ) -> Report:
@@ -203,7 +203,7 @@ def encode(
     with exact(device):
         run = Run(
             header, resolved, device, threads, symbols, vocabulary, encoder, progress, started,
-            prior, transformer, writer, checkpoints,
+            prior, new_learner, writer, checkpoints,
         )  # fmt: skip
         for _ in run.frames():
             writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])

@@ -3,7 +3,8 @@
 It is the import closure of `prequential.decoding` within the package (libraries are named in the
 report, not counted), without what does not run: comments, docstrings, blank lines, annotations of
 functions, layout. It is packed in a fixed order and compressed with LZMA, whose model of positions
-is told that text has none. `selfextract` runs exactly these bytes.
+is told that text has none. Nor do imports count that only annotations need. `selfextract` runs
+exactly these bytes.
 """
 
 from __future__ import annotations
@@ -21,32 +22,41 @@ _ROOT = "decoding"
 
 
 def closure() -> dict[str, bytes]:
-    """Module name -> source of everything in the package that decoding imports."""
+    """Module name -> source of what decoding imports of the package, each after its own imports."""
     package = resources.files("prequential")
+    found: dict[str, bytes] = {}
+    begun = set[str]()
+
+    def visit(name: str) -> None:
+        if name in begun or not (package / f"{name}.py").is_file():
+            return
+        begun.add(name)
+        source = (package / f"{name}.py").read_bytes()
+        for node in _running(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module == "prequential":
+                for alias in node.names:
+                    visit(alias.name)
+            elif isinstance(node, ast.ImportFrom):
+                head, _, tail = (node.module or "").partition(".")
+                if head == "prequential":
+                    visit(tail)
+        found[name] = source
+
+    visit(_ROOT)
     # The package itself loads nothing until it is asked for.
-    sources = {"__init__": (package / "__init__.py").read_bytes()}
-    waiting = [_ROOT]
-    while waiting:
-        name = waiting.pop()
-        if name in sources:
-            continue
-        sources[name] = (package / f"{name}.py").read_bytes()
-        for node in _running(ast.parse(sources[name])):
-            if isinstance(node, ast.ImportFrom) and node.module is not None:
-                if node.module == "prequential":
-                    names = [alias.name for alias in node.names]
-                    waiting += [n for n in names if (package / f"{n}.py").is_file()]
-                elif node.module.startswith("prequential."):
-                    waiting.append(node.module.split(".")[1])
-    return dict(sorted(sources.items()))
+    return {**found, "__init__": (package / "__init__.py").read_bytes()}
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
     """A module's nodes, but for those under `if TYPE_CHECKING`."""
     yield node
     for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+        if not _for_types(child):
             yield from _running(child)
+
+
+def _for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def bare(source: bytes) -> bytes:
@@ -57,7 +67,7 @@ def bare(source: bytes) -> bytes:
     >>> bare(b"'doc'\n\nx = 1  # why\ndef f(x: int) -> str:\n    'doc'\n    return '#'\n")
     b"x = 1\ndef f(x):\n return '#'\n"
     """
-    text = _cut(source).decode()
+    text = _imported(_cut(source)).decode()
     lines = text.splitlines()
     out: list[str] = []
     depth = 0
@@ -114,6 +124,24 @@ def _cut(source: bytes) -> bytes:
     for a, b, instead in sorted(cuts, reverse=True):
         source = source[:a] + instead + source[b:]
     return source
+
+
+def _imported(source: bytes) -> bytes:
+    """Source without imports of names that only annotations have used."""
+    lines = source.splitlines(keepends=True)
+    tree = ast.parse(source)
+    kept = [node for node in tree.body if not _for_types(node)]
+    names = {n.id for node in kept for n in ast.walk(node) if isinstance(n, ast.Name)}
+    for node in tree.body:
+        instead = b"" if node not in kept else None
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            node.names = [alias for alias in node.names if (alias.asname or alias.name) in names]
+            instead = ast.unparse(node).encode() + b"\n" if node.names else b""
+        if instead is not None:
+            assert node.end_lineno is not None
+            between = [b""] * (node.end_lineno - node.lineno)
+            lines[node.lineno - 1 : node.end_lineno] = [instead, *between]
+    return b"".join(lines)
 
 
 @cache

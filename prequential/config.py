@@ -148,7 +148,7 @@ class Config:
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
-        2^18 beside a memory, which has six buckets for every byte, 2^10 to 10 * 2^20.
+        2^18 beside a memory, which has six buckets for every byte, 2^20 to 10 * 2^20.
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
@@ -164,7 +164,7 @@ class Config:
             reach_log2 = min(24, max(10, (byte_count // streams).bit_length()))
             memory = dataclasses.replace(
                 memory,
-                buckets=memory.buckets or min(10 << 20, max(1 << 10, 6 * byte_count)),
+                buckets=memory.buckets or min(10 << 20, max(1 << 20, 6 * byte_count)),
                 window_log2=memory.window_log2 or reach_log2,
             )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)

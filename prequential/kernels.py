@@ -109,6 +109,16 @@ def quantise_columns(x: Any, scale: Any) -> None:
 
 
 @jit
+def unit_of(tokens: Any) -> Any:
+    """2^-26 times the power of two that is at least so many tokens."""
+    exponent = 127 - 26
+    while tokens > 1:
+        tokens -= tokens // 2
+        exponent += 1
+    return POWERS[exponent]
+
+
+@jit
 def quantise_heads(
     products: Any,
     row: Any,

@@ -23,7 +23,7 @@ from prequential.graphs import ColumnGraphs
 from prequential.memory import Memory
 from prequential.model import Transformer
 from prequential.ngrams import Ngrams
-from prequential.optimizer import Optimizer, Weight, update_of
+from prequential.optimizer import Optimizer, update_of
 from prequential.replay import Draw, Past
 from prequential.steps import Steps
 from prequential.vocabulary import SINGLE_BYTES, Vocabulary
@@ -39,8 +39,8 @@ class Learner:
         device: str = "cpu",
         threads: int = 1,
         past: Past | None = None,
-        transformer: Callable[..., Transformer] = Transformer,
         vocabulary: Vocabulary = SINGLE_BYTES,
+        transformer: Callable[..., Transformer] = Transformer,
     ) -> None:
         """config is resolved: see `Config.resolve`. Threads and device do not change a bit.
 
@@ -302,14 +302,9 @@ class Learner:
             if self._pool is None or not self._pace.together:
                 self.settle()
         else:
-            step = update_of(constants)
-
-            def take(weight: Weight, gradient: Callable[[], None]) -> None:
-                gradient()
-                step(weight)
-
             on_device = torch.from_numpy(dlogits).to(self.device)
-            self.embeddings.learn(self.model.backward(on_device, take).cpu().numpy()[:count])
+            rows = self.model.backward(on_device, update_of(constants)).cpu().numpy()
+            self.embeddings.learn(rows[:count])
             self.model.advance(len(chunk))
         # What no thread has begun yet is done here: on a busy machine none may have had its turn.
         for future, task in reversed(self._tasks):

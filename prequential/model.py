@@ -24,27 +24,25 @@ from prequential import bounds, numerics
 from prequential.config import SYMBOLS, ModelConfig
 from prequential.optimizer import Weight, uniform
 
-# Takes a weight that the rest of the backward pass does not need, and what stores its gradient. It
-# may do both at any time, on any thread, until the next forward pass.
-Update = Callable[[Weight, Callable[[], None]], None]
+# Takes a weight that has its gradient, and which the rest of the backward pass does not need.
+Update = Callable[[Weight], object]
 
 
-def store(_: Weight, gradient: Callable[[], None]) -> None:
-    """The plainest `Update`: the gradient now, the step by whoever called."""
-    gradient()
+def keep(_: Weight) -> None:
+    """The plainest `Update`: the step is taken by whoever called."""
 
 
 class Linear:
     """y = x W^T on quantised rows, remembering x for the backward pass."""
 
-    def __init__(self, weight: Weight, rows: int) -> None:
+    def __init__(self, weight: Weight, rows: int, streams: int, group: int) -> None:
         outputs, inputs = weight.value.shape
         new = weight.value.new_zeros
         self.weight = weight
+        self.streams, self.group = streams, group
         self.xq = new(rows, inputs)  # (N, K) integers
         self.x_scale = new(rows)  # (N,)
         self.products = new(rows, outputs)  # (N, M)
-        self.by_column = new(rows, outputs)
         self.by_row = new(rows, outputs)
         self.dy_scale = new(rows)
         self.dx_products = new(rows, inputs)
@@ -56,15 +54,17 @@ class Linear:
         return products
 
     def backward(self, dy: Tensor, update: Update) -> tuple[Tensor, Tensor]:
-        """dx as integers (n, K) and row scales (n,); the weight is handed to `update`."""
+        """dx as integers (n, K) and row scales (n,); the weight goes to `update`."""
         n, w = dy.shape[0], self.weight
-        by_column, by_row, dy_scale = self.by_column[:n], self.by_row[:n], self.dy_scale[:n]
-        numerics.quantise_gradient(
-            dy, self.x_scale[:n], w.scale, by_column, w.product_scale, by_row, dy_scale
-        )
-        dx, xq = self.dx_products[:n], self.xq[:n]
+        by_row, dy_scale = self.by_row[:n], self.dy_scale[:n]
+        dx, xq, x_scale = self.dx_products[:n], self.xq[:n], self.x_scale[:n]
+        # What belongs to the other operand of a product is folded in.
+        numerics.quantise_rows(dy * w.scale, by_row, dy_scale)
         numerics.matmul(by_row, w.quantised, dx)
-        update(w, lambda: numerics.matmul(by_column.T, xq, w.products))
+        numerics.weight_gradient(
+            dy * x_scale[:, None], xq, self.streams, self.group, w.products, w.product_scale
+        )
+        update(w)
         return dx, dy_scale
 
 
@@ -92,13 +92,15 @@ class _Norm:
 class Attention:
     """Multi-head attention over the chunk and `window` cached positions before it."""
 
-    def __init__(self, config: ModelConfig, qkv: Weight, out: Weight, B: int, T: int) -> None:
+    def __init__(
+        self, config: ModelConfig, qkv: Weight, out: Weight, B: int, T: int, group: int
+    ) -> None:
         D, H, W = config.width, config.heads, config.window
         new = qkv.value.new_zeros
         self.B, self.T, self.D, self.H, self.window = B, T, D, H, W
-        self.qkv = Linear(qkv, T * B)
+        self.qkv = Linear(qkv, T * B, B, group)
         self.norm = _Norm(self.qkv)
-        self.out = Linear(out, T * B)
+        self.out = Linear(out, T * B, B, group)
         # Quantised heads of the cached window, then of the chunk. Only the chunk has queries.
         self.query = new(T, B * H, D // H)
         self.query_scale = new(T, B * H)
@@ -209,10 +211,10 @@ class Attention:
 class MLP:
     """x + W2 relu(W1 norm(x))^2."""
 
-    def __init__(self, up: Weight, down: Weight, rows: int) -> None:
-        self.up = Linear(up, rows)
+    def __init__(self, up: Weight, down: Weight, B: int, T: int, group: int) -> None:
+        self.up = Linear(up, T * B, B, group)
         self.norm = _Norm(self.up)
-        self.down = Linear(down, rows)
+        self.down = Linear(down, T * B, B, group)
         self.positive = torch.zeros_like(self.up.products)  # (N, hidden)
 
     def linears(self) -> list[Linear]:
@@ -260,11 +262,11 @@ class Convolution:
         return out
 
     def backward(self, dy: Tensor, update: Update) -> Tensor:
-        """The gradient (n, D) of the chunk's input rows; the weight is handed to `update`."""
+        """The gradient (n, D) of the chunk's input rows; the weight goes to `update`."""
         dx, w = torch.empty_like(dy), self.weight
         x = self.x[: self.past + dy.shape[0]]
         numerics.convolve_backward(dy, x, w.value, self.B, dx, w.products)
-        update(w, lambda: None)
+        update(w)
         return dx
 
     def advance(self, columns: int) -> None:
@@ -283,9 +285,12 @@ class Transformer:
         seed: int,
         device: str,
         tokens: int = SYMBOLS,
+        group: int | None = None,
     ) -> None:
+        """group streams have scales of their own in the weights' gradients; by itself of B."""
         bounds.check(config, B, T, tokens)
         D, F = config.width, config.hidden
+        group = numerics.group_of(B) if group is None else group
         self.B, self.weights = B, list[Weight]()
 
         def weight(name: str, outputs: int, inputs: int, gain: float) -> Weight:
@@ -303,10 +308,11 @@ class Transformer:
         self.blocks: list[Attention | MLP] = []
         for i in range(config.layers):
             qkv = weight(f"layer{i}.qkv", 3 * D, D, 1.0)
-            self.blocks.append(Attention(config, qkv, weight(f"layer{i}.out", D, D, 0.0), B, T))
+            out = weight(f"layer{i}.out", D, D, 0.0)
+            self.blocks.append(Attention(config, qkv, out, B, T, group))
             up = weight(f"layer{i}.up", F, D, 1.0)
-            self.blocks.append(MLP(up, weight(f"layer{i}.down", D, F, 0.0), T * B))
-        self.head = Linear(weight("head", tokens, D, 0.0), T * B)
+            self.blocks.append(MLP(up, weight(f"layer{i}.down", D, F, 0.0), B, T, group))
+        self.head = Linear(weight("head", tokens, D, 0.0), T * B, B, group)
         self.norm = _Norm(self.head)
         self.x = self.head.weight.value.new_zeros(T * B, D)  # the residual stream
 
@@ -330,7 +336,7 @@ class Transformer:
         numerics.scale_outer(products, self.head.x_scale[a:b], self.head.weight.scale, logits)
         return logits
 
-    def backward(self, dlogits: Tensor, update: Update = store) -> Tensor:
+    def backward(self, dlogits: Tensor, update: Update = keep) -> Tensor:
         """The gradient (n, D) of the input rows at dlogits (n, V); each weight goes to `update`.
 
         n is all rows of the chunk that `forward` has seen since the last `advance`.

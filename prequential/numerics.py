@@ -16,7 +16,7 @@ The tests hold the two together bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -31,12 +31,13 @@ from prequential.config import MAX_TERMS, OPERAND_MAX
 NORM_EPSILON = 1e-5
 WEIGHT_BOUND = 8.0
 LOG2_E = 1.4426950408889634  # not math.log2, which is the platform's
+# The weights' gradients of so many groups of streams, at most, are added, each of them integers in
+# `kernels.unit_of` and within this limit: a gradient of 2 for every token.
+GROUPS = 16
+GROUP_LIMIT = (1 << 27) - 8
 
 _EXPONENT_LOW, _EXPONENT_HIGH = 127 - 40, 127 + 40
 _use_kernels = True
-# Largest magnitudes that are to be agreed on, and what quantises with them.
-Magnitudes = list[tuple[Tensor, Callable[[], None]]]
-_magnitudes: Magnitudes | None = None
 
 
 @contextmanager
@@ -48,22 +49,6 @@ def portable() -> Iterator[None]:
         yield
     finally:
         _use_kernels = before
-
-
-@contextmanager
-def agreed() -> Iterator[Magnitudes]:
-    """Leave the operands of the weights' gradients unquantised: their scales are common to ranks.
-
-    What is collected are the columns' largest magnitudes among the rows at hand, to be replaced by
-    those of all ranks, each with what then quantises. Sums of integers with common scales can be
-    added over the ranks; nothing else in a backward pass waits for them.
-    """
-    global _magnitudes
-    _magnitudes = []
-    try:
-        yield _magnitudes
-    finally:
-        _magnitudes = None
 
 
 def compiled(x: Tensor) -> bool:
@@ -90,8 +75,8 @@ def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
     """out = a @ b for integers of magnitude <= 127: (N, K) @ (K, M) or batched.
 
     Up to 1040 terms fit float32 exactly. Longer sums are cut into such blocks, the blocks are
-    added in float64 (exact up to 2^53) and the total is rounded once, or not at all if out is
-    float64. On CUDA, 8-bit tensor cores add in int32 instead where the shapes allow.
+    added in float64 (exact up to 2^53) and the total is rounded once. On CUDA, 8-bit tensor cores
+    add in int32 instead where the shapes allow.
     """
     terms = a.shape[-1]
     if _fits_int8_cores(a, b):
@@ -99,7 +84,7 @@ def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
         columns = b.T.to(torch.int8).contiguous().T
         out.copy_(torch._int_mm(a.to(torch.int8).contiguous(), columns))
         return
-    if terms <= MAX_TERMS and out.dtype == torch.float32:
+    if terms <= MAX_TERMS:
         torch.matmul(a, b, out=out)
         return
     total = torch.zeros(out.shape, dtype=torch.float64, device=out.device)
@@ -117,7 +102,7 @@ def _fits_int8_cores(a: Tensor, b: Tensor) -> bool:
         and a.shape[0] > 16
         and a.shape[1] % 8 == 0
         and b.shape[1] % 8 == 0
-        and 0 < a.shape[1] * OPERAND_MAX**2 < 1 << 31
+        and a.shape[1] * OPERAND_MAX**2 < 1 << 31
     )
 
 
@@ -133,40 +118,49 @@ def quantise_rows(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
 
 def quantise_columns(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     """x (..., N, K) ~ quantised * scale[..., None, :]: one power of two per column (..., K)."""
-    _quantise_columns(x, x.abs().amax(-2), quantised, scale)
-
-
-def _quantise_columns(x: Tensor, magnitude: Tensor, quantised: Tensor, scale: Tensor) -> None:
-    inverse, power = _powers(magnitude)
+    inverse, power = _powers(x.abs().amax(-2))
     quantised.copy_(_round(x * inverse[..., None, :]))
     scale.copy_(power)
 
 
-def quantise_gradient(
-    dy: Tensor,
-    row: Tensor,
-    column: Tensor,
-    by_column: Tensor,
-    column_scale: Tensor,
-    by_row: Tensor,
-    row_scale: Tensor,
-) -> None:
-    """dy (N, M) as operand of both products of a linear layer's backward pass.
+def group_of(streams: int) -> int:
+    """Streams whose rows share a scale per output in a weight's gradient; 0: there is one stream.
 
-    by_column is dy * row[:, None] with one scale per column, by_row dy * column[None, :] with one
-    per row: what belonged to the other operand is folded in.
+    So a process that has whole groups needs nothing of others to find its part of the gradient.
     """
-    x = dy * row[:, None]
-    magnitude = x.abs().amax(-2)
+    return -(-streams // GROUPS) if streams > 1 else 0
 
-    def quantise() -> None:
-        _quantise_columns(x, magnitude, by_column, column_scale)
 
-    if _magnitudes is None:
-        quantise()
-    else:
-        _magnitudes.append((magnitude, quantise))
-    quantise_rows(dy * column, by_row, row_scale)
+def weight_gradient(
+    dy: Tensor, xq: Tensor, streams: int, group: int, products: Tensor, scale: Tensor
+) -> None:
+    """products (M, K) * scale[:, None] = dy^T @ xq of rows dy (N, M) and integer rows xq (N, K).
+
+    dy gets one scale per column. With a group, each group of so many streams has scales of its own;
+    then every group's gradient is rounded to a multiple of one unit, within a limit, so that the
+    groups' sum is of integers, int32, and no order of adding changes it. Where products is int32,
+    it receives them exactly.
+    """
+    if not group:
+        dyq = torch.empty_like(dy)
+        quantise_columns(dy, dyq, scale)
+        matmul(dyq.T, xq, products)
+        return
+    columns = len(dy) // streams
+    unit = float(kernels.unit_of(columns * group))
+    part = torch.empty_like(products, dtype=torch.float32)
+    total = torch.zeros_like(products, dtype=torch.int32)
+    for first in range(0, streams, group):
+        rows, inputs = (
+            x.view(columns, streams, -1)[:, first : first + group].flatten(0, 1) for x in (dy, xq)
+        )
+        dyq = torch.empty_like(rows)
+        quantise_columns(rows, dyq, scale)
+        matmul(dyq.T, inputs, part)
+        part *= (scale * (1.0 / unit))[:, None]
+        total += part.clamp(-GROUP_LIMIT, GROUP_LIMIT).round().to(torch.int32)
+    products.copy_(total)
+    scale.fill_(unit)
 
 
 Rows = tuple[Tensor, Tensor]  # integers and their scales

@@ -19,7 +19,6 @@ from prequential.config import Config
 from prequential.container import FRAME_BYTES, Header, Limits
 from prequential.errors import ConfigError
 from prequential.learner import Learner
-from prequential.model import Transformer
 from prequential.prior import Prior
 from prequential.progress import Progress, ProgressCallback
 from prequential.vocabulary import Vocabulary
@@ -66,7 +65,7 @@ class Run:
     progress: ProgressCallback | None
     started: float  # by time.monotonic, of the time that an earlier run took as well
     prior: Prior | None = None
-    transformer: Callable[..., Transformer] = Transformer
+    new_learner: Callable[..., Learner] = Learner
     writer: ArchiveWriter | None = None
     checkpoints: Checkpoints | None = None
     steps_done: int = 0  # chunks coded and learned
@@ -74,10 +73,9 @@ class Run:
 
     def __post_init__(self) -> None:
         threads = self.threads or DEFAULT_THREADS
-        self.learner = Learner(
-            self.config, self.header.seed, self.device, threads, self._past, self.transformer,
-            self.vocabulary,
-        )  # fmt: skip
+        self.learner = self.new_learner(
+            self.config, self.header.seed, self.device, threads, self._past, self.vocabulary
+        )
         if self.prior is not None:
             priors.check(self.prior, self.learner.learned(), self.config.ngrams.slots)
             self.learner.restore(self.prior.arrays)

@@ -28,11 +28,12 @@ from prequential.coder import TOTAL_BITS
 from prequential.compiled import jit
 from prequential.config import MAX_TERMS
 from prequential.model import MLP, Attention, Linear, Transformer
-from prequential.numerics import LOG2_E, NORM_EPSILON, WEIGHT_BOUND
+from prequential.numerics import GROUP_LIMIT, LOG2_E, NORM_EPSILON, WEIGHT_BOUND
 from prequential.optimizer import Weight
 
 _EPSILON = np.float32(NORM_EPSILON)
 _BOUND = np.float32(WEIGHT_BOUND)
+_GROUP_LIMIT = np.float32(GROUP_LIMIT)
 COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
 _NUMBERS = 4096  # of a piece of the update, about
 
@@ -167,7 +168,10 @@ class Steps:
 
         Any number of threads may call it; when it returns, the step is done.
         """
-        arguments = shares.phases(1), self._layers[0], self._moments, tokens, constants
+        arguments = (
+            shares.phases(1), self._layers[0], self._moments, tokens, self.model.B,
+            self.model.head.group, constants,
+        )  # fmt: skip
         return lambda: _update(*arguments)
 
 
@@ -184,14 +188,9 @@ def _stacked(owners: Sequence[Any], name: str, rank: int) -> np.ndarray:
 def _linear(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
     weights = [linear.weight for linear in linears]
     scale = _stacked(weights, "scale", 2)
-    inputs = weights[0].value.shape[1] if weights else 0
-    return (
-        np.empty((*scale.shape, inputs), "int8"),
-        scale,
-        _stacked(linears, "xq", 3),
-        _stacked(linears, "x_scale", 2),
-        _stacked(linears, "by_column", 3),
-    )
+    xq, x_scale = _stacked(linears, "xq", 3), _stacked(linears, "x_scale", 2)
+    dy = np.empty((*x_scale.shape, scale.shape[1]), np.float32)
+    return np.empty((*scale.shape, xq.shape[2]), "int8"), scale, xq, x_scale, dy
 
 
 def _moments(linears: Sequence[Linear]) -> tuple[np.ndarray, ...]:
@@ -217,44 +216,43 @@ def _products(xq: Any, weight: Any, first: Any, out: Any) -> None:
 
 
 @jit
-def _accumulate(a: Any, b: Any, out: Any) -> None:
-    """out (n, K) += integers a (n, M) @ b (M, K), float32: at most 1040 terms in all.
+def _accumulate(a: Any, first: Any, end: Any, b: Any, rows: Any, out: Any) -> None:
+    """out (n, K) += integers a[:, first:end] @ b[rows[first:end]]: at most 1040 terms in all.
 
     Four terms at a time, so that an element of out is read once for four products.
     """
-    rows, terms = a.shape
-    width = b.shape[1]
-    whole = terms - terms % 4
+    outputs, width = out.shape
+    whole = end - (end - first) % 4
     four = np.empty((4, width), np.float32)
     b0, b1, b2, b3 = four[0], four[1], four[2], four[3]
-    for m in range(0, whole, 4):
+    for m in range(first, whole, 4):
         for u in range(4):
+            r = rows[m + u]
             for k in range(width):
-                four[u, k] = b[m + u, k]
-        for i in range(rows):
+                four[u, k] = b[r, k]
+        for i in range(outputs):
             x = out[i]
             a0, a1, a2, a3 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
             for k in range(width):
                 x[k] += (a0 * b0[k] + a1 * b1[k]) + (a2 * b2[k] + a3 * b3[k])
-    for m in range(whole, terms):
-        for i in range(rows):
+    for m in range(whole, end):
+        for i in range(outputs):
             for k in range(width):
-                out[i, k] += a[i, m] * np.float32(b[m, k])
+                out[i, k] += a[i, m] * np.float32(b[rows[m], k])
 
 
 @jit
-def _matmul(a: Any, b: Any, out: Any) -> None:
-    """out (n, K) = integers a (n, M) @ b (M, K), rounded once: `numerics.matmul`."""
+def _matmul(a: Any, b: Any, rows: Any, out: Any) -> None:
+    """out (n, K) = integers a (n, M) @ b[rows] (M, K), rounded once: `numerics.matmul`."""
     out[:] = np.float32(0)
     terms = a.shape[1]
     if terms <= MAX_TERMS:
-        _accumulate(a, b, out)
+        _accumulate(a, 0, terms, b, rows, out)
         return
     total = np.zeros(out.shape, np.float64)
     for start in range(0, terms, MAX_TERMS):
-        end = min(start + MAX_TERMS, terms)
         out[:] = np.float32(0)
-        _accumulate(np.ascontiguousarray(a[:, start:end]), b[start:end], out)
+        _accumulate(a, start, min(start + MAX_TERMS, terms), b, rows, out)
         total += out
     out[:] = total
 
@@ -578,8 +576,8 @@ def phases_of_column(layers: Any) -> Any:
 
 @jit
 def _linear_backward(dy: Any, a: Any, b: Any, layer: Any, linear: Any, dx: Any) -> Any:
-    """dx (n, K) integers and their row scales (n,) of rows a..b; `by_column` for the update."""
-    weight, weight_scale, _, x_scale, by_column = linear
+    """dx (n, K) integers and their row scales (n,) of rows a..b; keeps dy for the update."""
+    weight, weight_scale, _, x_scale, kept = linear
     column = weight_scale[layer]
     rows, width = dy.shape
     scaled = np.empty(width, np.float32)
@@ -587,10 +585,10 @@ def _linear_backward(dy: Any, a: Any, b: Any, layer: Any, linear: Any, dx: Any) 
     for i in range(rows):
         f = x_scale[layer, a + i]
         for j in range(width):
-            by_column[layer, a + i, j] = dy[i, j] * f
+            kept[layer, a + i, j] = dy[i, j] * f
             scaled[j] = dy[i, j] * column[j]
         row_scale[i] = kernels.quantise_row(scaled, by_row[i])
-    _matmul(by_row, weight[layer], dx)
+    _matmul(by_row, weight[layer], np.arange(width), dx)
     return row_scale
 
 
@@ -765,19 +763,54 @@ def _enter_backward(dy: Any, inputs: Any, streams: Any, weight: Any, c: Any, dx:
 
 
 @jit
+def _weight_gradient(dy: Any, xq: Any, streams: Any, group: Any, products: Any, scale: Any) -> None:
+    """`numerics.weight_gradient`, for some of the outputs."""
+    tokens, outputs = dy.shape
+    columns, each = tokens // streams, max(group, 1)
+    total = np.zeros((outputs if group > 0 else 0, products.shape[1]), np.int32)
+    unit = kernels.unit_of(columns * each)
+    for b in range(0, streams, each):
+        count = min(each, streams - b)
+        rows = np.empty(columns * count, np.int64)
+        own = np.empty((len(rows), outputs), np.float32)
+        for i in range(len(rows)):
+            rows[i] = r = i // count * streams + b + i % count
+            for m in range(outputs):
+                own[i, m] = dy[r, m]
+        kernels.quantise_columns(own, scale)
+        _matmul(np.ascontiguousarray(own.T), xq, rows, products)
+        if group == 0:
+            return
+        for i in range(outputs):
+            f = scale[i] / unit
+            for k in range(total.shape[1]):
+                part = min(max(products[i, k] * f, -_GROUP_LIMIT), _GROUP_LIMIT)
+                total[i, k] += np.int32(np.rint(part))
+    products[:] = total
+    scale[:] = unit
+
+
+@jit
 def _update_rows(
-    first: Any, end: Any, layer: Any, linear: Any, moments: Any, tokens: Any, c: Any
+    first: Any,
+    end: Any,
+    layer: Any,
+    linear: Any,
+    moments: Any,
+    tokens: Any,
+    streams: Any,
+    group: Any,
+    c: Any,
 ) -> None:
     """One step of Adam on rows first..end of a weight."""
-    quantised, scale, xq, _, by_column = linear
+    quantised, scale, xq, _, dy = linear
     value, mean, square = moments
     rows = end - first
-    columns = np.empty((tokens, rows), np.float32)
-    columns[:] = by_column[layer, :tokens, first:end]
-    product_scale = np.empty(rows, np.float32)
-    kernels.quantise_columns(columns, product_scale)
     products = np.empty((rows, xq.shape[2]), np.float32)
-    _matmul(np.ascontiguousarray(columns.T), xq[layer, :tokens], products)
+    product_scale = np.empty(rows, np.float32)
+    _weight_gradient(
+        dy[layer, :tokens, first:end], xq[layer], streams, group, products, product_scale
+    )
     kernels.adam_rows(
         value[layer, first:end],
         mean[layer, first:end],
@@ -797,7 +830,15 @@ def _update_rows(
 
 
 @jit
-def _update(counters: Any, linears: Any, moments: Any, tokens: Any, constants: Any) -> None:
+def _update(
+    counters: Any,
+    linears: Any,
+    moments: Any,
+    tokens: Any,
+    streams: Any,
+    group: Any,
+    constants: Any,
+) -> None:
     """One step of Adam on all weights, in pieces of some rows."""
     piece = shares.claim(counters, 0)
     total = 0
@@ -813,8 +854,9 @@ def _update(counters: Any, linears: Any, moments: Any, tokens: Any, constants: A
             layer, part = (piece - total) // each, (piece - total) % each
             first = part * rows
             _update_rows(
-                first, min(first + rows, outputs), layer, linear, moment, tokens, constants
-            )
+                first, min(first + rows, outputs), layer, linear, moment, tokens, streams, group,
+                constants,
+            )  # fmt: skip
             shares.done(counters, 0)
             piece = shares.claim(counters, 0)
         total += layers * each

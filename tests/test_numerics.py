@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prequential import kernels, numerics
+from prequential import kernels, numerics, steps
 from prequential.config import MAX_TERMS, OPERAND_MAX, OptimizerConfig
 from prequential.optimizer import Optimizer, Weight, uniform
 
@@ -60,25 +60,56 @@ def test_quantised_rows_are_the_nearest_integers(columns: int) -> None:
             assert q[i].abs().max() >= 63  # seven bits are in use
 
 
-@pytest.mark.parametrize("columns", [1, 7, 33, 128])
-def test_a_gradient_is_quantised_both_ways(columns: int) -> None:
-    x = values(9, columns, seed=1)
-    column, row = values(1, columns, seed=2)[0], values(9, 1, seed=3)[:, 0]
-    by_column, column_scale, by_row, row_scale = both(
-        lambda *outputs: numerics.quantise_gradient(x, row, column, *outputs),
-        (9, columns),
-        (columns,),
-        (9, columns),
-        (9,),
+@pytest.mark.parametrize(
+    ("streams", "columns"), [(1, 9), (1, 1024), (2, 7), (5, 8), (37, 3), (33, 400)]
+)
+def test_a_weights_gradient_is_a_sum_over_groups_of_streams(streams: int, columns: int) -> None:
+    """Two forms, near the true product; any division of the groups over ranks adds up to it."""
+    n, outputs, inputs = streams * columns, 11, 33
+    dy = values(n, outputs, seed=1) * 2.0**-12
+    dy[:, 0] = 0
+    xq = values(n, inputs, seed=2).mul(40).round().clamp(-OPERAND_MAX, OPERAND_MAX)
+    group = numerics.group_of(streams)
+    found, scale = torch.empty(outputs, inputs), torch.empty(outputs)
+    numerics.weight_gradient(dy, xq, streams, group, found, scale)
+    again, scale_again = torch.empty_like(found), torch.empty_like(scale)
+    steps._weight_gradient(
+        dy.numpy(), xq.numpy(), streams, group, again.numpy(), scale_again.numpy()
     )
-    expected, scale = torch.empty_like(x), torch.empty(9)
-    numerics.quantise_rows(x * column, expected, scale)
-    assert same(by_row, expected)
-    assert same(row_scale, scale)
-    expected, scale = torch.empty(columns, 9), torch.empty(columns)
-    numerics.quantise_rows((x * row[:, None]).T.contiguous(), expected, scale)
-    assert same(by_column, expected.T)
-    assert same(column_scale, scale)
+    assert same(found, again)
+    assert same(scale, scale_again)
+    gradient = (found * scale[:, None]).double()
+    exact = dy.double().T @ xq.double()
+    assert ((gradient - exact).norm() / exact.norm()).item() < 0.05
+    if not group:
+        return
+    assert len(set(scale.tolist())) == 1
+    middle = streams // group // 2 * group  # a border between two groups
+    parts = []
+    for own in (slice(0, middle), slice(middle, streams)):
+        rows = [x.view(columns, streams, -1)[:, own].flatten(0, 1) for x in (dy, xq)]
+        count = own.stop - own.start
+        parts.append(torch.empty(outputs, inputs, dtype=torch.int32))
+        numerics.weight_gradient(*rows, count, group, parts[-1], scale_again)
+        assert same(scale, scale_again)
+    assert same(found, (parts[0] + parts[1]).float())
+
+
+def test_a_gradient_beyond_its_limit_is_held_there() -> None:
+    """All groups at the limit are still a sum that int32 holds."""
+    streams = numerics.GROUPS
+    dy = torch.full((streams, 2), 1000.0)
+    dy[:, 1] *= -1
+    xq = torch.full((streams, 3), 127.0)
+    for form in (numerics.weight_gradient, steps._weight_gradient):
+        found, scale = torch.empty(2, 3), torch.empty(2)
+        arrays = dy, xq, found, scale
+        if form is steps._weight_gradient:
+            arrays = tuple(x.numpy() for x in arrays)
+        form(*arrays[:2], streams, 1, *arrays[2:])
+        assert found[0].tolist() == [float((1 << 31) - 128)] * 3
+        assert found[1].tolist() == [-float((1 << 31) - 128)] * 3
+        assert scale.tolist() == [2.0**-26] * 2
 
 
 @pytest.mark.parametrize("columns", [1, 16, 65, 128, 1024])

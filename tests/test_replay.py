@@ -56,13 +56,13 @@ def test_only_the_past_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     learner_init = Learner.__init__
 
     def watched(self: Learner, *args: object) -> None:
-        *rest, past, transformer, vocabulary = args
+        *rest, past, vocabulary = args
 
         def spy(index: int) -> object:
             asked.append((index, self._past_count))
             return past(index)  # type: ignore[operator]
 
-        learner_init(self, *rest, spy, transformer, vocabulary)  # type: ignore[arg-type]
+        learner_init(self, *rest, spy, vocabulary)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Learner, "__init__", watched)
     codec.codelength(text(2000), 0, small("epochs=2"))

@@ -15,11 +15,11 @@ import pytest
 import torch
 from samples import small, text
 
-from prequential import codec
+from prequential import codec, numerics
 from prequential.cli import main
 from prequential.config import load
 from prequential.errors import ConfigError
-from prequential.team import SharedTransformer, Team, joined
+from prequential.team import SharedLearner, Team, joined, share
 
 ROOT = Path(__file__).parent.parent
 DATA = text(2500, 8)
@@ -49,56 +49,70 @@ def test_any_number_of_ranks_writes_one_archive(ranks: int, tmp_path: Path) -> N
     assert codec.decompress(archive) == DATA
 
 
-class Alone(Team):
-    """A team of one that sends nothing; `wide` pretends that other ranks hold larger numbers."""
+class Counted(Team):
+    """A team of one that only notes what is sent."""
 
-    def __init__(self, wide: float = 0.0) -> None:
-        self.rank, self.size, self.wide = 0, 1, wide
-
-    def maximum(self, x: torch.Tensor) -> torch.Tensor:
-        return super().maximum(x).clamp(min=self.wide)
+    def __init__(self, size: int = 1) -> None:
+        self.rank, self.size = 0, size
+        self.sent: list[int] = []
 
     def total(self, x: torch.Tensor) -> None:
         assert x.dtype == torch.int32
-
-    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [x]
+        self.sent.append(x.numel())
 
 
-def test_long_sums_are_added_before_they_are_rounded() -> None:
-    """48 * 32 rows are more than float32 sums hold; the sums travel as integers."""
-    config, data = small("streams=48", "chunk=32"), text(48 * 32 * 2)
+@pytest.mark.parametrize("overrides", [("streams=5",), ("streams=17", "chunk=600", "epochs=2")])
+def test_one_sum_of_integers_is_all_that_travels(overrides: tuple[str, ...]) -> None:
+    """A message per step; the archive is the same, where a group has two streams as well."""
+    config, data = small(*overrides), text(17 * 600 * 2)
+    expected, out, team = codec.compress(data, config=config), io.BytesIO(), Counted()
+    report = codec.encode(
+        np.frombuffer(data, np.uint8), out, config=config, new_learner=partial(SharedLearner, team)
+    )
+    assert out.getvalue() == expected
+    assert len(team.sent) == report.steps
+    rows = config.streams * config.chunk
+    convolution = (config.model.conv - 1) * config.model.width
+    weights = report.parameters - convolution
+    assert max(team.sent) == weights + rows * (256 + config.model.width)
+
+
+def test_a_sum_that_is_not_exact_would_be_seen() -> None:
+    """The control: one unit more in one weight's gradient, another archive."""
+
+    class Wrong(Counted):
+        def total(self, x: torch.Tensor) -> None:
+            x[-1] += 1 << 12
+
     archives = []
-    for transformer in ({}, {"transformer": partial(SharedTransformer, Alone())}):
-        out = io.BytesIO()
-        codec.encode(np.frombuffer(data, np.uint8), out, config=config, **transformer)
-        archives.append(out.getvalue())
-    assert archives[0] == archives[1]
-
-
-def test_scales_that_were_not_agreed_on_would_be_seen() -> None:
-    """The control: other scales, another archive."""
-    archives = []
-    for wide in (0.0, 1.0):
-        out = io.BytesIO()
-        shared = partial(SharedTransformer, Alone(wide))
-        codec.encode(np.frombuffer(DATA, np.uint8), out, config=small(), transformer=shared)
+    for team in (Counted(), Wrong()):
+        out, shared = io.BytesIO(), partial(SharedLearner, team)
+        codec.encode(np.frombuffer(DATA, np.uint8), out, config=small(), new_learner=shared)
         archives.append(out.getvalue())
     assert archives[0] != archives[1]
+
+
+def test_shares_are_whole_groups() -> None:
+    """Every stream has one rank, whatever the division."""
+    for streams, size in ((2, 2), (5, 3), (16, 16), (37, 4), (40, 14), (4096, 16)):
+        streams_of = []
+        for rank in range(size):
+            team = Counted(size)
+            team.rank = rank
+            part = share(team, streams)
+            assert part.start % numerics.group_of(streams) == 0
+            assert part.stop > part.start
+            streams_of += list(range(streams))[part]
+        assert streams_of == list(range(streams))
 
 
 def test_refusals(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Crowd(Alone):
-        def __init__(self) -> None:
-            super().__init__()
-            self.size = 9
-
-    with pytest.raises(ConfigError, match="9 ranks for 4 streams"):
-        SharedTransformer(Crowd(), small().model, 4, 8, 0, "cpu")
-    with pytest.raises(ConfigError, match="overflow"):
-        SharedTransformer(Alone(), small().model, 4096, 1024, 0, "cpu")
+    with pytest.raises(ConfigError, match="9 ranks for 4 groups of streams"):
+        share(Counted(9), 4)
+    with pytest.raises(ConfigError, match="16 ranks for 14 groups"):
+        share(Counted(16), 40)
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match="start them with torchrun"), joined("cpu"):
