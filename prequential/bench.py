@@ -350,8 +350,8 @@ def _products_seconds(config: Config) -> dict[str, float]:
         gradient = np.empty(weight.shape, np.float32)
         for stage, product, operands in (
             (FORWARD, steps._products, (x.astype(np.int16), weight, 0, dy)),
-            (BACKWARD, steps._matmul, (dy, weight, x)),
-            (OPTIMIZER, steps._matmul, (columns, x, gradient)),
+            (BACKWARD, steps._matmul, (dy, weight, np.arange(outputs), x)),
+            (OPTIMIZER, steps._matmul, (columns, x, np.arange(n), gradient)),
         ):
             times = []
             for _ in range(5):

@@ -177,7 +177,7 @@ def encode(
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
     weights: BinaryIO | None = None,
-    new_learner: Callable[..., Learner] = Learner,
+    new_learner: Callable[..., Learner] | None = None,
     limits: Limits = _LIMITS,
     checkpoints: Checkpoints | None = None,
 ) -> Report:
@@ -185,7 +185,7 @@ def encode(
 
     With a prior the weights start from it instead of the seed's; the decoder will need it too.
     The final weights go to the file `weights`; they are no part of the archive. Of the limits only
-    memory counts here.
+    memory counts here. new_learner makes a `Learner` that computes the same bits in another way.
 
     Raises:
         ConfigError: the model would need more than the memory limit, no such device, or the prior
@@ -315,7 +315,7 @@ def report_of(
         config=config_tree(header.config),
         sha256=header.sha256.hex(),
         weights_digest=digest.hex(),
-        parameters=run.learner.parameter_count() if run else 0,
+        parameters=sum(w.value.numel() for w in run.learner.model.weights) if run else 0,
         weights_bytes=sum(a.nbytes for a in run.learner.learned().values()) if run else 0,
         steps=run.learner.optimizer.steps if run else 0,
         versions=versions(header.numerics_version, CONTAINER_VERSION),

@@ -200,10 +200,6 @@ class Learner:
         tables = {**self.embeddings.arrays(), **self.ngrams.arrays()}
         return {name: table for name, table in tables.items() if not name.endswith("squares")}
 
-    def parameter_count(self) -> int:
-        """Numbers in the transformer's weights; the sparse tables are not counted."""
-        return sum(weight.value.numel() for weight in self.model.weights)
-
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the dense weights and gates, which depend on everything else."""
         self.settle()

@@ -113,10 +113,6 @@ class Attention:
         slopes = [math.ldexp(1.0, -(1 + 8 * h // H)) for h in range(H)]
         self.slopes = qkv.value.new_tensor(slopes).repeat(B)  # (G,), G = B * H
 
-    def linears(self) -> list[Linear]:
-        """The block's linear layers."""
-        return [self.qkv, self.out]
-
     def forward(self, x: Tensor, a: int, b: int) -> None:
         """x[a:b] += attention, for the rows of whole columns a / B .. b / B."""
         B, D, H, W = self.B, self.D, self.H, self.window
@@ -216,10 +212,6 @@ class MLP:
         self.norm = _Norm(self.up)
         self.down = Linear(down, T * B, B, group)
         self.positive = torch.zeros_like(self.up.products)  # (N, hidden)
-
-    def linears(self) -> list[Linear]:
-        """The block's linear layers."""
-        return [self.up, self.down]
 
     def forward(self, x: Tensor, a: int, b: int) -> None:
         """x[a:b] += mlp."""

@@ -448,7 +448,7 @@ def convolve_backward(
         rows = slice(past - delay, past - delay + n)
         dyq, scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
         quantise_columns(dy * x_scale[rows, None], dyq, scale)
-        gradient[k - 1] = column_sums(xq[rows], dyq).to(gradient.dtype) * scale
+        gradient[k - 1] = column_sums(xq[rows], dyq).float() * scale
 
 
 def slide(rows: Tensor, step: int, kept: int) -> None:

@@ -66,14 +66,8 @@ class Optimizer:
         self._power1 = 1.0
         self._power2 = 1.0
 
-    def step(self, weights: list[Weight], token_count: int) -> None:
-        """Update every weight from its gradient, the sum over token_count tokens."""
-        update = update_of(self.advance(token_count))
-        for w in weights:
-            update(w)
-
     def advance(self, token_count: int) -> np.ndarray:
-        """Start a step: its constants, float32.
+        """Start a step, on gradients that are sums over so many tokens: its constants, float32.
 
         Those of Adam (6,) are rate, betas, 1 / (1 - beta^step), epsilon; of gradient descent (1,)
         the rate.
@@ -91,7 +85,7 @@ class Optimizer:
 
 
 def update_of(constants: np.ndarray) -> Callable[[Weight], None]:
-    """What updates one weight with a step's constants."""
+    """What updates a weight from its gradient with a step's constants."""
     return partial(_adam if len(constants) > 1 else _sgd, c=constants)
 
 

@@ -65,7 +65,7 @@ class Run:
     progress: ProgressCallback | None
     started: float  # by time.monotonic, of the time that an earlier run took as well
     prior: Prior | None = None
-    new_learner: Callable[..., Learner] = Learner
+    new_learner: Callable[..., Learner] | None = None
     writer: ArchiveWriter | None = None
     checkpoints: Checkpoints | None = None
     steps_done: int = 0  # chunks coded and learned
@@ -73,7 +73,7 @@ class Run:
 
     def __post_init__(self) -> None:
         threads = self.threads or DEFAULT_THREADS
-        self.learner = self.new_learner(
+        self.learner = (self.new_learner or Learner)(
             self.config, self.header.seed, self.device, threads, self._past, self.vocabulary
         )
         if self.prior is not None:

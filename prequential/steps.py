@@ -1,7 +1,7 @@
 """A learner's step on the CPU: forward, backward and update, one compiled call each.
 
-They compute what `Transformer.forward`, `.backward` and `Optimizer.step` do, bit for bit, and on
-the same buffers: integers sum to the same total in any order, and everything else is the same
+They compute what `Transformer.forward`, `.backward` and `optimizer.update_of` do, bit for bit, and
+on the same buffers: integers sum to the same total in any order, and everything else is the same
 operation of `kernels`. The forward pass goes on through the n-gram logits to the frequencies.
 
 A chunk is 30 operations of a few microseconds per layer, so calls, passes over memory and

@@ -322,7 +322,6 @@ PLACES = {
     ("steps", "np.rint"): "rounds to an integer, ties to even",
     ("numerics", ".sum"): "of integers, checked above as they run",
     ("numerics", "rsqrt"): "the package's own, of products and differences",
-    ("learner", "sum"): "of integers: a count of parameters",
     ("bounds", "**"): "of integers",
     ("numerics", "**"): "of integers: the largest product of two operands",
     ("bounds", ".sum"): "not a sum but a name",

@@ -12,7 +12,7 @@ import torch
 
 from prequential import kernels, numerics, steps
 from prequential.config import MAX_TERMS, OPERAND_MAX, OptimizerConfig
-from prequential.optimizer import Optimizer, Weight, uniform
+from prequential.optimizer import Optimizer, Weight, uniform, update_of
 
 LENGTHS = [*range(1, 66), 127, 128, 129, 512, 1024]
 
@@ -262,9 +262,9 @@ def test_adam_forms_agree_and_follow_the_formula() -> None:
             reference = reference - 0.01 * m / (1 - 0.9**step) / denominator
             if portable:
                 with numerics.portable():
-                    optimizer.step([weight], 1)
+                    update_of(optimizer.advance(1))(weight)
             else:
-                optimizer.step([weight], 1)
+                update_of(optimizer.advance(1))(weight)
         assert torch.allclose(weight.value.double(), reference, atol=1e-5)
         results.append((weight.value, weight.quantised, weight.scale))
     for a, b in zip(*results, strict=True):
