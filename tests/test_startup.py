@@ -41,7 +41,7 @@ try:
 except SystemExit:
     pass
 """
-    seconds, _, modules = min(measure(code) for _ in range(2))
+    seconds, _, modules = min(measure(code) for _ in range(5))  # others may be at work
     assert seconds < 0.3
     assert not modules & {"torch", "numba"}
 
