@@ -138,8 +138,8 @@ def weight_gradient(
 
     dy gets one scale per column. With a group, each group of so many streams has scales of its own;
     then every group's gradient is rounded to a multiple of one unit, within a limit, so that the
-    groups' sum is of integers, int32, and no order of adding changes it. Where products is int32,
-    it receives them exactly.
+    groups' sum is of integers below 2^31, and no order of adding changes it. Where products is
+    int32, it receives them exactly.
     """
     if not group:
         dyq = torch.empty_like(dy)
@@ -149,7 +149,7 @@ def weight_gradient(
     columns = len(dy) // streams
     unit = float(kernels.unit_of(columns * group))
     part = torch.empty_like(products, dtype=torch.float32)
-    total = torch.zeros_like(products, dtype=torch.int32)
+    total = torch.zeros_like(products, dtype=torch.float64)
     for first in range(0, streams, group):
         rows, inputs = (
             x.view(columns, streams, -1)[:, first : first + group].flatten(0, 1) for x in (dy, xq)
@@ -158,7 +158,7 @@ def weight_gradient(
         quantise_columns(rows, dyq, scale)
         matmul(dyq.T, inputs, part)
         part *= (scale * (1.0 / unit))[:, None]
-        total += part.clamp(-GROUP_LIMIT, GROUP_LIMIT).round().to(torch.int32)
+        total += part.clamp_(-GROUP_LIMIT, GROUP_LIMIT).round_()
     products.copy_(total)
     scale.fill_(unit)
 
