@@ -149,7 +149,7 @@ def weight_gradient(
     columns = len(dy) // streams
     unit = float(kernels.unit_of(columns * group))
     part = torch.empty_like(products, dtype=torch.float32)
-    total = torch.zeros_like(products, dtype=torch.float64)
+    total = torch.zeros(products.shape, dtype=torch.float64, device=dy.device)
     for first in range(0, streams, group):
         rows, inputs = (
             x.view(columns, streams, -1)[:, first : first + group].flatten(0, 1) for x in (dy, xq)
