@@ -53,11 +53,11 @@ class Learner:
         self.history = History(B, vocabulary)
         self.embeddings = Embeddings(config.model, B, T, seed, V)
         self.model = transformer(config.model, B, T, seed, device, V)
-        # Alone, on the CPU, with the usual optimizer: its compiled form.
-        alone = transformer is Transformer and shares.COMPILED and config.optimizer.name == "adam"
-        self.steps = Steps(self.model) if alone and numerics.compiled(self.model.x) else None
+        # On the CPU, with the usual optimizer: its compiled form.
+        adam = shares.COMPILED and config.optimizer.name == "adam"
+        self.steps = Steps(self.model) if adam and numerics.compiled(self.model.x) else None
         self._forward_column = self.model.forward
-        if transformer is Transformer and self.device.type == "cuda":
+        if self.device.type == "cuda":
             self._forward_column = ColumnGraphs(self.model).forward
         self.ngrams = Ngrams(config.ngrams, B, T, V)
         self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None

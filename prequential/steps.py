@@ -32,10 +32,10 @@ from prequential.numerics import GROUP_LIMIT, LOG2_E, NORM_EPSILON, WEIGHT_BOUND
 from prequential.optimizer import Weight
 
 _EPSILON = np.float32(NORM_EPSILON)
-_BOUND = np.float32(WEIGHT_BOUND)
+BOUND = np.float32(WEIGHT_BOUND)
 _GROUP_LIMIT = np.float32(GROUP_LIMIT)
 COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
-_NUMBERS = 4096  # of a piece of the update, about
+NUMBERS = 4096  # of a piece of the update, about
 
 
 class Steps:
@@ -53,7 +53,7 @@ class Steps:
             [model.head],
         )
         linears = tuple(_linear(kind) for kind in kinds)
-        self._moments = tuple(_moments(kind) for kind in kinds)
+        self.moments = tuple(_moments(kind) for kind in kinds)
         norms = tuple(
             _stacked(owners, "inverse_rms", 2)
             for owners in (
@@ -82,11 +82,11 @@ class Steps:
         # Rows enter where the convolution reads them, or else the residual stream itself.
         self._input = inputs[len(inputs) - len(x) :] if convolution is not None else x
         self._logits = np.empty((len(x), model.head.weight.value.shape[0]), np.float32)
-        self._layers = (linears, norms, heads, slopes, positive)
+        self.layers = (linears, norms, heads, slopes, positive)
         self._convolution = (inputs, taps)
         self._taps = () if convolution is None else _parts(convolution.weight)
         temperature = np.float32(LOG2_E / math.sqrt(hs))
-        self._state = x, self._convolution, self._layers, temperature, self._logits
+        self._state = x, self._convolution, self.layers, temperature, self._logits
         self._slope = np.float32(1.0 / math.sqrt(hs))
         each = len(x) // model.B, len(slopes)
         shapes = (*each, hs), each, each, (len(x), 3 * x.shape[1])
@@ -105,7 +105,7 @@ class Steps:
 
         The model's own quantised copies do not.
         """
-        for linear, moments in zip(self._layers[0], self._moments, strict=True):
+        for linear, moments in zip(self.layers[0], self.moments, strict=True):
             for value, quantised, scale in zip(moments[0], *linear[:2], strict=True):
                 kernels.quantise_rows(value, quantised, scale)
 
@@ -132,7 +132,7 @@ class Steps:
 
     def state(self, columns: int) -> tuple[Any, ...]:
         """What `columns.decode` takes of it: counters for so many columns, and buffers."""
-        phases = 1 + columns * phases_of_column(len(self._layers[0][0][0]))
+        phases = 1 + columns * phases_of_column(len(self.layers[0][0][0]))
         return shares.phases(phases), self._input, self._state, self._scratch
 
     def backward(self, n: int) -> tuple[Any, ...]:
@@ -144,7 +144,7 @@ class Steps:
         dlogits = np.empty((n, self._logits.shape[1]), np.float32)
         dx = np.zeros((n, self.model.x.shape[1]), np.float32)
         return (
-            shares.phases(self._phases), self.model.B, dlogits, dx, self._layers,
+            shares.phases(self._phases), self.model.B, dlogits, dx, self.layers,
             self._heads_gradient, self._slope,
         )  # fmt: skip
 
@@ -161,7 +161,7 @@ class Steps:
         """Move the caches past a finished chunk of so many columns."""
         inputs, taps = self._convolution
         past = len(taps) * self.model.B
-        _advance(self._layers[2], inputs, past, columns, self.model.B)
+        _advance(self.layers[2], inputs, past, columns, self.model.B)
 
     def update(self, tokens: int, constants: np.ndarray) -> Callable[[], None]:
         """What takes a step of Adam on all weights but the convolution's, after so many rows.
@@ -169,7 +169,7 @@ class Steps:
         Any number of threads may call it; when it returns, the step is done.
         """
         arguments = (
-            shares.phases(1), self._layers[0], self._moments, tokens, self.model.B,
+            shares.phases(1), self.layers[0], self.moments, tokens, self.model.B,
             self.model.head.group, constants,
         )  # fmt: skip
         return lambda: _update(*arguments)
@@ -758,16 +758,20 @@ def _enter_backward(dy: Any, inputs: Any, streams: Any, weight: Any, c: Any, dx:
     kernels.convolve_backward(dy, x, taps, streams, dx, products)
     kernels.adam_rows(
         taps, mean, square, products, product_scale, quantised, scale,
-        c[0], c[1], c[2], c[3], c[4], c[5], _BOUND,
+        c[0], c[1], c[2], c[3], c[4], c[5], BOUND,
     )  # fmt: skip
 
 
 @jit
-def _weight_gradient(dy: Any, xq: Any, streams: Any, group: Any, products: Any, scale: Any) -> None:
-    """`numerics.weight_gradient`, for some of the outputs."""
+def weight_gradient(
+    dy: Any, xq: Any, streams: Any, group: Any, total: Any, products: Any, scale: Any
+) -> None:
+    """`numerics.weight_gradient`, for some of the outputs.
+
+    total (M, K) int32 is zero; if there are groups, it gets their sum, and products the same.
+    """
     tokens, outputs = dy.shape
     columns, each = tokens // streams, max(group, 1)
-    total = np.zeros((outputs if group > 0 else 0, products.shape[1]), np.int32)
     unit = kernels.unit_of(columns * each)
     for b in range(0, streams, each):
         count = min(each, streams - b)
@@ -808,8 +812,9 @@ def _update_rows(
     rows = end - first
     products = np.empty((rows, xq.shape[2]), np.float32)
     product_scale = np.empty(rows, np.float32)
-    _weight_gradient(
-        dy[layer, :tokens, first:end], xq[layer], streams, group, products, product_scale
+    total = np.zeros((rows if group > 0 else 0, products.shape[1]), np.int32)
+    weight_gradient(
+        dy[layer, :tokens, first:end], xq[layer], streams, group, total, products, product_scale
     )
     kernels.adam_rows(
         value[layer, first:end],
@@ -825,7 +830,7 @@ def _update_rows(
         c[3],
         c[4],
         c[5],
-        _BOUND,
+        BOUND,
     )
 
 
@@ -848,7 +853,7 @@ def _update(
         layers, outputs, inputs = moment[0].shape
         if layers == 0:
             continue
-        rows = max(1, _NUMBERS // inputs)
+        rows = max(1, NUMBERS // inputs)
         each = (outputs + rows - 1) // rows
         while piece < total + layers * each:
             layer, part = (piece - total) // each, (piece - total) % each

@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prequential import kernels, numerics
+from prequential import kernels, numerics, steps
 from prequential.coder import TOTAL_BITS
+from prequential.compiled import jit
 from prequential.config import Config, ModelConfig
 from prequential.errors import ConfigError
 from prequential.learner import Learner
@@ -83,28 +84,41 @@ class SharedLearner(Learner):
         self.own = share(team, config.streams)
         self._waiting: list[Callable[[], object]] = []
         super().__init__(config, seed, device, 1, past, vocabulary, self._transformer)
+        self._products = [weight for weight in self.model.weights if weight is not self._taps]
+        self._parameters = sum(weight.value.numel() for weight in self._products)
+        if self._taps is not None:  # cheap, so all ranks compute the convolution of all streams
+            self.model.convolution = Convolution(self._taps, config.streams, config.chunk)
 
     def _transformer(
         self, config: ModelConfig, B: int, T: int, seed: int, device: str, tokens: int
     ) -> Transformer:
         streams = self.own.stop - self.own.start
         model = Transformer(config, streams, T, seed, device, tokens, numerics.group_of(B))
-        if model.convolution is not None:  # cheap, so all ranks compute it for all streams
-            model.convolution = Convolution(model.convolution.weight, B, T)
+        self._taps = None if model.convolution is None else model.convolution.weight
+        model.convolution = None
         return model
 
     def _forward(self, first: int, end: int) -> tuple[Callable[[], None], np.ndarray]:
         rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)
         own = self._owned(self.model.enter(rows, first)).flatten(0, 1)
         frequencies = self.frequencies[first * self.B : end * self.B]
-        logits = np.zeros(frequencies.shape, np.float32)
-        owned = self._owned(logits)
-        owned[:] = self.model.forward_blocks(own, first).cpu().numpy().reshape(owned.shape)
-        self.ngrams.add_logits(logits, first)
-        found = np.empty(own.shape[:1] + logits.shape[1:], np.int32)
-        kernels.frequencies(np.ascontiguousarray(owned).reshape(found.shape), TOTAL_BITS, found)
+        logits = np.zeros((len(frequencies), self.frequencies.shape[1]), np.float32)
+        if self.steps is not None:
+            kinds, sizes, *located, learned = self.ngrams.state()
+            parts = [self._owned(x).reshape(-1, *x.shape[1:]) for x in located]
+            every = np.empty((len(parts[0]), logits.shape[1]), np.int32)
+            self.steps.forward(own.numpy(), first, (kinds, sizes, *parts, learned), every)()
+            found = every[first * self.model.B : end * self.model.B]
+            self.ngrams.add_logits(logits, first)  # for what it finds of the other streams
+        else:
+            owned = self._owned(logits)
+            owned[:] = self.model.forward_blocks(own, first).cpu().numpy().reshape(owned.shape)
+            self.ngrams.add_logits(logits, first)
+            found = np.empty((len(own), logits.shape[1]), np.int32)
+            kernels.frequencies(np.ascontiguousarray(owned).reshape(found.shape), TOTAL_BITS, found)
         frequencies[:] = 0
-        self._owned(frequencies)[:] = found.reshape(owned.shape)
+        owned = self._owned(frequencies)
+        owned[:] = found.reshape(owned.shape)
         return lambda: None, frequencies
 
     def _beside(self, task: Callable[[], object]) -> None:
@@ -114,41 +128,65 @@ class SharedLearner(Learner):
         constants = self.optimizer.advance(count)
         n, targets = chunk.size, chunk.reshape(-1)
         frequencies = self.frequencies[:n]
-        dlogits = np.empty(frequencies.shape, np.float32)
+        dlogits = np.empty((n, self.frequencies.shape[1]), np.float32)
         kernels.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
-        weights = [w for w in self.model.weights if w.name != "convolution"]
-        for weight in weights:
-            weight.products = torch.empty_like(weight.value, dtype=torch.int32)
-        own = self._owned(torch.from_numpy(dlogits).to(self.device)).flatten(0, 1)
-        dx_own = self.model.backward_blocks(own, keep)
-        dx = dx_own.new_zeros(n, dx_own.shape[1])
-        self._owned(dx).copy_(dx_own.view(len(chunk), -1, dx_own.shape[1]))
-        parts = [
-            torch.from_numpy(frequencies).to(self.device),
-            dx.view(torch.int32),
-            *(weight.products for weight in weights),
-        ]
-        message = torch.cat([part.flatten() for part in parts])
+        width = self.model.x.shape[1]
+        sizes = [frequencies.size, n * width, self._parameters]
+        message = torch.zeros(sum(sizes), dtype=torch.int32, device=self.device)
+        predicted, inputs, gradients = torch.split(message, sizes)
+        predicted.copy_(torch.from_numpy(frequencies).flatten())
+        dx = inputs.view(torch.float32).view(n, width)
+        own = self._owned(dlogits).reshape(-1, dlogits.shape[1])
+        self._owned(dx).copy_(self._backward_blocks(own, gradients).view(len(chunk), -1, width))
         self.team.total(message)
-        sums = torch.split(message, [part.numel() for part in parts])
-        frequencies[:] = sums[0].view(frequencies.shape).cpu().numpy()
+        frequencies[:] = predicted.view(frequencies.shape).cpu().numpy()
         for task in self._waiting:
             task()
         self._waiting.clear()
         if tables:
             kernels.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
             self.ngrams.learn(dlogits[:count], targets[:count])
-        step = update_of(constants)
-        for weight, total in zip(weights, sums[2:], strict=True):
-            weight.products = total.view(weight.value.shape).float()
-            step(weight)
-        dx = self.model.leave(sums[1].view(torch.float32).view(dx.shape), step)
+        self._update_blocks(gradients, len(chunk), constants)
+        dx = self.model.leave(dx, update_of(constants))
         self.embeddings.learn(dx.cpu().numpy()[:count])
         self.model.advance(len(chunk))
 
+    def _backward_blocks(self, dlogits: np.ndarray, gradients: Tensor) -> Tensor:
+        """The own rows' gradient (n, D) behind the convolution, at dlogits (n, V).
+
+        The weights' gradients (P,) int32 are filled in.
+        """
+        if self.steps is not None:
+            arguments = self.steps.backward(len(dlogits))
+            arguments[2][:] = dlogits
+            steps.backward(*arguments)
+            layout = len(dlogits), self.model.B, self.model.head.group
+            _gradients(self.steps.layers[0], *layout, gradients.numpy())
+            return torch.from_numpy(arguments[3])
+        for weight, products in zip(self._products, self._split(gradients), strict=True):
+            weight.products = products
+        return self.model.backward_blocks(torch.from_numpy(dlogits).to(self.device), keep)
+
+    def _update_blocks(self, gradients: Tensor, columns: int, constants: np.ndarray) -> None:
+        """One step on all weights but the convolution's, at their gradients (P,) int32."""
+        if self.steps is not None:
+            unit = kernels.unit_of(columns * self.model.head.group)
+            _update(self.steps.layers[0], self.steps.moments, unit, gradients.numpy(), constants)
+            return
+        step = update_of(constants)
+        for weight, total in zip(self._products, self._split(gradients), strict=True):
+            weight.products = total.float()
+            step(weight)
+
+    def _split(self, gradients: Tensor) -> list[Tensor]:
+        """Views of each weight's part, in the weight's shape."""
+        values = [weight.value for weight in self._products]
+        parts = torch.split(gradients, [value.numel() for value in values])
+        return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
     def _owned(self, rows: Any) -> Any:
-        """A view (columns, own streams, K) of rows (columns * streams, K)."""
-        return rows.reshape(-1, self.B, rows.shape[1])[:, self.own]
+        """A view (columns, own streams, ...) of rows (columns * streams, ...)."""
+        return rows.reshape(-1, self.B, *rows.shape[1:])[:, self.own]
 
 
 def share(team: Team, streams: int) -> slice:
@@ -169,3 +207,44 @@ def share(team: Team, streams: int) -> slice:
     first = team.rank * each + min(team.rank, rest)
     end = first + each + (team.rank < rest)
     return slice(first * group, min(streams, end * group))
+
+
+@jit
+def _gradients(linears: Any, tokens: Any, streams: Any, group: Any, gradients: Any) -> None:
+    """gradients (P,) int32, which are zero, get the weights' gradients over so many rows."""
+    at = 0
+    for kind in range(5):
+        _, scale, xq, _, dy = linears[kind]
+        layers, outputs = scale.shape
+        inputs = xq.shape[2]
+        rows = max(1, steps.NUMBERS // inputs)
+        for layer in range(layers):
+            for first in range(0, outputs, rows):
+                end = min(first + rows, outputs)
+                size = (end - first) * inputs
+                total = gradients[at : at + size].reshape(end - first, inputs)
+                products, product_scale = total.astype(np.float32), scale[layer, first:end].copy()
+                steps.weight_gradient(
+                    dy[layer, :tokens, first:end], xq[layer], streams, group, total, products,
+                    product_scale,
+                )  # fmt: skip
+                at += size
+
+
+@jit
+def _update(linears: Any, moments: Any, unit: Any, gradients: Any, c: Any) -> None:
+    """One step of Adam at gradients (P,) int32, in the order of `_gradients`, times unit."""
+    at = 0
+    for kind in range(5):
+        quantised, scale = linears[kind][:2]
+        value, mean, square = moments[kind]
+        layers, outputs, inputs = value.shape
+        product_scale = np.full(outputs, unit, np.float32)
+        for layer in range(layers):
+            size = outputs * inputs
+            products = gradients[at : at + size].reshape(outputs, inputs).astype(np.float32)
+            kernels.adam_rows(
+                value[layer], mean[layer], square[layer], products, product_scale,
+                quantised[layer], scale[layer], c[0], c[1], c[2], c[3], c[4], c[5], steps.BOUND,
+            )  # fmt: skip
+            at += size

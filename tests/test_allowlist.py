@@ -321,6 +321,7 @@ PLACES = {
     ("vocabulary", "np.append"): "of integers",
     ("graphs", "torch.cuda"): "streams and graphs launch kernels and compute nothing",
     ("team", ".all_reduce"): "of integers",
+    ("team", "sum"): "of integers: sizes of the message's parts",
     ("steps", "np.rint"): "rounds to an integer, ties to even",
     ("numerics", ".sum"): "of integers, checked above as they run",
     ("numerics", "rsqrt"): "the package's own, of products and differences",

@@ -73,10 +73,12 @@ def test_a_weights_gradient_is_a_sum_over_groups_of_streams(streams: int, column
     found, scale = torch.empty(outputs, inputs), torch.empty(outputs)
     numerics.weight_gradient(dy, xq, streams, group, found, scale)
     again, scale_again = torch.empty_like(found), torch.empty_like(scale)
-    steps._weight_gradient(
-        dy.numpy(), xq.numpy(), streams, group, again.numpy(), scale_again.numpy()
-    )
+    total = torch.zeros(found.shape, dtype=torch.int32)
+    arrays = (x.numpy() for x in (dy, xq, total, again, scale_again))
+    steps.weight_gradient(next(arrays), next(arrays), streams, group, *arrays)
     assert same(found, again)
+    if group:
+        assert same(found, total.float())
     assert same(scale, scale_again)
     gradient = (found * scale[:, None]).double()
     exact = dy.double().T @ xq.double()
@@ -101,12 +103,15 @@ def test_a_gradient_beyond_its_limit_is_held_there() -> None:
     dy = torch.full((streams, 2), 1000.0)
     dy[:, 1] *= -1
     xq = torch.full((streams, 3), 127.0)
-    for form in (numerics.weight_gradient, steps._weight_gradient):
+    for compiled in (False, True):
         found, scale = torch.empty(2, 3), torch.empty(2)
-        arrays = dy, xq, found, scale
-        if form is steps._weight_gradient:
-            arrays = tuple(x.numpy() for x in arrays)
-        form(*arrays[:2], streams, 1, *arrays[2:])
+        if compiled:
+            total = np.zeros((2, 3), np.int32)
+            steps.weight_gradient(
+                dy.numpy(), xq.numpy(), streams, 1, total, found.numpy(), scale.numpy()
+            )
+        else:
+            numerics.weight_gradient(dy, xq, streams, 1, found, scale)
         assert found[0].tolist() == [float((1 << 31) - 128)] * 3
         assert found[1].tolist() == [-float((1 << 31) - 128)] * 3
         assert scale.tolist() == [2.0**-26] * 2

@@ -15,7 +15,7 @@ import pytest
 import torch
 from samples import small, text
 
-from prequential import codec, numerics
+from prequential import codec, numerics, shares
 from prequential.cli import main
 from prequential.config import load
 from prequential.errors import ConfigError
@@ -61,11 +61,25 @@ class Counted(Team):
         self.sent.append(x.numel())
 
 
-@pytest.mark.parametrize("overrides", [("streams=5",), ("streams=17", "chunk=600", "epochs=2")])
-def test_one_sum_of_integers_is_all_that_travels(overrides: tuple[str, ...]) -> None:
-    """A message per step; the archive is the same, where a group has two streams as well."""
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("streams=5",),
+        ("streams=17", "chunk=600", "epochs=2"),
+        ("streams=5", "model.conv=1", "optimizer.name=sgd"),
+    ],
+)
+@pytest.mark.parametrize("portable", [False, True])
+def test_one_sum_of_integers_is_all_that_travels(
+    overrides: tuple[str, ...], portable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message per step; the archive is the same, where a group has two streams as well.
+
+    So it is when a rank runs PyTorch's form of the step, as on a GPU.
+    """
     config, data = small(*overrides), text(17 * 600 * 2)
     expected, out, team = codec.compress(data, config=config), io.BytesIO(), Counted()
+    monkeypatch.setattr(shares, "COMPILED", not portable)
     report = codec.encode(
         np.frombuffer(data, np.uint8), out, config=config, new_learner=partial(SharedLearner, team)
     )
