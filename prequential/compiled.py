@@ -16,7 +16,7 @@ import numba
 
 _MODULES = (
     "coder columns compiled config contexts embeddings kernels memory ngrams numerics pieces shares"
-    " steps team vocabulary"
+    " steps vocabulary"
 )
 
 

@@ -29,8 +29,10 @@ def test_every_module_with_loops_is_in_the_digest() -> None:
         for path in PACKAGE.glob("*.py")
         if re.search(r"^@(jit|intrinsic)$", path.read_text(), re.MULTILINE)
     }
-    assert with_loops
-    assert with_loops <= set(compiled._MODULES.split())
+    # Those of `team` are compiled into no others, and numba watches their own file. Archives that
+    # run do not have it.
+    assert "team" in with_loops
+    assert with_loops - {"team"} == set(compiled._MODULES.split()) & with_loops
 
 
 def test_a_loop_follows_what_changes_in_another_module(tmp_path: Path) -> None:
