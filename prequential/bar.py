@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prequential.progress import Progress, ProgressCallback
+from prequential.warmup import announced
 
 CURRENT_BYTES = 2**14  # the "current" rate forgets older bytes over about this many
 
@@ -54,11 +55,22 @@ def clock(seconds: float) -> str:
 def progress_bar(label: str, *, wanted: bool) -> Iterator[ProgressCallback | None]:
     """Give a callback that keeps a bar on standard error up to date.
 
-    None when it is not wanted or standard error is not a terminal.
+    None when it is not wanted or standard error is not a terminal. If it is wanted, standard error
+    also says when loops have to be compiled first.
     """
-    if not wanted or sys.stderr is None or not sys.stderr.isatty():
+    if not wanted or sys.stderr is None:
         yield None
         return
+    with announced():
+        if sys.stderr.isatty():
+            with _bar(label) as show:
+                yield show
+        else:
+            yield None
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, TextColumn

@@ -15,9 +15,6 @@ from itertools import pairwise
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from prequential import __version__, cli_bench, cli_compare, cli_mdl, cli_team, config
 from prequential.bar import progress_bar
 from prequential.container import CONTAINER_VERSION, MAX_SEED, ArchiveReader, Limits, PriorName
@@ -43,6 +40,9 @@ from prequential.progress import ProgressCallback
 from prequential.warmup import LARGE_BYTES, compile_apart
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from prequential.checkpoint import Checkpoints
     from prequential.prior import Prior
     from prequential.report import Report
@@ -474,6 +474,8 @@ def _decode(args: argparse.Namespace, source: str) -> None:
 
 def _zero_gaps(output: Output, decoded: Sequence[slice]) -> None:
     """Keep what is decoded, where it was; what is not becomes zeros, or is cut off at the end."""
+    import numpy as np
+
     size = decoded[-1].stop
     output.file.truncate(size)
     array = np.memmap(output.file, np.uint8, "r+", shape=(size,))
@@ -594,7 +596,7 @@ def _run_decoder(
     args: argparse.Namespace,
     source: str,
     archive: _Archive,
-    allocate: Callable[[int], NDArray[np.uint8]],
+    allocate: "Callable[[int], NDArray[np.uint8]]",
     *,
     checkpoints: "Checkpoints | None" = None,
     decoded: list[slice] | None = None,
@@ -622,7 +624,9 @@ def _run_decoder(
     return report if size is None else _of_runnable(report, size)
 
 
-def _allocate(size: int) -> NDArray[np.uint8]:
+def _allocate(size: int) -> "NDArray[np.uint8]":
+    import numpy as np
+
     return np.empty(size, np.uint8)
 
 

@@ -1,4 +1,9 @@
-"""Input without copies, names of outputs, and output that appears complete or not at all."""
+"""Input without copies, names of outputs, and output that appears complete or not at all.
+
+NumPy is imported where it is needed: it takes longer than everything else that `preq info` does.
+"""
+
+from __future__ import annotations
 
 import errno
 import fcntl
@@ -12,12 +17,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, BinaryIO
 
 from prequential.errors import FileError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SUFFIX = ".pq"
 RUNNABLE_SUFFIX = ".pyz"
@@ -99,6 +105,8 @@ class FileBytes:
 
     def __getitem__(self, part: slice) -> NDArray[np.uint8]:
         """The bytes of a part, a new (n,) uint8 array. Raises FileError if they have changed."""
+        import numpy as np
+
         start, end, _ = part.indices(self.size)
         try:
             self.check_unchanged()
@@ -140,6 +148,8 @@ def open_input(source: str) -> Iterator[Input]:
     happens to them later matters; of larger ones no more is held than is asked for. Raises
     FileError when the input cannot be read, is a folder or a device, or changed meanwhile.
     """
+    import numpy as np
+
     with open_binary(source) as (file, status):
         if status is not None and status.st_size > IN_MEMORY_BYTES:
             large = FileBytes(source, file, status)
@@ -200,6 +210,8 @@ class Output:
 
     def allocate(self, size: int) -> NDArray[np.uint8]:
         """Give the file ``size`` bytes, as a writable (size,) uint8 array. Raises FileError."""
+        import numpy as np
+
         if size == 0:
             return np.empty(0, np.uint8)
         free = shutil.disk_usage(os.path.dirname(self.path)).free

@@ -1,17 +1,21 @@
-"""Compile the loops in a process of its own, ahead of a large run.
+"""What a first run is told about compiling, and a large one spared.
 
-Compiling takes 300 MB that a process does not get rid of again. It happens once after installing;
-later processes read numba's cache.
+Loops are compiled once after installing; later processes read numba's cache. It takes 300 MB that a
+process does not get rid of again, so ahead of a large run a process of its own does it.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 LARGE_BYTES = 1e9  # of a model: with less, the run itself compiles what it needs
 
+_NOTICE = "preq: compiling its loops, once after installing: a minute or two"
 _PROGRAM = """
 from prequential import compress, decompress, load
 for tokenizer in ("bytes", "bpe:300"):
@@ -27,6 +31,26 @@ def compile_apart(model_bytes: float) -> None:
     """
     if model_bytes >= LARGE_BYTES and not any(_cache().glob(_compiled())):
         subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=False)
+
+
+@contextmanager
+def announced() -> Iterator[None]:
+    """Say on standard error, once, when a loop has to be compiled."""
+    from numba.core import event
+
+    class Compiling(event.Listener):
+        said = False
+
+        def on_start(self, _: Any) -> None:
+            if not self.said:
+                self.said = True
+                print(_NOTICE, file=sys.stderr)
+
+        def on_end(self, _: Any) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Compiling()):
+        yield
 
 
 def _compiled() -> str:

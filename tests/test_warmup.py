@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numba
 import pytest
 
 from prequential import warmup
+from prequential.bar import progress_bar
 
 
 def test_only_a_large_run_with_an_empty_cache_compiles_apart(
@@ -30,3 +32,16 @@ def test_only_a_large_run_with_an_empty_cache_compiles_apart(
 def test_the_program_leaves_the_file_that_is_looked_for() -> None:
     exec(warmup._PROGRAM, {})
     assert any(warmup._cache().glob(warmup._compiled()))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_run_says_once_that_it_compiles(wanted: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    loops = [numba.njit(lambda x, n=n: x + n) for n in range(3)]
+    with progress_bar("a", wanted=wanted):
+        for loop in loops[:2]:
+            loop(1)
+    assert capsys.readouterr().err == wanted * (warmup._NOTICE + "\n")
+    loops[2](1)
+    with progress_bar("a", wanted=wanted):
+        loops[0](1)  # compiled already
+    assert capsys.readouterr().err == ""
