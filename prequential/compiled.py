@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,4 +34,8 @@ SOURCES = "_" + _digest()
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a loop when it is first called: no fastmath, so the order of operations stays."""
     function.__qualname__ += SOURCES
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    jit = partial(numba.njit, nogil=True, error_model="numpy")
+    try:
+        return jit(cache=True)(function)
+    except RuntimeError:  # there is no folder to keep it in
+        return jit(function)

@@ -16,6 +16,10 @@ from typing import Any
 LARGE_BYTES = 1e9  # of a model: with less, the run itself compiles what it needs
 
 _NOTICE = "preq: compiling its loops, once after installing: a minute or two"
+_EACH_TIME = (
+    "preq: compiling its loops: a minute or two each time, since no folder to keep them in can be"
+    " written: set NUMBA_CACHE_DIR to one that can"
+)
 _PROGRAM = """
 from prequential import compress, decompress, load
 for tokenizer in ("bytes", "bpe:300"):
@@ -29,7 +33,10 @@ def compile_apart(model_bytes: float) -> None:
 
     What goes wrong goes unnoticed: then the run compiles them.
     """
-    if model_bytes >= LARGE_BYTES and not any(_cache().glob(_compiled())):
+    if model_bytes < LARGE_BYTES:
+        return
+    cache = _cache()
+    if cache is not None and not any(cache.glob(_compiled())):
         subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=False)
 
 
@@ -44,7 +51,7 @@ def announced() -> Iterator[None]:
         def on_start(self, _: Any) -> None:
             if not self.said:
                 self.said = True
-                print(_NOTICE, file=sys.stderr)
+                print(_NOTICE if _cache() else _EACH_TIME, file=sys.stderr)
 
         def on_end(self, _: Any) -> None:
             pass
@@ -60,8 +67,9 @@ def _compiled() -> str:
     return f"memory.code_tokens{SOURCES}-*.nbi"
 
 
-def _cache() -> Path:
-    """Where numba keeps the package's compiled loops."""
+def _cache() -> Path | None:
+    """Where numba keeps the package's compiled loops, if anywhere."""
     from prequential.coder import carry
 
-    return Path(carry.stats.cache_path)
+    path = carry.stats.cache_path
+    return None if path is None else Path(path)

@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import pytest
+from numba.core import caching
+
 from prequential import compiled
 
 PACKAGE = Path(compiled.__file__).parent
@@ -53,3 +57,18 @@ def test_a_loop_follows_what_changes_in_another_module(tmp_path: Path) -> None:
     assert settled_bytes() < before
     coder.write_text(source)
     assert settled_bytes() == before
+
+
+def test_a_loop_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user without a home of a package that root has installed."""
+    cache = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # its older name
+    monkeypatch.setattr(cache, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(cache=True)(_one_more)
+    loop = compiled.jit(_one_more)
+    assert loop(1) == 2
+    assert loop.stats.cache_path is None
+
+
+def _one_more(x: int) -> int:
+    return x + 1

@@ -45,3 +45,14 @@ def test_a_run_says_once_that_it_compiles(wanted: bool, capsys: pytest.CaptureFi
     with progress_bar("a", wanted=wanted):
         loops[0](1)  # compiled already
     assert capsys.readouterr().err == ""
+
+
+def test_without_a_place_for_its_cache_a_run_says_that_it_compiles_each_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warmup, "_cache", lambda: None)
+    monkeypatch.setattr(warmup.subprocess, "run", lambda *_, **__: pytest.fail("to no avail"))
+    warmup.compile_apart(warmup.LARGE_BYTES)
+    with progress_bar("a", wanted=True):
+        numba.njit(lambda x: x)(1)
+    assert "set NUMBA_CACHE_DIR" in capsys.readouterr().err
