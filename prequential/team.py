@@ -64,7 +64,7 @@ def joined(device: str) -> Iterator[Team]:
 
 
 class SharedLearner(Learner):
-    """A `Learner` of B streams, whose transformer computes this rank's share of them.
+    """A `Learner` of B > 1 streams, whose transformer computes this rank's share of them.
 
     What is predicted for the others is known once all have learned, so coding waits until then.
     """
@@ -80,6 +80,7 @@ class SharedLearner(Learner):
         vocabulary: Vocabulary = SINGLE_BYTES,
     ) -> None:
         """As `Learner`, but for the threads: a rank has one."""
+        assert config.streams > 1  # one has no groups, and nothing to share
         self.team = team
         self.own = share(team, config.streams)
         self._waiting: list[Callable[[], object]] = []
