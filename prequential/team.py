@@ -80,9 +80,9 @@ class SharedLearner(Learner):
         vocabulary: Vocabulary = SINGLE_BYTES,
     ) -> None:
         """As `Learner`, but for the threads: a rank has one."""
-        assert config.streams > 1  # one has no groups, and nothing to share
         self.team = team
         self.own = share(team, config.streams)
+        assert config.streams > 1  # one has no groups, and nothing to share
         self._waiting: list[Callable[[], object]] = []
         super().__init__(config, seed, device, 1, past, vocabulary, self._transformer)
         self._products = [weight for weight in self.model.weights if weight is not self._taps]
