@@ -9,7 +9,8 @@ Real numbers enter a sum as integers of magnitude at most 127 times a power of t
 else is in the batch: a whole chunk and a single column give equal bits.
 
 On the CPU what runs is `steps`, made of the loops of `kernels`; the PyTorch form written here
-serves other devices, shared streams, and `portable()`. Some operations take their loop here, too.
+serves other devices, plain gradient descent, and `portable()`. Some operations take their loop
+here, too.
 The tests hold the two together bit for bit.
 """
 
