@@ -34,8 +34,8 @@ SOURCES = "_" + _digest()
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a loop when it is first called: no fastmath, so the order of operations stays."""
     function.__qualname__ += SOURCES
-    jit = partial(numba.njit, nogil=True, error_model="numpy")
+    njit = partial(numba.njit, nogil=True, error_model="numpy")
     try:
-        return jit(cache=True)(function)
+        return njit(cache=True)(function)
     except RuntimeError:  # there is no folder to keep it in
-        return jit(function)
+        return njit(function)

@@ -10,8 +10,7 @@ else is in the batch: a whole chunk and a single column give equal bits.
 
 On the CPU what runs is `steps`, made of the loops of `kernels`; the PyTorch form written here
 serves other devices, plain gradient descent, and `portable()`. Some operations take their loop
-here, too.
-The tests hold the two together bit for bit.
+here, too. The tests hold the two together bit for bit.
 """
 
 from __future__ import annotations

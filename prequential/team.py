@@ -224,7 +224,8 @@ def _gradients(linears: Any, tokens: Any, streams: Any, group: Any, gradients: A
                 end = min(first + rows, outputs)
                 size = (end - first) * inputs
                 total = gradients[at : at + size].reshape(end - first, inputs)
-                products, product_scale = total.astype(np.float32), scale[layer, first:end].copy()
+                products = np.empty(total.shape, np.float32)
+                product_scale = np.empty(end - first, np.float32)
                 steps.weight_gradient(
                     dy[layer, :tokens, first:end], xq[layer], streams, group, total, products,
                     product_scale,
