@@ -24,11 +24,8 @@ _RSQRT_SEED = np.int32(0x5F375A86)
 _ONE_BITS = np.int32(1)
 
 # A row's scale follows its largest magnitude, held between 2^-40 and 2^40.
-_EXPONENT_LOW = 127 - 40
-_EXPONENT_HIGH = 127 + 40
-
-# POWERS[e] is the float32 with biased exponent e, that is 2^(e - 127).
-POWERS = (np.arange(256, dtype=np.int32) << 23).view(np.float32)
+_EXPONENT_LOW = np.int32(127 - 40)
+_EXPONENT_HIGH = np.int32(127 + 40)
 
 EXP2_FRACTION_BITS = 11
 EXP2_ONE_BITS = 30
@@ -56,10 +53,40 @@ def _exp2_table() -> Any:
 EXP2_TABLE = _exp2_table()
 
 
+# Numbers are reinterpreted one by one, since the view of an array costs some 30 ns.
+@jit
+def _bits(x: Any) -> Any:
+    return np.float32(x).view(np.int32)
+
+
+@jit
+def _float(bits: Any) -> Any:
+    return np.int32(bits).view(np.float32)
+
+
+@jit
+def _magnitude(x: Any) -> Any:
+    """The bits of a float32 but for its sign, which are in the order of magnitudes."""
+    return _bits(x) & _MAGNITUDE
+
+
+@jit
+def _ordered(x: Any) -> Any:
+    """An int32 for a float32, in the order of numbers; of its bits as a float32, the bits of x."""
+    bits = _bits(x)
+    return np.int32(bits ^ ((bits >> 31) & _MAGNITUDE))
+
+
 @jit
 def _exponent(bits: Any) -> Any:
     """The biased exponent of a float32's magnitude bits, held in range."""
-    return min(max(bits >> 23, _EXPONENT_LOW), _EXPONENT_HIGH)
+    return min(max(np.int32(bits >> 23), _EXPONENT_LOW), _EXPONENT_HIGH)
+
+
+@jit
+def power_of_two(exponent: Any) -> Any:
+    """The float32 with this biased exponent, that is 2^(exponent - 127)."""
+    return _float(np.int32(exponent) << 23)
 
 
 @jit
@@ -71,15 +98,14 @@ def _rounded(x: Any) -> Any:
 @jit
 def quantise_row(x: Any, quantised: Any) -> Any:
     """One row (K,) of `quantise_rows`; its scale."""
-    bits = x.view(np.int32)
     largest = np.int32(0)
     for j in range(len(x)):
-        largest = max(largest, bits[j] & _MAGNITUDE)
+        largest = max(largest, _magnitude(x[j]))
     e = _exponent(largest)
-    inverse = POWERS[260 - e]
+    inverse = power_of_two(260 - e)
     for j in range(len(x)):
         quantised[j] = _rounded(x[j] * inverse)
-    return POWERS[e - 6]
+    return power_of_two(e - 6)
 
 
 @jit
@@ -96,13 +122,12 @@ def quantise_columns(x: Any, scale: Any) -> None:
     inverse = np.empty(columns, np.float32)
     largest = np.zeros(columns, np.int32)
     for i in range(rows):
-        magnitudes = x[i].view(np.int32)
         for j in range(columns):
-            largest[j] = max(largest[j], magnitudes[j] & _MAGNITUDE)
+            largest[j] = max(largest[j], _magnitude(x[i, j]))
     for j in range(columns):
         e = _exponent(largest[j])
-        scale[j] = POWERS[e - 6]
-        inverse[j] = POWERS[260 - e]
+        scale[j] = power_of_two(e - 6)
+        inverse[j] = power_of_two(260 - e)
     for i in range(rows):
         for j in range(columns):
             x[i, j] = _rounded(x[i, j] * inverse[j])
@@ -115,7 +140,7 @@ def unit_of(tokens: Any) -> Any:
     while tokens > 1:
         tokens -= tokens // 2
         exponent += 1
-    return POWERS[exponent]
+    return power_of_two(exponent)
 
 
 @jit
@@ -140,16 +165,16 @@ def quantise_heads(
     columns, groups, hs = query.shape
     streams = products.shape[0] // columns
     heads = groups // streams
-    y = np.empty(hs, np.float32)
+    y = np.empty((3, heads, hs), np.float32)
+    scaled = y.reshape(1, y.size)
     for i in range(products.shape[0]):
         t, before = i // streams, i % streams * heads
+        scale_outer(products[i : i + 1], row[i : i + 1], column, scaled)
         for g in range(max(first, before), min(end, before + heads)):
-            at = (g - before) * hs
-            for out, scale in ((query, query_scale), (key, key_scale), (value, value_scale)):
-                for j in range(hs):
-                    y[j] = products[i, at + j] * row[i] * column[at + j]
-                scale[t, g] = quantise_row(y, out[t, g])
-                at += heads * hs
+            h = g - before
+            query_scale[t, g] = quantise_row(y[0, h], query[t, g])
+            key_scale[t, g] = quantise_row(y[1, h], key[t, g])
+            value_scale[t, g] = quantise_row(y[2, h], value[t, g])
 
 
 @jit
@@ -169,12 +194,9 @@ def merge_heads(mixed: Any, scale: Any, quantised: Any, row_scale: Any) -> None:
 
 
 @jit
-def _rsqrt(x: Any, cell: Any) -> Any:
-    """1 / sqrt(x) of one positive float32: bit-trick seed, three Newton steps; cell is scratch."""
-    cell[0] = x
-    bits = cell.view(np.int32)
-    bits[0] = _RSQRT_SEED - (bits[0] >> _ONE_BITS)
-    y = cell[0]
+def _rsqrt(x: Any) -> Any:
+    """1 / sqrt(x) of one positive float32: bit-trick seed, three Newton steps."""
+    y = _float(_RSQRT_SEED - (_bits(x) >> _ONE_BITS))
     half = x * _HALF
     for _ in range(3):
         y = y * (_THREE_HALVES - (half * y) * y)
@@ -186,7 +208,6 @@ def norm_quantise(x: Any, epsilon: Any, quantised: Any, scale: Any, inverse_rms:
     """RMS norm of quantised rows: x (N, K) / rms ~ q * scale, with scale = s * inverse_rms."""
     rows, columns = x.shape
     quantise_rows(x, quantised, scale)
-    cell = np.empty(1, np.float32)
     terms = np.float32(columns)
     for i in range(rows):
         total = np.int32(0)
@@ -195,7 +216,7 @@ def norm_quantise(x: Any, epsilon: Any, quantised: Any, scale: Any, inverse_rms:
             total = np.int32(total + q * q)
         s = scale[i]
         mean = np.float32(total) * (s * s) / terms
-        inverse_rms[i] = _rsqrt(mean + epsilon, cell)
+        inverse_rms[i] = _rsqrt(mean + epsilon)
         scale[i] = s * inverse_rms[i]
 
 
@@ -292,14 +313,13 @@ def attention_weights(
     groups, queries, keys = scores.shape
     power = np.empty(keys, np.int32)
     s = np.empty(keys, np.float32)
-    bits = s.view(np.int32)
     of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
     unit = np.float32(1 << EXP2_FRACTION_BITS)
     floor = np.float32(-(31 << EXP2_FRACTION_BITS))
     mask = np.int32((1 << EXP2_FRACTION_BITS) - 1)
     shift = np.int32(EXP2_FRACTION_BITS)
     drop = np.int32(EXP2_ONE_BITS - 15)
-    zero = np.float32(0)
+    weights[:] = folded[:] = np.float32(0)
     for g in range(groups):
         slope = slopes[g]
         for k in range(keys):
@@ -307,37 +327,35 @@ def attention_weights(
             of_value[k] = value_scale[k, g]
         for i in range(queries):
             last = first + i
-            start = max(0, last - window)
+            visible = slice(max(0, last - window), last + 1)
+            row, w, f = scores[g, i, visible], weights[g, i, visible], folded[g, i, visible]
+            own_key, own_value = of_key[visible], of_value[visible]
+            n = len(row)
             qs = query_scale[i, g] * temperature
-            top = np.float32(-3e38)
-            for k in range(start, last + 1):
-                s[k] = scores[g, i, k] * (qs * of_key[k]) - slope * np.float32(last - k)
-                top = max(top, s[k])
-            total = np.int64(0)
-            for k in range(start, last + 1):
-                u = np.int32((max((s[k] - top) * unit, floor) + _MAGIC) - _MAGIC)
+            top = -_MAGNITUDE
+            for k in range(n):
+                s[k] = row[k] * (qs * own_key[k]) - slope * np.float32(n - 1 - k)
+                top = max(top, _ordered(s[k]))
+            largest = _float(_ordered(_float(top)))
+            total = np.int32(0)
+            for k in range(n):
+                u = np.int32((max((s[k] - largest) * unit, floor) + _MAGIC) - _MAGIC)
                 u = np.int32(-u)
                 e = np.int32(np.int32(EXP2_TABLE[u & mask] >> drop) >> np.int32(u >> shift))
                 power[k] = e
-                total += e
+                total = np.int32(total + e)
             denominator = np.float32(total)
-            largest = np.int32(0)
-            for k in range(start, last + 1):
+            magnitude = np.int32(0)
+            for k in range(n):
                 p = np.float32(power[k]) / denominator
-                weights[g, i, k] = p
-                s[k] = p * of_value[k]
-                largest = max(largest, bits[k] & _MAGNITUDE)
-            e = _exponent(largest)
-            inverse = POWERS[260 - e]
-            for k in range(start):
-                weights[g, i, k] = zero
-                folded[g, i, k] = zero
-            for k in range(start, last + 1):
-                folded[g, i, k] = _rounded(s[k] * inverse)
-            for k in range(last + 1, keys):
-                weights[g, i, k] = zero
-                folded[g, i, k] = zero
-            folded_scale[g, i] = POWERS[e - 6]
+                w[k] = p
+                s[k] = p * own_value[k]
+                magnitude = max(magnitude, _magnitude(s[k]))
+            e = _exponent(magnitude)
+            inverse = power_of_two(260 - e)
+            for k in range(n):
+                f[k] = _rounded(s[k] * inverse)
+            folded_scale[g, i] = power_of_two(e - 6)
 
 
 @jit
@@ -457,7 +475,7 @@ def gradient(frequencies: Any, symbols: Any, count: int, total_bits: int, out: A
 
     Rows from `count` on, past the end of the data, are 0 and teach nothing.
     """
-    unit = POWERS[127 - total_bits]
+    unit = power_of_two(127 - total_bits)
     for i in range(count):
         for s in range(out.shape[1]):
             out[i, s] = np.float32(frequencies[i, s]) * unit
@@ -497,8 +515,6 @@ def adam_rows(
     rows, columns = weight.shape
     keep1 = np.float32(1) - beta1
     keep2 = np.float32(1) - beta2
-    y = np.empty(columns, np.float32)
-    bits = y.view(np.int32)
     for i in range(rows):
         factor = product_scale[i]
         for j in range(columns):
@@ -507,15 +523,7 @@ def adam_rows(
             v = square[i, j] * beta2 + (g * g) * keep2
             mean[i, j] = m
             square[i, j] = v
-            y[j] = v * unbias2 + epsilon
-        for j in range(columns):
-            bits[j] = _RSQRT_SEED - (bits[j] >> _ONE_BITS)
-        for j in range(columns):
-            half = (square[i, j] * unbias2 + epsilon) * _HALF
-            r = y[j]
-            r = r * (_THREE_HALVES - (half * r) * r)
-            r = r * (_THREE_HALVES - (half * r) * r)
-            r = r * (_THREE_HALVES - (half * r) * r)
-            w = weight[i, j] - ((mean[i, j] * unbias1) * r) * rate
+            r = _rsqrt(v * unbias2 + epsilon)
+            w = weight[i, j] - ((m * unbias1) * r) * rate
             weight[i, j] = min(max(w, -bound), bound)
         scale[i] = quantise_row(weight[i], quantised[i])

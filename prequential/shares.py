@@ -36,12 +36,14 @@ class Pace:
     and one is then faster than two.
     """
 
-    _PERIOD, _TRIAL, _TURN = 1024, 48, 4  # chunks: from trial to trial, of one, in turns
+    _PERIOD, _TRIAL, _TURN = 1024, 48, 4  # chunks: at most from trial to trial, of one, in turns
 
     def __init__(self) -> None:
         self.together = True
         # In the first chunks loops may be compiled.
         self._chunks = -16
+        # The first trials are soon repeated: fresh pages of memory take time with and without.
+        self._period = min(128, self._PERIOD)
         self._started: float | None = None
         self._seconds = [0.0, 0.0]  # of the trial, alone and together
 
@@ -61,8 +63,9 @@ class Pace:
                 self._chunks = self._TRIAL - 1  # enough has been seen
         self._started = None
         self._chunks += 1
-        if self._chunks == self._PERIOD:
+        if self._chunks == self._period:
             self._chunks, self._seconds = 0, [0.0, 0.0]
+            self._period = min(2 * self._period, self._PERIOD)
         if 0 <= self._chunks < self._TRIAL:
             self.together = self._chunks // self._TURN % 2 == 0
         elif self._chunks == self._TRIAL:

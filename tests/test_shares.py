@@ -58,7 +58,7 @@ def test_threads_are_used_while_they_pay(
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     pace, used = shares.Pace(), []
-    for _ in range(200):
+    for _ in range(140):
         pace.start()
         now += together if pace.together else alone
         pace.stop()
@@ -73,12 +73,25 @@ def test_a_trial_ends_when_threads_are_far_slower(monkeypatch: pytest.MonkeyPatc
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     pace, used = shares.Pace(), []
-    for _ in range(16 + 1024 + 50):
+    for _ in range(16 + 48):
         pace.start()
         used.append(pace.together)
         now += 10 if pace.together else 3
         pace.stop()
-    assert used[16:].count(True) == 2 * 4
+    assert used[16:].count(True) == 4
+
+
+def test_threads_come_back_soon_after_a_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    pace, used = shares.Pace(), []
+    for chunk in range(200):
+        pace.start()
+        used.append(pace.together)
+        now += (3 if chunk < 100 else 1) if pace.together else 2
+        pace.stop()
+    assert not used[100]
+    assert used[-1]
 
 
 def test_three_threads_write_the_same_archive(monkeypatch: pytest.MonkeyPatch) -> None:
