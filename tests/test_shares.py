@@ -58,7 +58,7 @@ def test_threads_are_used_while_they_pay(
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     pace, used = shares.Pace(), []
-    for _ in range(140):
+    for _ in range(16 + 127):  # until a second trial
         pace.start()
         now += together if pace.together else alone
         pace.stop()
@@ -73,12 +73,13 @@ def test_a_trial_ends_when_threads_are_far_slower(monkeypatch: pytest.MonkeyPatc
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     pace, used = shares.Pace(), []
-    for _ in range(16 + 48):
+    for _ in range(16 + 1024 + 50):
         pace.start()
         used.append(pace.together)
         now += 10 if pace.together else 3
         pace.stop()
-    assert used[16:].count(True) == 4
+    # Trials after 128, 256, 512 and 1024 chunks, less what an ended one leaves out.
+    assert used[16:].count(True) == 4 * 4
 
 
 def test_threads_come_back_soon_after_a_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
