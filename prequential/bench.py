@@ -9,6 +9,7 @@ text (this package's source), shapes and thread counts:
     plain learner   plain step, with the learner's embeddings and n-gram tables around it
     exact learner   predict a known chunk and learn it: all but the coding
     encode, decode  the codec's loop, memory and range coder included
+    encode apart    so many encoders of one thread each, at once: what the processors have to give
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -35,10 +37,12 @@ from prequential.learner import Learner
 from prequential.model import Transformer
 from prequential.plain import Plain, PlainTrainer
 
-ROUNDS, PROFILED = 12, 3
+ROUNDS, PROFILED = 8, 2
 # A turn of each kind of work: so many chunks, or as many as have so many tokens. A second processor
 # that has idled needs some tenths of a second to come to speed, so that short turns belittle it.
-CHUNKS, TOKENS = 10, 1280
+CHUNKS, TOKENS = 10, 5120
+APART = "encode apart"
+FIGURES = (np.median, np.max, np.min)  # of the seconds of a turn
 _SQUARE = 512  # of the matrices whose product gives the machine's rate
 # Sizes that follow the input's length are those of an input of so many bytes.
 INPUT_BYTES = 1_000_000
@@ -114,7 +118,7 @@ def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS)
     counted = {key: np.array(values[1:]) for key, values in seconds.items()}
     tokens = tokens_per_chunk * chunks
     rates = [
-        Speed(name, n, *(float(tokens / f(s)) for f in (np.median, np.max, np.min)))
+        Speed(name, n, *(_encoders(name, n) * tokens / float(f(s)) for f in FIGURES))
         for (name, n), s in counted.items()
     ]
     flops = chunks * step_flops(config.model, config.streams, config.chunk)
@@ -129,6 +133,11 @@ def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS)
         sgemm_gflops=statistics.median(gflops[1:]),
         stages={name: clock.shares() for name, clock in clocks.items()},
     )
+
+
+def _encoders(work: str, threads: int) -> int:
+    """How many times a turn's tokens are gone through."""
+    return threads if work == APART else 1
 
 
 def _ratios(
@@ -147,6 +156,9 @@ def _ratios(
         for name in ("exact learner", "encode", "decode"):
             ratio = float(np.median(seconds[name, threads[0]] / seconds[name, n]))
             found[f"{name}, {n} threads over {threads[0]}"] = ratio
+        if threads[0] == 1:
+            ratio = float(np.median(seconds["encode", 1] / seconds[APART, n]))
+            found[f"encode, {n} apart over 1"] = n * ratio
     return found
 
 
@@ -217,7 +229,7 @@ class _Bench:
             loop.run(self._counted(empty), decoder, decoding)
             assert all(map(np.array_equal, empty, self.chunks)), "the decoder differs"
 
-        return {
+        works = {
             "plain step": self._plain_step(threads),
             "exact step": self._exact_step(),
             "plain learner": self._plain_learner(threads),
@@ -225,6 +237,17 @@ class _Bench:
             "encode": encode,
             "decode": decode,
         }
+        return works if threads == 1 else {**works, APART: self._apart(threads)}
+
+    def _apart(self, threads: int) -> Callable[[], None]:
+        learners = [Learner(self.config, 0, "cpu", 1) for _ in range(threads)]
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+        def encode(learner: Learner) -> None:
+            with torch.inference_mode():
+                loop.run(self._counted(self.chunks), Encoder(), learner)
+
+        return lambda: list(pool.map(encode, learners)).clear()
 
     def _counted(self, chunks: list[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         return ((chunk, chunk.size) for chunk in chunks)

@@ -24,7 +24,7 @@ def add_bench(commands: "_Commands") -> None:
     parser.add_argument(
         "--threads", type=_thread_counts, default=(1, 2), metavar="N,N", help="counts to try; 1,2"
     )
-    parser.add_argument("--rounds", type=_positive, default=12, metavar="N", help="12")
+    parser.add_argument("--rounds", type=_positive, default=8, metavar="N", help="8")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from prequential import coder, embeddings, kernels, memory, ngrams, shares, steps
 from prequential.coder import DECODE, TOTAL_BITS
-from prequential.compiled import jit
+from prequential.compiled import jit, outer
 from prequential.contexts import push_column
 
 
@@ -33,7 +33,7 @@ def take_in(history: Any, pieces: Any, chunk: Any, inputs: Any, tables: Any) -> 
         push_column(history, pieces, chunk[t])
 
 
-@jit
+@outer
 def assist(columns: Any, streams: Any, pieces: Any, transformer: Any, backward: Any) -> None:
     """What a second thread does beside `decode` and after: pieces of columns, the backward pass.
 
@@ -54,7 +54,7 @@ def assist(columns: Any, streams: Any, pieces: Any, transformer: Any, backward: 
     steps.backward(*backward)
 
 
-@jit
+@outer
 def decode(
     chunk: Any,
     count: Any,

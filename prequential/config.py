@@ -26,6 +26,9 @@ OPERAND_MAX = 127
 # A product of two operands, summed this often, stays below 2^24 and is exact in float32.
 MAX_TERMS = (1 << 24) // (OPERAND_MAX * OPERAND_MAX)  # 1040
 
+# No weight grows beyond it.
+WEIGHT_BOUND = 8.0
+
 # How far back a context may reach: bytes, words (the current one and three before it), tokens.
 HISTORY_BYTES = 32
 HISTORY_WORDS = 4

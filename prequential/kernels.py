@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from prequential.compiled import jit
-from prequential.config import OPERAND_MAX
+from prequential.config import OPERAND_MAX, WEIGHT_BOUND
 
 _LIMIT = np.float32(OPERAND_MAX)
+_BOUND = np.float32(WEIGHT_BOUND)
 # Adding and subtracting 1.5 * 2^23 rounds a float32 below 2^22 to an integer, ties to even.
 _MAGIC = np.float32(12582912.0)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _HALF = np.float32(0.5)
 _THREE_HALVES = np.float32(1.5)
 _RSQRT_SEED = np.int32(0x5F375A86)
-_ONE_BITS = np.int32(1)
 
 # A row's scale follows its largest magnitude, held between 2^-40 and 2^40.
 _EXPONENT_LOW = np.int32(127 - 40)
@@ -196,7 +196,7 @@ def merge_heads(mixed: Any, scale: Any, quantised: Any, row_scale: Any) -> None:
 @jit
 def _rsqrt(x: Any) -> Any:
     """1 / sqrt(x) of one positive float32: bit-trick seed, three Newton steps."""
-    y = _float(_RSQRT_SEED - (_bits(x) >> _ONE_BITS))
+    y = _float(_RSQRT_SEED - (_bits(x) >> 1))
     half = x * _HALF
     for _ in range(3):
         y = y * (_THREE_HALVES - (half * y) * y)
@@ -500,18 +500,13 @@ def adam_rows(
     product_scale: Any,
     quantised: Any,
     scale: Any,
-    rate: Any,
-    beta1: Any,
-    beta2: Any,
-    unbias1: Any,
-    unbias2: Any,
-    epsilon: Any,
-    bound: Any,
+    c: Any,
 ) -> None:
     """One Adam step on weight (M, K), whose gradient is products * product_scale[:, None].
 
-    The new weights are quantised per row in the same pass. unbias = 1 / (1 - beta^step).
+    The new weights are quantised per row in the same pass. c (6,) are `Optimizer.advance`'s.
     """
+    rate, beta1, beta2, unbias1, unbias2, epsilon = c[0], c[1], c[2], c[3], c[4], c[5]
     rows, columns = weight.shape
     keep1 = np.float32(1) - beta1
     keep2 = np.float32(1) - beta2
@@ -525,5 +520,5 @@ def adam_rows(
             square[i, j] = v
             r = _rsqrt(v * unbias2 + epsilon)
             w = weight[i, j] - ((m * unbias1) * r) * rate
-            weight[i, j] = min(max(w, -bound), bound)
+            weight[i, j] = min(max(w, -_BOUND), _BOUND)
         scale[i] = quantise_row(weight[i], quantised[i])

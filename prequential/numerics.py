@@ -29,7 +29,6 @@ from prequential.config import MAX_TERMS, OPERAND_MAX
 
 # Held constants are float32, so that no operation mixes precisions.
 NORM_EPSILON = 1e-5
-WEIGHT_BOUND = 8.0
 LOG2_E = 1.4426950408889634  # not math.log2, which is the platform's
 # The weights' gradients of so many groups of streams, at most, are added, each of them integers in
 # `kernels.unit_of` and within this limit: a gradient of 2 for every token.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prequential import kernels, numerics
-from prequential.config import OptimizerConfig
+from prequential.config import WEIGHT_BOUND, OptimizerConfig
 
 
 class Weight:
@@ -38,7 +38,7 @@ class Weight:
 
     def start(self, value: Tensor) -> None:
         """Begin from value (M, K) instead."""
-        self.value.copy_(value.clamp(-numerics.WEIGHT_BOUND, numerics.WEIGHT_BOUND))
+        self.value.copy_(value.clamp(-WEIGHT_BOUND, WEIGHT_BOUND))
         self.quantise()
 
 
@@ -99,8 +99,7 @@ def _adam(w: Weight, c: np.ndarray) -> None:
             w.product_scale.numpy(),
             w.quantised.numpy(),
             w.scale.numpy(),
-            *c,
-            np.float32(numerics.WEIGHT_BOUND),
+            c,
         )
         return
     rate, beta1, beta2, unbias1, unbias2, epsilon = c.tolist()
@@ -117,5 +116,5 @@ def _sgd(w: Weight, c: np.ndarray) -> None:
 
 
 def _apply(w: Weight, change: Tensor) -> None:
-    w.value.copy_((w.value - change).clamp(-numerics.WEIGHT_BOUND, numerics.WEIGHT_BOUND))
+    w.value.copy_((w.value - change).clamp(-WEIGHT_BOUND, WEIGHT_BOUND))
     numerics.quantise_rows(w.value, w.quantised, w.scale)

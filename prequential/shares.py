@@ -58,8 +58,9 @@ class Pace:
             return
         if 0 <= self._chunks < self._TRIAL:
             self._seconds[self.together] += time.perf_counter() - self._started
+            alone, together = self._seconds
             whole_turns = (self._chunks + 1) % (2 * self._TURN) == 0
-            if whole_turns and self._seconds[True] > 2 * self._seconds[False]:
+            if whole_turns and not 0.7 * alone < together < 2 * alone:
                 self._chunks = self._TRIAL - 1  # enough has been seen
         self._started = None
         self._chunks += 1

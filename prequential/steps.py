@@ -28,11 +28,10 @@ from prequential.coder import TOTAL_BITS
 from prequential.compiled import jit
 from prequential.config import MAX_TERMS
 from prequential.model import MLP, Attention, Linear, Transformer
-from prequential.numerics import GROUP_LIMIT, LOG2_E, NORM_EPSILON, WEIGHT_BOUND
+from prequential.numerics import GROUP_LIMIT, LOG2_E, NORM_EPSILON
 from prequential.optimizer import Weight
 
 _EPSILON = np.float32(NORM_EPSILON)
-BOUND = np.float32(WEIGHT_BOUND)
 _GROUP_LIMIT = np.float32(GROUP_LIMIT)
 COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
 NUMBERS = 4096  # of a piece of the update, about
@@ -758,7 +757,7 @@ def _enter_backward(dy: Any, inputs: Any, streams: Any, weight: Any, c: Any, dx:
     kernels.convolve_backward(dy, x, taps, streams, dx, products)
     kernels.adam_rows(
         taps, mean, square, products, product_scale, quantised, scale,
-        c[0], c[1], c[2], c[3], c[4], c[5], BOUND,
+        c,
     )  # fmt: skip
 
 
@@ -824,13 +823,7 @@ def _update_rows(
         product_scale,
         quantised[layer, first:end],
         scale[layer, first:end],
-        c[0],
-        c[1],
-        c[2],
-        c[3],
-        c[4],
-        c[5],
-        BOUND,
+        c,
     )
 
 

@@ -247,6 +247,6 @@ def _update(linears: Any, moments: Any, unit: Any, gradients: Any, c: Any) -> No
             products = gradients[at : at + size].reshape(outputs, inputs).astype(np.float32)
             kernels.adam_rows(
                 value[layer], mean[layer], square[layer], products, product_scale,
-                quantised[layer], scale[layer], c[0], c[1], c[2], c[3], c[4], c[5], steps.BOUND,
+                quantised[layer], scale[layer], c,
             )  # fmt: skip
             at += size

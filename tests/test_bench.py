@@ -75,6 +75,18 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         assert shares["optimizer"] > 0
 
 
+def test_two_threads_and_two_encoders_apart() -> None:
+    result = bench.run(load("tiny"), (1, 2), rounds=1)
+    works = {(s.work, s.threads): s.median for s in result.speeds}
+    assert works["encode apart", 2] > 0
+    assert ("encode apart", 1) not in works
+    assert np.isclose(
+        result.ratios["encode, 2 apart over 1"], works["encode apart", 2] / works["encode", 1]
+    )
+    shared = works["encode", 2] / works["encode", 1]
+    assert np.isclose(result.ratios["encode, 2 threads over 1"], shared)
+
+
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for threads in ("0", "1,1", "two"):
         with pytest.raises(SystemExit, match="2"):

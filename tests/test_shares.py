@@ -51,7 +51,7 @@ def test_who_comes_late_finds_nothing() -> None:
     assert (done == 1).all()
 
 
-@pytest.mark.parametrize(("alone", "together", "expected"), [(3, 2, True), (2, 3, False)])
+@pytest.mark.parametrize(("alone", "together", "expected"), [(4, 3, True), (2, 3, False)])
 def test_threads_are_used_while_they_pay(
     monkeypatch: pytest.MonkeyPatch, alone: int, together: int, expected: bool
 ) -> None:
@@ -69,17 +69,20 @@ def test_threads_are_used_while_they_pay(
     assert not expected or used.count(False) == 24
 
 
-def test_a_trial_ends_when_threads_are_far_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("alone", "together"), [(3, 10), (3, 2)])
+def test_a_trial_ends_when_enough_is_seen(
+    monkeypatch: pytest.MonkeyPatch, alone: int, together: int
+) -> None:
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     pace, used = shares.Pace(), []
     for _ in range(16 + 1024 + 50):
         pace.start()
         used.append(pace.together)
-        now += 10 if pace.together else 3
+        now += together if pace.together else alone
         pace.stop()
     # Trials after 128, 256, 512 and 1024 chunks, less what an ended one leaves out.
-    assert used[16:].count(True) == 4 * 4
+    assert used[16:].count(alone < together) == 4 * 4
 
 
 def test_threads_come_back_soon_after_a_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
