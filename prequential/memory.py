@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from prequential.coder import DECODE, ENCODE, follow, narrow
-from prequential.compiled import jit
+from prequential.compiled import jit, outer
 from prequential.config import OWN_CONTEXTS, MemoryConfig
 from prequential.contexts import Contexts, History, hash_stream, place, push_byte, push_token
 from prequential.vocabulary import Vocabulary
@@ -109,7 +109,6 @@ def _indirect_start() -> Any:
 # Sets of weights, and the rows that the context of each chooses from: see `_choose_sets`.
 SETS = 7
 _MATCHES = 16
-_VECTOR = 16
 _SIZES = np.array([256, 256 * 3, _MATCHES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8], np.int64)
 # A row of weights is learned faster at first: after n times by 16 / (1 + n / 1024) more.
 _ROW_BOOST = 16 << 20
@@ -143,8 +142,8 @@ class Memory:
         # Two inputs a context, two of order 1, two of the match, two of the expert, a constant.
         self.inputs = 2 * count + 7
         rows = int(_SIZES.sum())
-        # More that are always 0, so that the loops over them are of whole vectors.
-        padded = -(-self.inputs // _VECTOR) * _VECTOR
+        # More that are always 0, so that the loops over them are of whole vectors of 16.
+        padded = -(-self.inputs // 16) * 16
         self.weights = np.full((kinds, rows, padded), 65536 // 16, np.int32)
         self.uses = np.zeros((kinds, rows), np.int64)
         self.final = np.full((kinds, 2048 + 1024, SETS), 65536 // SETS, np.int32)
@@ -159,7 +158,14 @@ class Memory:
         self.followers = np.zeros((257, 256), np.uint32)
         self.doubts = np.full(streams, 1 << 12, np.int64)
         self.match_maps = np.full((kinds, 2, 64), 49152, np.int32)
-        self.streams = streams
+        # Room for the loop, which counts no references and so makes no arrays.
+        self.scratch = (
+            np.zeros(len(vocabulary.pieces) + 1, np.int64),
+            np.zeros(padded, np.int32),
+            *np.zeros((3, count + 1), np.uint64),
+            *np.zeros((2, count + 1), np.int64),
+            *np.zeros((3, SETS), np.int64),
+        )
 
     def code(
         self,
@@ -201,6 +207,7 @@ class Memory:
             self.followers,
             self.match_maps,
             self.doubts,
+            self.scratch,
             c.count_limit,
             c.mixer_rate,
         )
@@ -511,7 +518,7 @@ def _remix(h: Any, salt: Any) -> Any:
     return h * np.uint64(0xD6E8FEB86659FD93)
 
 
-@jit
+@outer
 def code_tokens(
     mode: Any,
     symbols: Any,
@@ -536,6 +543,7 @@ def code_tokens(
     followers: Any,
     match_maps: Any,
     doubts: Any,
+    scratch: Any,
     limit: Any,
     mixer_rate: Any,
     state: Any,
@@ -548,18 +556,9 @@ def code_tokens(
     own = len(contexts[0])  # contexts, and then the memory's
     C = own + OWN_CONTEXTS
     streams = len(position)
-    inputs = weights.shape[2]
     bits = 0.0
-    below = np.empty(V + 1, np.int64)  # frequencies of all tokens before each
-    hashes = np.empty(C, np.uint64)
-    bases = np.empty(C, np.int64)
-    node = np.empty(C + 1, np.uint64)
-    near = np.empty(C + 1, np.uint64)
-    stage = np.empty(C + 1, np.int64)
-    x = np.zeros(inputs, np.int32)
-    rows = np.empty(SETS, np.int64)
-    outs = np.empty(SETS, np.int64)
-    ps = np.empty(SETS, np.int64)
+    # below: the frequencies of all tokens before each.
+    below, x, hashes, node, near, bases, stage, rows, outs, ps = scratch
     window = past.shape[1] - 1
     flat_maps, flat_indirect = maps.reshape(len(maps), -1), indirect.reshape(len(maps), -1)
     for i in range(len(symbols)):
@@ -686,7 +685,7 @@ def code_tokens(
                     uses[kind, row] += 1
                     step = np.int32(((target - ps[s]) * (mixer_rate * 1024 + boost)) >> 14)
                     w = of_kind[row]
-                    for j in range(inputs):
+                    for j in range(len(x)):
                         w[j] += np.int32((x[j] * step + 8192) >> 14)
                     f1[s] += np.int32((outs[s] * error1 + (1 << 24)) >> 25)
                     f2[s] += np.int32((outs[s] * error2 + (1 << 23)) >> 24)

@@ -42,8 +42,8 @@ class Pace:
         self.together = True
         # In the first chunks loops may be compiled.
         self._chunks = -16
-        # The first trials are soon repeated: fresh pages of memory take time with and without.
-        self._period = min(128, self._PERIOD)
+        self._pays = True
+        self._period = 64
         self._started: float | None = None
         self._seconds = [0.0, 0.0]  # of the trial, alone and together
 
@@ -56,22 +56,26 @@ class Pace:
         """The chunk ends."""
         if self._started is None:
             return
-        if 0 <= self._chunks < self._TRIAL:
+        trial = 0 <= self._chunks < self._TRIAL
+        if trial:
             self._seconds[self.together] += time.perf_counter() - self._started
-            alone, together = self._seconds
-            whole_turns = (self._chunks + 1) % (2 * self._TURN) == 0
-            if whole_turns and not 0.7 * alone < together < 2 * alone:
-                self._chunks = self._TRIAL - 1  # enough has been seen
         self._started = None
         self._chunks += 1
+        alone, together = self._seconds
+        whole_turns = self._chunks % (2 * self._TURN) == 0
+        if trial and whole_turns and not 0.7 * alone < together < 2 * alone:
+            self._chunks = self._TRIAL  # enough has been seen
         if self._chunks == self._period:
             self._chunks, self._seconds = 0, [0.0, 0.0]
-            self._period = min(2 * self._period, self._PERIOD)
         if 0 <= self._chunks < self._TRIAL:
             self.together = self._chunks // self._TURN % 2 == 0
         elif self._chunks == self._TRIAL:
             # Less than a tenth is not worth another processor.
-            self.together = self._seconds[True] < 0.9 * self._seconds[False]
+            pays = together < 0.9 * alone
+            # What a trial finds is soon asked again, later and later while it stays. In the first
+            # chunks, for one, fresh pages of memory take time with and without.
+            self._period = min(2 * self._period if pays == self._pays else 128, self._PERIOD)
+            self.together = self._pays = pays
 
 
 def phases(count: int) -> np.ndarray:

@@ -98,6 +98,25 @@ def test_threads_come_back_soon_after_a_slow_start(monkeypatch: pytest.MonkeyPat
     assert used[-1]
 
 
+def test_a_trial_that_a_disturbance_spoiled_is_soon_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    pace, used = shares.Pace(), []
+    for chunk in range(2900):
+        pace.start()
+        used.append(pace.together)
+        disturbed = 1900 < chunk < 2000
+        now += (8 if disturbed else 4) if pace.together else 5
+        pace.stop()
+    # There were trials after 16, 144, 400, 912 and 1936 chunks, and there is another after 128.
+    assert all(used[1000:1936])
+    assert not any(used[1936 + 48 : 1936 + 128])
+    assert all(used[1936 + 128 + 48 : 1936 + 256])
+    assert used[1936 + 256 :].count(False) == 2 * 24
+
+
 def test_three_threads_write_the_same_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """More threads than cores, through every change of pace."""
     monkeypatch.setattr(shares.Pace, "_PERIOD", 64)
