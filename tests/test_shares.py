@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from prequential import codec, load, shares
-from prequential.kernels import jit
+from prequential.compiled import jit
 
 PHASES, PIECES = 40, 7
 
@@ -51,19 +52,28 @@ def test_who_comes_late_finds_nothing() -> None:
     assert (done == 1).all()
 
 
+def paced(
+    monkeypatch: pytest.MonkeyPatch, chunks: int, seconds: Callable[[int, bool], float]
+) -> list[bool]:
+    """Which of so many chunks are shared, if chunk i takes seconds(i, shared)."""
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    pace, used = shares.Pace(), []
+    for i in range(chunks):
+        pace.start()
+        used.append(pace.together)
+        now += seconds(i, pace.together)
+        pace.stop()
+        now += 1000  # between chunks nothing is counted
+    return used
+
+
 @pytest.mark.parametrize(("alone", "together", "expected"), [(4, 3, True), (2, 3, False)])
 def test_threads_are_used_while_they_pay(
     monkeypatch: pytest.MonkeyPatch, alone: int, together: int, expected: bool
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    pace, used = shares.Pace(), []
-    for _ in range(16 + 127):  # until a second trial
-        pace.start()
-        now += together if pace.together else alone
-        pace.stop()
-        now += 1000  # between chunks nothing is counted
-        used.append(pace.together)
+    # Until a second trial.
+    used = paced(monkeypatch, 16 + 128, lambda _, shared: together if shared else alone)
     assert used[-1] is expected
     assert used.count(not expected) <= 16 + 24
     assert not expected or used.count(False) == 24
@@ -73,27 +83,14 @@ def test_threads_are_used_while_they_pay(
 def test_a_trial_ends_when_enough_is_seen(
     monkeypatch: pytest.MonkeyPatch, alone: int, together: int
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    pace, used = shares.Pace(), []
-    for _ in range(16 + 1024 + 50):
-        pace.start()
-        used.append(pace.together)
-        now += together if pace.together else alone
-        pace.stop()
+    chunks = 16 + 1024 + 50
+    used = paced(monkeypatch, chunks, lambda _, shared: together if shared else alone)
     # Trials after 128, 256, 512 and 1024 chunks, less what an ended one leaves out.
     assert used[16:].count(alone < together) == 4 * 4
 
 
 def test_threads_come_back_soon_after_a_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    pace, used = shares.Pace(), []
-    for chunk in range(200):
-        pace.start()
-        used.append(pace.together)
-        now += (3 if chunk < 100 else 1) if pace.together else 2
-        pace.stop()
+    used = paced(monkeypatch, 200, lambda i, shared: (3 if i < 100 else 1) if shared else 2)
     assert not used[100]
     assert used[-1]
 
@@ -101,15 +98,9 @@ def test_threads_come_back_soon_after_a_slow_start(monkeypatch: pytest.MonkeyPat
 def test_a_trial_that_a_disturbance_spoiled_is_soon_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    pace, used = shares.Pace(), []
-    for chunk in range(2900):
-        pace.start()
-        used.append(pace.together)
-        disturbed = 1900 < chunk < 2000
-        now += (8 if disturbed else 4) if pace.together else 5
-        pace.stop()
+    used = paced(
+        monkeypatch, 2900, lambda i, shared: (8 if 1900 < i < 2000 else 4) if shared else 5
+    )
     # There were trials after 16, 144, 400, 912 and 1936 chunks, and there is another after 128.
     assert all(used[1000:1936])
     assert not any(used[1936 + 48 : 1936 + 128])
