@@ -42,7 +42,7 @@ ROUNDS, PROFILED = 8, 2
 # that has idled needs some tenths of a second to come to speed, so that short turns belittle it.
 CHUNKS, TOKENS = 10, 5120
 APART = "encode apart"
-FIGURES = (np.median, np.max, np.min)  # of the seconds of a turn
+_FIGURES = (np.median, np.max, np.min)  # of the seconds of a turn
 _SQUARE = 512  # of the matrices whose product gives the machine's rate
 # Sizes that follow the input's length are those of an input of so many bytes.
 INPUT_BYTES = 1_000_000
@@ -118,7 +118,7 @@ def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS)
     counted = {key: np.array(values[1:]) for key, values in seconds.items()}
     tokens = tokens_per_chunk * chunks
     rates = [
-        Speed(name, n, *(_encoders(name, n) * tokens / float(f(s)) for f in FIGURES))
+        Speed(name, n, *(_encoders(name, n) * tokens / float(f(s)) for f in _FIGURES))
         for (name, n), s in counted.items()
     ]
     flops = chunks * step_flops(config.model, config.streams, config.chunk)
@@ -136,7 +136,7 @@ def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS)
 
 
 def _encoders(work: str, threads: int) -> int:
-    """How many times a turn's tokens are gone through."""
+    """How many go through all of a turn's tokens."""
     return threads if work == APART else 1
 
 
@@ -247,7 +247,11 @@ class _Bench:
             with torch.inference_mode():
                 loop.run(self._counted(self.chunks), Encoder(), learner)
 
-        return lambda: list(pool.map(encode, learners)).clear()
+        def work() -> None:
+            for _ in pool.map(encode, learners):  # raises what an encoder does
+                pass
+
+        return work
 
     def _counted(self, chunks: list[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         return ((chunk, chunk.size) for chunk in chunks)
