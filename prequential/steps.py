@@ -756,8 +756,7 @@ def _enter_backward(dy: Any, inputs: Any, streams: Any, weight: Any, c: Any, dx:
     x = inputs[: len(taps) * streams + len(dy)]
     kernels.convolve_backward(dy, x, taps, streams, dx, products)
     kernels.adam_rows(
-        taps, mean, square, products, product_scale, quantised, scale,
-        c,
+        taps, mean, square, products, product_scale, quantised, scale, c,
     )  # fmt: skip
 
 
