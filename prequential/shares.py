@@ -36,7 +36,7 @@ class Pace:
     and one is then faster than two.
     """
 
-    _PERIOD, _TRIAL, _TURN = 1024, 48, 4  # chunks: at most from trial to trial, of one, in turns
+    _PERIOD, _TRIAL, _TURN = 1024, 48, 8  # chunks: at most from trial to trial, of one, in turns
 
     def __init__(self) -> None:
         self.together = True
@@ -63,15 +63,16 @@ class Pace:
         self._chunks += 1
         alone, together = self._seconds
         whole_turns = self._chunks % (2 * self._TURN) == 0
-        if trial and whole_turns and not 0.7 * alone < together < 2 * alone:
+        if trial and whole_turns and not 0.7 * alone < together < alone:
             self._chunks = self._TRIAL  # enough has been seen
         if self._chunks == self._period:
             self._chunks, self._seconds = 0, [0.0, 0.0]
         if 0 <= self._chunks < self._TRIAL:
             self.together = self._chunks // self._TURN % 2 == 0
         elif self._chunks == self._TRIAL:
-            # Less than a tenth is not worth another processor.
-            pays = together < 0.9 * alone
+            # Beside another process turns flatter several threads by some tenth, for one that has
+            # rested is served first; and as much is not worth another processor.
+            pays = together < 0.8 * alone
             # What a trial finds is soon asked again, later and later while it stays. In the first
             # chunks, for one, fresh pages of memory take time with and without.
             self._period = min(2 * self._period if pays == self._pays else 128, self._PERIOD)

@@ -68,7 +68,9 @@ def paced(
     return used
 
 
-@pytest.mark.parametrize(("alone", "together", "expected"), [(4, 3, True), (2, 3, False)])
+@pytest.mark.parametrize(
+    ("alone", "together", "expected"), [(4, 3, True), (20, 17, False), (2, 3, False)]
+)
 def test_threads_are_used_while_they_pay(
     monkeypatch: pytest.MonkeyPatch, alone: int, together: int, expected: bool
 ) -> None:
@@ -86,7 +88,7 @@ def test_a_trial_ends_when_enough_is_seen(
     chunks = 16 + 1024 + 50
     used = paced(monkeypatch, chunks, lambda _, shared: together if shared else alone)
     # Trials after 128, 256, 512 and 1024 chunks, less what an ended one leaves out.
-    assert used[16:].count(alone < together) == 4 * 4
+    assert used[16:].count(alone < together) == 4 * 8
 
 
 def test_threads_come_back_soon_after_a_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +101,7 @@ def test_a_trial_that_a_disturbance_spoiled_is_soon_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used = paced(
-        monkeypatch, 2900, lambda i, shared: (8 if 1900 < i < 2000 else 4) if shared else 5
+        monkeypatch, 2900, lambda i, shared: (3.5 if 1900 < i < 2000 else 3) if shared else 4
     )
     # There were trials after 16, 144, 400, 912 and 1936 chunks, and there is another after 128.
     assert all(used[1000:1936])
