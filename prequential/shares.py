@@ -72,7 +72,7 @@ class Pace:
         elif self._chunks == self._TRIAL:
             # Beside another process turns flatter several threads by some tenth, for one that has
             # rested is served first; and as much is not worth another processor.
-            pays = together < 0.8 * alone
+            pays = together < 0.85 * alone
             # What a trial finds is soon asked again, later and later while it stays. In the first
             # chunks, for one, fresh pages of memory take time with and without.
             self._period = min(2 * self._period if pays == self._pays else 128, self._PERIOD)
