@@ -43,7 +43,8 @@ class Pace:
         # In the first chunks loops may be compiled.
         self._chunks = -16
         self._pays = True  # as the last trial found
-        self._period = 64  # from trial to trial; the first finding, whatever it is, makes it 128
+        # From trial to trial, longer than one; the first finding, whatever it is, makes it 128.
+        self._period = 64
         self._started: float | None = None
         self._seconds = [0.0, 0.0]  # of the trial, alone and together
 
