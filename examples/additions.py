@@ -29,10 +29,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from prequential import baselines, loop
-from prequential.coder import TOTAL_BITS, Predictor
+from prequential.coding.coder import TOTAL_BITS, Predictor
 from prequential.config import Config, load
-from prequential.learner import Learner
+from prequential.study import baselines
+from prequential.training import loop
+from prequential.training.learner import Learner
 
 STREAMS = 64  # a chunk is one line of every stream
 PLACES = ("units", "tens", "hundreds", "thousands")

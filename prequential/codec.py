@@ -14,10 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from prequential import codesize, decoding, pieces
-from prequential import prior as priors
-from prequential.config import AUTO, BYTES, Config, load
-from prequential.container import (
+from prequential.archive import codesize
+from prequential.archive.container import (
     CONTAINER_VERSION,
     DIGEST_BYTES,
     FRAME_BYTES,
@@ -25,14 +23,18 @@ from prequential.container import (
     Limits,
     Tokens,
 )
-from prequential.encoder import Encoder, Meter
-from prequential.learner import Learner
-from prequential.prior import Prior
+from prequential.archive.writer import ArchiveWriter, stored_bytes
+from prequential.coding import pieces
+from prequential.coding.encoder import Encoder, Meter
+from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
+from prequential.config import AUTO, BYTES, Config, load
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
-from prequential.run import Bytes, Checkpoints, Run, check_memory, exact, sha256_of
-from prequential.vocabulary import SINGLE_BYTES, Vocabulary
-from prequential.writer import ArchiveWriter, stored_bytes
+from prequential.training import decoding
+from prequential.training import prior as priors
+from prequential.training.learner import Learner
+from prequential.training.prior import Prior
+from prequential.training.run import Bytes, Checkpoints, Run, check_memory, exact, sha256_of
 
 _LIMITS = Limits()
 
@@ -247,7 +249,7 @@ def decode(
 
 def _tokenized(data: Bytes, config: Config) -> tuple[Config, Bytes, Vocabulary, Tokens | None]:
     """The data's tokens, what they stand for, and what the header says of both."""
-    from prequential import tokenizer
+    from prequential.coding import tokenizer
 
     chosen = tokenizer.choose(data) if config.tokenizer == AUTO else config.tokenizer
     if chosen == BYTES or len(data) == 0:

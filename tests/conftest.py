@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import prequential
-from prequential import compiled
+from prequential.exact import compiled
 
 SILENT = "that passed silently"
 _COUNTS: Counter[str] = Counter()
@@ -23,7 +23,7 @@ def counts() -> Counter[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """Drop what was compiled from other sources: it is never used again."""
     if not hasattr(config, "workerinput"):
-        for part in (Path(prequential.__file__).parent / "__pycache__").glob("*.nb[ic]"):
+        for part in Path(prequential.__file__).parent.rglob("__pycache__/*.nb[ic]"):
             if compiled.SOURCES not in part.name:
                 part.unlink()
 

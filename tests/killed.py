@@ -18,7 +18,10 @@ from pathlib import Path
 
 from samples import text
 
-from prequential import checkpoint, cli, codec, files
+from prequential import codec
+from prequential.archive import files
+from prequential.cli import entry as cli
+from prequential.training import checkpoint
 
 KINDS = {
     "plain": [],

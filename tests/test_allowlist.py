@@ -20,9 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import prequential
-from prequential import codec, numerics, selftest
-from prequential.bounds import LIMITS
+from prequential import codec
+from prequential.archive import codesize
 from prequential.config import Config, load, preset_names
+from prequential.exact import selftest, tensors
+from prequential.exact.bounds import LIMITS
 
 PACKAGE = Path(prequential.__file__).parent
 DTYPES = {torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64}
@@ -197,7 +199,7 @@ VARIANTS = [(), ("optimizer.name=sgd",), ("model.conv=1",), ("model.window=0",),
 )
 def test_every_operation_is_exact(preset: str, overrides: tuple[str, ...], portable: bool) -> None:
     data, config = text(300), cut(preset, *overrides)
-    with numerics.portable() if portable else contextlib.nullcontext(), AllowList() as listed:
+    with tensors.portable() if portable else contextlib.nullcontext(), AllowList() as listed:
         archive = codec.compress(data, 1, config, threads=1)
         assert codec.decompress(archive, threads=1) == data
     assert listed.seen
@@ -207,7 +209,7 @@ def test_every_operation_is_exact(preset: str, overrides: tuple[str, ...], porta
 def test_long_sums_are_exact() -> None:
     """More tokens per step than a float32 sum can take."""
     config = cut("tiny", "streams=17", "chunk=600")  # 1200 of two streams
-    with numerics.portable(), AllowList() as listed:
+    with tensors.portable(), AllowList() as listed:
         codec.codelength(text(17 * 600), 1, config, threads=1)
     assert "aten.zeros" in listed.seen  # of the float64 totals
 
@@ -237,21 +239,8 @@ def test_what_is_not_exact_is_caught(message: str) -> None:
     assert "called at test_allowlist.py:" in str(caught.value)
 
 
-def closure(*modules: str) -> list[str]:
-    """The package's modules that these import, directly or not, and themselves."""
-    found, open_ = set[str](), set(modules)
-    while open_:
-        found.add(name := open_.pop())
-        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prequential"):
-                named = [node.module.split(".")[1]] if "." in node.module else []
-                named = named or [alias.name for alias in node.names]
-                open_ |= {n for n in named if (PACKAGE / f"{n}.py").exists()} - found
-    return sorted(found)
-
-
 # Whatever takes part in a prediction, a step, or the coding of a symbol.
-MODULES = closure("loop", "learner", "coder", "team")
+MODULES = sorted(codesize.closure("training/learner", "training/loop", "training/team"))
 
 TYPE = "a type, or a conversion rounded at most once"
 MADE = "makes or moves values"
@@ -314,20 +303,20 @@ NAMES = {
 }
 # (module, name) where a name that is otherwise refused is in its place.
 PLACES = {
-    ("coder", "np.log2"): "the codelength that is reported, not coded with",
-    ("memory", "np.log2"): "the codelength that is reported, not coded with",
-    ("memory", ".sum"): "of integers: the sizes of tables",
-    ("vocabulary", "np.cumsum"): "of integers: the lengths of pieces",
-    ("vocabulary", "np.append"): "of integers",
-    ("graphs", "torch.cuda"): "streams and graphs launch kernels and compute nothing",
-    ("team", ".all_reduce"): "of integers",
-    ("team", "sum"): "of integers: sizes of the message's parts",
-    ("steps", "np.rint"): "rounds to an integer, ties to even",
-    ("numerics", ".sum"): "of integers, checked above as they run",
-    ("numerics", "rsqrt"): "the package's own, of products and differences",
-    ("bounds", "**"): "of integers",
-    ("numerics", "**"): "of integers: the largest product of two operands",
-    ("bounds", ".sum"): "not a sum but a name",
+    ("coding/coder", "np.log2"): "the codelength that is reported, not coded with",
+    ("predictors/memory", "np.log2"): "the codelength that is reported, not coded with",
+    ("predictors/memory", ".sum"): "of integers: the sizes of tables",
+    ("coding/vocabulary", "np.cumsum"): "of integers: the lengths of pieces",
+    ("coding/vocabulary", "np.append"): "of integers",
+    ("transformer/graphs", "torch.cuda"): "streams and graphs launch kernels and compute nothing",
+    ("training/team", ".all_reduce"): "of integers",
+    ("training/team", "sum"): "of integers: sizes of the message's parts",
+    ("transformer/steps", "np.rint"): "rounds to an integer, ties to even",
+    ("exact/tensors", ".sum"): "of integers, checked above as they run",
+    ("exact/tensors", "rsqrt"): "the package's own, of products and differences",
+    ("exact/bounds", "**"): "of integers",
+    ("exact/tensors", "**"): "of integers: the largest product of two operands",
+    ("exact/bounds", ".sum"): "not a sum but a name",
 }
 # Called as methods or plain functions, these add, or call a platform's library.
 _UNSAFE = """
@@ -353,7 +342,7 @@ def names_used(tree: ast.AST) -> Iterator[tuple[str, int]]:
                 isinstance(called, ast.Attribute)
                 and called.attr in REFUSED
                 and not module_path(called)
-                and ast.unparse(called) != "numerics.rsqrt"
+                and ast.unparse(called) != "tensors.rsqrt"
             ):
                 yield f".{called.attr}", node.lineno
         elif isinstance(node, ast.BinOp | ast.AugAssign):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from prequential import bench
 from prequential.cli import main
 from prequential.config import load
-from prequential.model import Transformer
-from prequential.plain import Plain
+from prequential.study import bench
+from prequential.study.plain import Plain
+from prequential.transformer.model import Transformer
 
 
 def test_the_plain_transformer_is_the_same_net() -> None:

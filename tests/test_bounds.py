@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from prequential import bounds, kernels, numerics
-from prequential.bounds import LIMITS, Reduction
 from prequential.config import MAX_TERMS, OPERAND_MAX, ModelConfig, load, preset_names
 from prequential.errors import ConfigError
-from prequential.model import Transformer
-from prequential.steps import _products
+from prequential.exact import bounds, kernels, tensors
+from prequential.exact.bounds import LIMITS, Reduction
+from prequential.transformer.model import Transformer
+from prequential.transformer.steps import _products
 
 
 def extremes(rows: int, terms: int, seed: int) -> np.ndarray:
@@ -77,18 +77,18 @@ def test_products_of_extremes_are_python_s(terms: int) -> None:
     exact = exact_product(a, b)
     out = torch.empty(4, 5)
     x, y = torch.tensor(a).float(), torch.tensor(b).float()
-    numerics.matmul(x, y, out)
+    tensors.matmul(x, y, out)
     assert out.tolist() == exact
-    numerics.matmul(x.flip(1).contiguous(), y.flip(0), out)  # another order
+    tensors.matmul(x.flip(1).contiguous(), y.flip(0), out)  # another order
     assert out.tolist() == exact
     batched = torch.empty(2, 4, 5)
-    numerics.matmul(x.expand(2, 4, terms), y.expand(2, terms, 5), batched)
+    tensors.matmul(x.expand(2, 4, terms), y.expand(2, terms, 5), batched)
     assert batched.tolist() == [exact, exact]
     column = np.empty((4, 5), np.float32)
     _products(a.astype(np.int16), np.ascontiguousarray(b.T, np.int16), 0, column)
     assert column.tolist() == exact
     a[:, 0] -= np.sign(a[:, 0])  # odd totals, where a rounded sum would show
-    numerics.matmul(torch.tensor(a).float(), y, out)
+    tensors.matmul(torch.tensor(a).float(), y, out)
     assert out.tolist() == exact_product(a, b)
 
 
@@ -98,9 +98,9 @@ def test_long_products_are_rounded_once(terms: int) -> None:
     a[:, 0] -= np.sign(a[:, 0])
     expected = as_float32(exact_product(a, b))
     out = torch.empty(4, 5)
-    numerics.matmul(torch.tensor(a).float(), torch.tensor(b).float(), out)
+    tensors.matmul(torch.tensor(a).float(), torch.tensor(b).float(), out)
     assert torch.equal(out, expected)
-    columns = numerics.column_sums(torch.tensor(a.T).float(), torch.tensor(a.T).float()).float()
+    columns = tensors.column_sums(torch.tensor(a.T).float(), torch.tensor(a.T).float()).float()
     totals = [sum(x * x for x in row) for row in a.tolist()]
     assert torch.equal(columns, as_float32([totals])[0])
 
@@ -110,10 +110,10 @@ def test_row_sums_at_the_bound() -> None:
     a[:, 0] -= np.sign(a[:, 0])
     exact = [sum(map(int.__mul__, x, y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     x, y, one = torch.tensor(a).float(), torch.tensor(b).float(), torch.ones(4)
-    for mode in (nullcontext, numerics.portable):
+    for mode in (nullcontext, tensors.portable):
         doq, scale, dots = torch.empty(4, 1, 1024), torch.empty(4, 1), torch.empty(4, 1)
         with mode():
-            numerics.split_gradient(y, one, x, one, doq, scale, dots)
+            tensors.split_gradient(y, one, x, one, doq, scale, dots)
         assert torch.equal(doq[:, 0], y)
         assert dots[:, 0].tolist() == exact
 
@@ -124,10 +124,10 @@ def test_convolution_sums_beyond_float32_are_exact() -> None:
     exact = [
         sum(map(int.__mul__, a, b)) for a, b in zip(x[:n].T.tolist(), dy.T.tolist(), strict=True)
     ]
-    for mode in (nullcontext, numerics.portable):
+    for mode in (nullcontext, tensors.portable):
         dx, gradient = torch.empty(n, 2), torch.empty(1, 2)
         with mode():
-            numerics.convolve_backward(
+            tensors.convolve_backward(
                 torch.tensor(dy).float(), torch.tensor(x).float(), torch.ones(1, 2), 1, dx, gradient
             )
         assert torch.equal(gradient, as_float32([exact]))
@@ -142,10 +142,10 @@ def test_softmax_sums_at_the_bound() -> None:
     for portable in (False, True):
         arguments = (scores, one, keys, keys, torch.zeros(1), 4, MAX_TERMS - 1, MAX_TERMS)
         if portable:
-            with numerics.portable():
-                numerics.attention_weights(*arguments, weights, folded, scale)
+            with tensors.portable():
+                tensors.attention_weights(*arguments, weights, folded, scale)
         else:
-            numerics.attention_weights(*arguments, weights, folded, scale)
+            tensors.attention_weights(*arguments, weights, folded, scale)
         assert weights.unique().tolist() == [float(np.float32(1) / np.float32(MAX_TERMS))]
 
 

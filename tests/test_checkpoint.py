@@ -23,12 +23,13 @@ from safetensors import safe_open
 from samples import noise, small, text
 
 import prequential
-from prequential import checkpoint, codec, prior, run
-from prequential.checkpoint import Checkpoints
+from prequential import codec
 from prequential.cli import main
 from prequential.config import _CONTEXT_SIZES, Config
 from prequential.errors import FileError
-from prequential.run import Run
+from prequential.training import checkpoint, prior, run
+from prequential.training.checkpoint import Checkpoints
+from prequential.training.run import Run
 
 SMALL = ["model.input_rows_log2=8"]
 DATA = text(1501)

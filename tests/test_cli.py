@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 
 import prequential
-from prequential.bar import Rates, progress_bar
+from prequential.archive.container import ArchiveReader, Header
+from prequential.archive.writer import ArchiveWriter
 from prequential.cli import main
+from prequential.cli.bar import Rates, progress_bar
 from prequential.config import Config
-from prequential.container import ArchiveReader, Header
 from prequential.errors import DivergenceError
 from prequential.progress import Progress
-from prequential.writer import ArchiveWriter
 
 CONTENT = b"some content\n" * 10
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]

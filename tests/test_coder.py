@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prequential.coder import TOTAL_BITS, Decoder, Direct
-from prequential.encoder import Encoder, Meter
+from prequential.coding.coder import TOTAL_BITS, Decoder, Direct
+from prequential.coding.encoder import Encoder, Meter
 from prequential.errors import DivergenceError
 
 TOTAL = 1 << TOTAL_BITS

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import codec, columns, loop
-from prequential.coder import Decoder
+from prequential import codec
+from prequential.coding.coder import Decoder
+from prequential.coding.encoder import Encoder
 from prequential.config import Config
-from prequential.encoder import Encoder
 from prequential.errors import DivergenceError
-from prequential.learner import Learner
+from prequential.training import columns, loop
+from prequential.training.learner import Learner
 
 MIX = "memory.kind=mix"
 

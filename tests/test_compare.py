@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from samples import text
 
-from prequential import compare
 from prequential.cli import main
+from prequential.study import compare
 
 
 def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

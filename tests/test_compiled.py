@@ -13,13 +13,14 @@ import numba
 import pytest
 from numba.core import caching
 
-from prequential import compiled
+import prequential
+from prequential.exact import compiled
 
-PACKAGE = Path(compiled.__file__).parent
-# Bits of probability 1/4 through a loop of `memory`, which has loops of `coder` compiled into it.
+PACKAGE = Path(prequential.__file__).parent
+# Bits of probability 1/4 through a loop of `bits`, which has loops of `coder` compiled into it.
 PROGRAM = """
 import numpy as np
-from prequential.memory import CODED_BITS, code_bit
+from prequential.coding.bits import CODED_BITS, code_bit
 state, buffer, at = np.array([0, 2**64 - 1], np.uint64), np.zeros(64, np.uint8), 0
 for _ in range(40):
     _, at = code_bit(0, state, buffer, at, 1, 1 << (CODED_BITS - 2))
@@ -30,7 +31,7 @@ print(at)
 def test_every_module_with_loops_is_in_the_digest() -> None:
     with_loops = {
         path.stem
-        for path in PACKAGE.glob("*.py")
+        for path in PACKAGE.rglob("*.py")
         if re.search(r"^@(jit|intrinsic)$", path.read_text(), re.MULTILINE)
     }
     # Those of `team` are compiled into no others, and numba watches their own file. Archives that
@@ -49,7 +50,7 @@ def test_a_loop_follows_what_changes_in_another_module(tmp_path: Path) -> None:
         return int(subprocess.check_output(command, cwd=tmp_path, env=environment))
 
     before = settled_bytes()
-    coder = copy / "coder.py"
+    coder = copy / "coding" / "coder.py"
     source = coder.read_text()
     coder.write_text(
         source.replace("_SETTLED = np.uint64(1 << 48)", "_SETTLED = np.uint64(1 << 32)")

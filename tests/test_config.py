@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prequential import bounds
+from prequential.archive.container import Limits
 from prequential.config import OPERAND_MAX, Config, from_tree, load, parse_context, preset_names
-from prequential.container import Limits
 from prequential.errors import ConfigError
+from prequential.exact import bounds
 
 
 def test_presets_load_and_survive_their_bytes() -> None:
@@ -43,7 +43,7 @@ def test_gpu_has_tens_of_millions_of_weights_within_the_limits() -> None:
     assert config.streams > 128
     bounds.check(m, config.streams, config.chunk)
     assert config.memory_bytes() < Limits.memory_bytes
-    # What the int8 tensor cores take: see `numerics.matmul`.
+    # What the int8 tensor cores take: see `tensors.matmul`.
     rows = config.streams * config.chunk
     assert rows > 16
     assert rows * OPERAND_MAX**2 < 1 << 31

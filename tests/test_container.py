@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prequential import container
+from prequential.archive import container
+from prequential.archive.container import ArchiveReader, Header, varint
+from prequential.archive.writer import ArchiveWriter
 from prequential.config import Config
-from prequential.container import ArchiveReader, Header, varint
 from prequential.errors import ArchiveError, PrequentialError
-from prequential.writer import ArchiveWriter
 
 Frame = tuple[bytes, bytes]
 FRAMES: list[Frame] = [(b"first", b"8 bytes."), (b"", b"12345678"), (b"first", b"8 bytes.")]

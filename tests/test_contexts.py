@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import noise
 
-from prequential.contexts import Contexts, History, hash_column
+from prequential.predictors.contexts import Contexts, History, hash_column
 
 
 def after(data: bytes, *names: str, streams: int = 1) -> list[int]:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import baselines, codec
+from prequential import codec
 from prequential.errors import DivergenceError
-from prequential.learner import Learner
+from prequential.study import baselines
+from prequential.training.learner import Learner
 
 
 def uniform(count: int, seed: int) -> np.ndarray:

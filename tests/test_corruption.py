@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import codec, config, container, decoding, run
+from prequential import codec, config
+from prequential.archive import container
+from prequential.archive.container import ArchiveReader, Header, Limits
+from prequential.archive.writer import ArchiveWriter
 from prequential.cli import main
 from prequential.config import Config, load
-from prequential.container import ArchiveReader, Header, Limits
 from prequential.errors import ArchiveError, DivergenceError, PrequentialError
-from prequential.learner import Learner
-from prequential.writer import ArchiveWriter
+from prequential.training import decoding, run
+from prequential.training.learner import Learner
 
 UNTOUCHED = 0xAA
 

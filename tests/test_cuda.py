@@ -10,11 +10,13 @@ import pytest
 import torch
 from samples import small, text
 
-from prequential import codec, numerics, run, selftest
+from prequential import codec
 from prequential.config import MAX_TERMS, OPERAND_MAX, load
 from prequential.errors import ConfigError
-from prequential.graphs import Captured, ColumnGraphs
-from prequential.learner import Learner
+from prequential.exact import selftest, tensors
+from prequential.training import run
+from prequential.training.learner import Learner
+from prequential.transformer.graphs import Captured, ColumnGraphs
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device; this PyTorch sees none"
@@ -54,10 +56,10 @@ def test_products_equal_the_cpu_s(terms: int, rows: int) -> None:
     b = torch.randint(-OPERAND_MAX, OPERAND_MAX + 1, (terms, 40), generator=generator).float()
     a[0], b[:, 0] = OPERAND_MAX, OPERAND_MAX
     expected, out = torch.empty(rows, 40), torch.empty(rows, 40, device="cuda")
-    numerics.matmul(a, b, expected)
-    numerics.matmul(a.cuda(), b.cuda(), out)
+    tensors.matmul(a, b, expected)
+    tensors.matmul(a.cuda(), b.cuda(), out)
     assert torch.equal(out.cpu(), expected)
-    numerics.matmul(a.T.contiguous().cuda().T, b.T.contiguous().cuda().T, out)
+    tensors.matmul(a.T.contiguous().cuda().T, b.T.contiguous().cuda().T, out)
     assert torch.equal(out.cpu(), expected)
 
 
@@ -91,7 +93,7 @@ def test_columns_are_captured_once_and_launched_again() -> None:
             tensors = [*self.model.caches(), *of_weights, self.model.x]
             places.append([t.data_ptr() for t in tensors])
 
-    with numerics.portable(), pytest.MonkeyPatch.context() as patch:
+    with tensors.portable(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Learner", Captive)
         assert codec.decompress(archive) == DATA
     assert len(captured) == config.chunk
@@ -109,7 +111,7 @@ def test_without_a_gpu_the_device_is_refused() -> None:
 def test_tensor_cores_take_only_the_shapes_they_accept() -> None:
     def fits(rows: int, terms: int, columns: int, device: str = "meta") -> bool:
         a, b = torch.empty(rows, terms, device=device), torch.empty(terms, columns, device=device)
-        return numerics._fits_int8_cores(a, b)
+        return tensors._fits_int8_cores(a, b)
 
     assert not fits(64, 64, 64, "cpu")  # wrong there on some processors
     assert not fits(64, 64, 64)  # and unknown on other devices

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prequential.cli import main
-from prequential.curve import describe
+from prequential.study.curve import describe
 
 
 @pytest.mark.parametrize(("loss", "gigabytes"), [(1.5, 379), (1.6, 404), (1.7, 429)])

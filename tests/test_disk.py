@@ -19,9 +19,11 @@ import pytest
 from samples import text
 
 import prequential
-from prequential import checkpoint, cli, codec
+from prequential import codec
+from prequential.cli import entry as cli
 from prequential.cli import main
-from prequential.run import Run
+from prequential.training import checkpoint
+from prequential.training.run import Run
 
 TINY = ["--preset", "tiny", "--set", "model.input_rows_log2=8", "--set", "ngrams.rows_log2=10"]
 DATA = text(1501)

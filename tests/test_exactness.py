@@ -15,7 +15,7 @@ from samples import noise, small, text
 
 from prequential import codec
 from prequential.config import Config, load, preset_names
-from prequential.learner import Learner
+from prequential.training.learner import Learner
 
 DATA = text(3000)
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,10 +74,10 @@ def test_threads_change_nothing() -> None:
 
 
 def test_the_portable_operations_give_the_same_archive() -> None:
-    from prequential import numerics
+    from prequential.exact import tensors
 
     archive = codec.compress(DATA, 3, small())
-    with numerics.portable():
+    with tensors.portable():
         assert codec.compress(DATA, 3, small()) == archive
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prequential import files
-from prequential.errors import FileError
-from prequential.files import (
+from prequential.archive import files
+from prequential.archive.files import (
     atomic_output,
     check_target,
     default_target,
@@ -19,6 +18,7 @@ from prequential.files import (
     open_binary,
     open_input,
 )
+from prequential.errors import FileError
 
 
 @pytest.fixture

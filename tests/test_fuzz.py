@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from samples import noise, small, text
 
 from prequential import codec
+from prequential.archive.container import ArchiveReader
 from prequential.config import Config
-from prequential.container import ArchiveReader
 from prequential.errors import ConfigError, PrequentialError
 
 CONTEXTS = st.lists(

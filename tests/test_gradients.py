@@ -1,6 +1,6 @@
 """The hand-written backward pass against float64 autograd of the same quantised function.
 
-In the reference every rounding to integers is the same as in `numerics`, with the gradient passed
+In the reference every rounding to integers is the same as in `tensors`, with the gradient passed
 straight through it. What remains is that the backward pass itself rounds its operands to 7 bits.
 """
 
@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from prequential import numerics
 from prequential.config import ModelConfig
-from prequential.model import MLP, Attention, Transformer
+from prequential.exact import tensors
+from prequential.transformer.model import MLP, Attention, Transformer
 
 B, T = 3, 6
 CONFIG = ModelConfig(width=32, layers=2, heads=2, hidden=48, window=5, conv=3)
 
 
 def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers and scales of the rows of x, as `numerics.quantise_rows` gives them."""
+    """Integers and scales of the rows of x, as `tensors.quantise_rows` gives them."""
     flat = x.detach().float().reshape(-1, x.shape[-1]).contiguous()
     q, scale = torch.empty_like(flat), torch.empty(len(flat))
-    numerics.quantise_rows(flat, q, scale)
+    tensors.quantise_rows(flat, q, scale)
     return q.double().view(x.shape), scale.double().view(*x.shape[:-1], 1)
 
 
@@ -38,7 +38,7 @@ def rounded(x: Tensor) -> Tensor:
 
 def normed(x: Tensor) -> Tensor:
     y = rounded(x)
-    return y / ((y * y).mean(-1, keepdim=True) + numerics.NORM_EPSILON).sqrt()
+    return y / ((y * y).mean(-1, keepdim=True) + tensors.NORM_EPSILON).sqrt()
 
 
 def reference(model: Transformer, rows: Tensor, weights: dict[str, Tensor], past: dict) -> Tensor:
@@ -74,7 +74,7 @@ def trained_looking(model: Transformer) -> None:
     for w in model.weights:
         fan_in = 4 if w.name == "convolution" else w.value.shape[1]
         w.value.copy_(torch.randn(w.value.shape, generator=generator) / math.sqrt(fan_in))
-        numerics.quantise_rows(w.value, w.quantised, w.scale)
+        tensors.quantise_rows(w.value, w.quantised, w.scale)
     rows = torch.randn(T * B, CONFIG.width, generator=generator)
     model.forward(rows, 0)
     model.advance(T)
@@ -88,8 +88,8 @@ def finer(monkeypatch: pytest.MonkeyPatch) -> None:
         inverse, power = (270 - exponent) << 23, (exponent - 16) << 23
         return inverse.view(torch.float32), power.view(torch.float32)
 
-    monkeypatch.setattr(numerics, "_powers", powers)
-    monkeypatch.setattr(numerics, "_round", lambda x: x.round())
+    monkeypatch.setattr(tensors, "_powers", powers)
+    monkeypatch.setattr(tensors, "_round", lambda x: x.round())
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_gradients_agree_with_autograd(
     inputs = rows.double().requires_grad_()
     logits = reference(model, inputs, leaves, past).reshape(T * B, 256)
 
-    with nullcontext() if mode == "kernels" else numerics.portable():
+    with nullcontext() if mode == "kernels" else tensors.portable():
         result = model.forward(rows, 0)
         d = result.double().softmax(-1)
         d[torch.arange(T * B), targets] -= 1

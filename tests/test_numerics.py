@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from prequential import kernels, numerics, steps
 from prequential.config import MAX_TERMS, OPERAND_MAX, OptimizerConfig
-from prequential.optimizer import Optimizer, Weight, uniform, update_of
+from prequential.exact import kernels, tensors
+from prequential.exact.philox import uniform
+from prequential.transformer import steps
+from prequential.transformer.optimizer import Optimizer, Weight, update_of
 
 LENGTHS = [*range(1, 66), 127, 128, 129, 512, 1024]
 
@@ -35,7 +37,7 @@ def both(operation, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
     compiled = [torch.full(shape, 7.0) for shape in shapes]
     operation(*compiled)
     portable = [torch.full(shape, 7.0) for shape in shapes]
-    with numerics.portable():
+    with tensors.portable():
         operation(*portable)
     for a, b in zip(compiled, portable, strict=True):
         assert same(a, b)
@@ -48,7 +50,7 @@ def test_quantised_rows_are_the_nearest_integers(columns: int) -> None:
     x[0] = 0
     x[1] *= 2.0**-60  # below the smallest scale
     x[2] *= 2.0**60  # above the largest
-    q, scale = both(lambda q, s: numerics.quantise_rows(x, q, s), (5, columns), (5,))
+    q, scale = both(lambda q, s: tensors.quantise_rows(x, q, s), (5, columns), (5,))
     for i in range(5):
         step = Fraction(scale[i].item())
         assert step.numerator == 1 or step.denominator == 1  # a power of two
@@ -69,9 +71,9 @@ def test_a_weights_gradient_is_a_sum_over_groups_of_streams(streams: int, column
     dy = values(n, outputs, seed=1) * 2.0**-12
     dy[:, 0] = 0
     xq = values(n, inputs, seed=2).mul(40).round().clamp(-OPERAND_MAX, OPERAND_MAX)
-    group = numerics.group_of(streams)
+    group = tensors.group_of(streams)
     found, scale = torch.empty(outputs, inputs), torch.empty(outputs)
-    numerics.weight_gradient(dy, xq, streams, group, found, scale)
+    tensors.weight_gradient(dy, xq, streams, group, found, scale)
     again, scale_again = torch.empty_like(found), torch.empty_like(scale)
     total = torch.zeros(found.shape, dtype=torch.int32)
     results = total.numpy(), again.numpy(), scale_again.numpy()
@@ -92,14 +94,14 @@ def test_a_weights_gradient_is_a_sum_over_groups_of_streams(streams: int, column
         rows = [x.view(columns, streams, -1)[:, own].flatten(0, 1) for x in (dy, xq)]
         count = own.stop - own.start
         parts.append(torch.empty(outputs, inputs, dtype=torch.int32))
-        numerics.weight_gradient(*rows, count, group, parts[-1], scale_again)
+        tensors.weight_gradient(*rows, count, group, parts[-1], scale_again)
         assert same(scale, scale_again)
     assert same(found, (parts[0] + parts[1]).float())
 
 
 def test_a_gradient_beyond_its_limit_is_held_there() -> None:
     """All groups at the limit are still a sum that int32 holds."""
-    streams = numerics.GROUPS
+    streams = tensors.GROUPS
     dy = torch.full((streams, 2), 1000.0)
     dy[:, 1] *= -1
     xq = torch.full((streams, 3), 127.0)
@@ -111,7 +113,7 @@ def test_a_gradient_beyond_its_limit_is_held_there() -> None:
                 dy.numpy(), xq.numpy(), streams, 1, total, found.numpy(), scale.numpy()
             )
         else:
-            numerics.weight_gradient(dy, xq, streams, 1, found, scale)
+            tensors.weight_gradient(dy, xq, streams, 1, found, scale)
         assert found[0].tolist() == [float((1 << 31) - 128)] * 3
         assert found[1].tolist() == [-float((1 << 31) - 128)] * 3
         assert scale.tolist() == [2.0**-26] * 2
@@ -122,31 +124,31 @@ def test_norm_forward_and_backward_agree(columns: int) -> None:
     x, dy = values(7, columns, seed=4), values(7, columns, seed=5)
     x[0] = 0
     q, scale, rms = both(
-        lambda q, s, r: numerics.norm_quantise(x, q, s, r), (7, columns), (7,), (7,)
+        lambda q, s, r: tensors.norm_quantise(x, q, s, r), (7, columns), (7,), (7,)
     )
     row = values(7, 1, seed=6)[:, 0]
-    both(lambda dx: numerics.norm_backward(dy, row, q, scale, rms, dx), (7, columns))
+    both(lambda dx: tensors.norm_backward(dy, row, q, scale, rms, dx), (7, columns))
     # Up to what quantisation loses, the mean square becomes m / (m + epsilon).
     m = (x.double() ** 2).mean(-1)
     y = (q * scale[:, None]).double()
-    assert torch.allclose((y * y).mean(-1), m / (m + numerics.NORM_EPSILON), atol=0.02)
+    assert torch.allclose((y * y).mean(-1), m / (m + tensors.NORM_EPSILON), atol=0.02)
 
 
 def test_elementwise_operations_agree() -> None:
     products, row, column = values(6, 40, seed=6), values(6, 1, seed=7)[:, 0], values(1, 40)[0]
-    both(lambda out: numerics.scale_outer(products, row, column, out), (6, 40))
-    both(lambda out: numerics.add_scaled_outer(products, row, column, out), (6, 40))
+    both(lambda out: tensors.scale_outer(products, row, column, out), (6, 40))
+    both(lambda out: tensors.add_scaled_outer(products, row, column, out), (6, 40))
     positive, q, scale = both(
-        lambda p, q, s: numerics.relu_squared(products, row, column, p, q, s),
+        lambda p, q, s: tensors.relu_squared(products, row, column, p, q, s),
         (6, 40),
         (6, 40),
         (6,),
     )
     expected, expected_scale = torch.empty_like(q), torch.empty_like(scale)
-    numerics.quantise_rows(positive * positive, expected, expected_scale)
+    tensors.quantise_rows(positive * positive, expected, expected_scale)
     assert same(q, expected)
     assert same(scale, expected_scale)
-    both(lambda out: numerics.relu_squared_backward(products, row, positive, out), (6, 40))
+    both(lambda out: tensors.relu_squared_backward(products, row, positive, out), (6, 40))
 
 
 @pytest.mark.parametrize("first", [0, 3, 12])
@@ -157,7 +159,7 @@ def test_attention_forms_agree(first: int) -> None:
     scales = [2.0 ** torch.randint(-9, -3, (n, G)).float() for n in (Tq, Nk, Nk, Tq)]
     slopes = 2.0 ** -torch.arange(G).float()
     weights, folded, _ = both(
-        lambda w, f, s: numerics.attention_weights(
+        lambda w, f, s: tensors.attention_weights(
             q @ k, *scales[:3], slopes, hs, first, 5, w, f, s
         ),
         (G, Tq, Nk),
@@ -178,7 +180,7 @@ def test_heads_are_split_and_merged(streams: int, columns: int) -> None:
     heads, scales = (columns, G, hs), (columns, G)
     products, row, column = values(n, 3 * D), values(n, 1)[:, 0], values(1, 3 * D)[0]
     parts = both(
-        lambda q, qs, k, ks, v, vs: numerics.quantise_heads(
+        lambda q, qs, k, ks, v, vs: tensors.quantise_heads(
             products, row, column, (q, qs), (k, ks), (v, vs)
         ),
         *(heads, scales) * 3,
@@ -186,16 +188,16 @@ def test_heads_are_split_and_merged(streams: int, columns: int) -> None:
     y = (products * row[:, None] * column).view(columns, streams, 3, H, hs)
     for i in range(3):
         expected, scale = torch.empty(n * H, hs), torch.empty(n * H)
-        numerics.quantise_rows(y[:, :, i].reshape(n * H, hs), expected, scale)
+        tensors.quantise_rows(y[:, :, i].reshape(n * H, hs), expected, scale)
         assert same(parts[2 * i], expected.view(heads))
         assert same(parts[2 * i + 1], scale.view(scales))
     mixed, scale = values(G, columns, hs, seed=3), values(G, columns, seed=4)
-    merged, _ = both(lambda q, s: numerics.merge_heads(mixed, scale, q, s), (n, D), (n,))
+    merged, _ = both(lambda q, s: tensors.merge_heads(mixed, scale, q, s), (n, D), (n,))
     o = (mixed * scale[:, :, None]).view(streams, H, columns, hs).permute(2, 0, 1, 3).reshape(n, D)
-    numerics.quantise_rows(o, expected := torch.empty(n, D), torch.empty(n))
+    tensors.quantise_rows(o, expected := torch.empty(n, D), torch.empty(n))
     assert same(merged, expected)
     both(
-        lambda doq, s, dots: numerics.split_gradient(
+        lambda doq, s, dots: tensors.split_gradient(
             mixed.view(n, D), row, merged, row, doq, s, dots
         ),
         heads,
@@ -203,8 +205,8 @@ def test_heads_are_split_and_merged(streams: int, columns: int) -> None:
         scales,
     )
     three = [(values(G, columns, hs, seed=s), values(G, columns, seed=s + 9)) for s in range(3)]
-    slope = numerics.float32(0.3)
-    (dy,) = both(lambda dy: numerics.merge_gradient(*three, slope, dy), (n, 3 * D))
+    slope = tensors.float32(0.3)
+    (dy,) = both(lambda dy: tensors.merge_gradient(*three, slope, dy), (n, 3 * D))
     dk = three[1][0] * three[1][1][:, :, None] * slope
     assert same(dy[:, D : D + hs].reshape(columns, streams, hs), dk[::H].transpose(0, 1))
 
@@ -217,7 +219,7 @@ def test_attention_s_gradients_agree(window: int) -> None:
     do_scale, dots, query_scale = (values(T, G, seed=s, spread=1) for s in range(3))
     value_scale, key_scale = (values(Nk, G, seed=s, spread=1) for s in (3, 4))
     _, _, for_key, key_scales, for_value, _ = both(
-        lambda a, b, c, d, e, f: numerics.attention_backward(
+        lambda a, b, c, d, e, f: tensors.attention_backward(
             products, do_scale, value_scale, dots, weights, key_scale, query_scale,
             (a, b), (c, d), (e, f),
         ),
@@ -235,7 +237,7 @@ def test_attention_s_gradients_agree(window: int) -> None:
 def test_convolution_forms_agree(streams: int, taps: int, columns: int) -> None:
     n, D = streams * columns, 24
     x, w, dy = values((taps + columns) * streams, D), values(taps, D, seed=1), values(n, D, seed=2)
-    (y,) = both(lambda out: numerics.convolve(x, w, streams, out), (n, D))
+    (y,) = both(lambda out: tensors.convolve(x, w, streams, out), (n, D))
     delayed = torch.nn.functional.conv1d(
         x.view(-1, streams, D).permute(1, 2, 0).double(),
         torch.cat((torch.ones(1, D), w)).flip(0).T[:, None].double(),
@@ -243,7 +245,7 @@ def test_convolution_forms_agree(streams: int, taps: int, columns: int) -> None:
     )
     assert torch.allclose(y.double(), delayed.permute(2, 0, 1).reshape(n, D), rtol=1e-4, atol=1e-3)
     both(
-        lambda dx, gradient: numerics.convolve_backward(dy, x, w, streams, dx, gradient),
+        lambda dx, gradient: tensors.convolve_backward(dy, x, w, streams, dx, gradient),
         (n, D),
         (taps, D),
     )
@@ -266,7 +268,7 @@ def test_adam_forms_agree_and_follow_the_formula() -> None:
             denominator = (v / (1 - 0.98**step) + 1e-6).sqrt()
             reference = reference - 0.01 * m / (1 - 0.9**step) / denominator
             if portable:
-                with numerics.portable():
+                with tensors.portable():
                     update_of(optimizer.advance(1))(weight)
             else:
                 update_of(optimizer.advance(1))(weight)
@@ -283,7 +285,7 @@ def test_products_at_the_bound_are_exact() -> None:
             b = torch.full((terms, 2), float(sign * OPERAND_MAX))
             b[0] -= sign  # odd totals
             out = torch.empty(3, 2)
-            numerics.matmul(a, b, out)
+            tensors.matmul(a, b, out)
             exact = sign * (terms * OPERAND_MAX**2 - OPERAND_MAX)
             assert out[1, 1].item() == float(np.float32(exact))
 
@@ -301,7 +303,7 @@ def test_one_term_beyond_the_bound_is_not_exact() -> None:
 
 def test_reciprocal_root_is_close_everywhere() -> None:
     x = torch.tensor([2.0**e * f for e in range(-60, 61) for f in (1.0, 1.3, 1.9999)])
-    y = numerics.rsqrt(x)
+    y = tensors.rsqrt(x)
     assert (y.double() * x.double().sqrt() - 1).abs().max() < 3e-7
 
 
@@ -338,10 +340,10 @@ def test_initial_weights_are_pinned() -> None:
 @pytest.mark.parametrize(("step", "kept"), [(1, 6), (3, 2), (4, 3), (7, 0)])
 def test_caches_slide(step: int, kept: int) -> None:
     x = values(7, 3, 4)
-    for mode in (nullcontext, numerics.portable):
+    for mode in (nullcontext, tensors.portable):
         moved = x.clone()
         with mode():
-            numerics.slide(moved, step, kept)
+            tensors.slide(moved, step, kept)
         assert same(moved[:kept], x[step : step + kept])
         assert same(moved[kept:], x[kept:])
 

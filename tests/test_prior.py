@@ -11,11 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 from samples import small, text
 
-from prequential import codec, prior
+from prequential import codec
+from prequential.archive.container import ArchiveReader
 from prequential.cli import main
-from prequential.container import ArchiveReader
 from prequential.errors import ArchiveError, ConfigError, FileError
 from prequential.report import Report
+from prequential.training import prior
 
 CONFIG = small("model.input_rows_log2=8")
 

@@ -7,8 +7,8 @@ import pytest
 from samples import small, text
 
 from prequential import codec
-from prequential.learner import Learner
-from prequential.replay import Draw
+from prequential.training.learner import Learner
+from prequential.training.replay import Draw
 
 
 @pytest.mark.parametrize(

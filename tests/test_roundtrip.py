@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from samples import noise, small, text
 
 import prequential
-from prequential import codec, run
-from prequential.container import Header
+from prequential import codec
+from prequential.archive.container import Header
+from prequential.archive.writer import ArchiveWriter
 from prequential.errors import ArchiveError, ConfigError
 from prequential.progress import Progress
-from prequential.writer import ArchiveWriter
+from prequential.training import run
 
 STEP = 4 * 8  # streams * chunk of `small`
 

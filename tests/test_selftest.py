@@ -11,9 +11,11 @@ import pytest
 import torch
 from samples import small, text
 
-from prequential import cli, codec, kernels, numerics, selftest
+from prequential import codec
+from prequential.cli import entry as cli
 from prequential.errors import PlatformError
-from prequential.run import _host_settings
+from prequential.exact import kernels, selftest, tensors
+from prequential.training.run import _host_settings
 
 A, B = selftest.operands(4001, 1), selftest.operands(4001, 2)
 
@@ -105,8 +107,8 @@ def broken_matmul(a, b):
         (kernels, "EXP2_TABLE", kernels.EXP2_TABLE + 1, "tables"),
         (torch.Tensor, "round", lambda x: (x + 0.5).floor(), "rounding"),
         (torch.Tensor, "__truediv__", lambda x, y: x * (1.0 / y), "division"),
-        (numerics, "rsqrt", lambda x: x.rsqrt(), "root"),
-        (numerics, "NORM_EPSILON", 1e-4, "loops"),
+        (tensors, "rsqrt", lambda x: x.rsqrt(), "root"),
+        (tensors, "NORM_EPSILON", 1e-4, "loops"),
     ],
 )
 def test_a_broken_platform_is_noticed(monkeypatch, target, name, value, fact) -> None:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from prequential import codec, load, shares
-from prequential.compiled import jit
+from prequential import codec, load
+from prequential.exact import shares
+from prequential.exact.compiled import jit
 
 PHASES, PIECES = 40, 7
 

@@ -62,12 +62,13 @@ def test_the_first_chunks_of_a_file_larger_than_memory(tmp_path: Path) -> None:
         sparse.truncate(8 << 30)
     code = """
 import numpy as np
-from prequential import load, loop
-from prequential.encoder import Encoder
-from prequential.container import Header
-from prequential.files import FileBytes, open_input
-from prequential.run import Run
-from prequential.vocabulary import SINGLE_BYTES
+from prequential import load
+from prequential.training import loop
+from prequential.coding.encoder import Encoder
+from prequential.archive.container import Header
+from prequential.archive.files import FileBytes, open_input
+from prequential.training.run import Run
+from prequential.coding.vocabulary import SINGLE_BYTES
 
 config = load("tiny", overrides=["memory.kind=mix"])
 with open_input(sys.argv[1]) as original:

@@ -15,11 +15,12 @@ import pytest
 import torch
 from samples import small, text
 
-from prequential import codec, numerics, shares
+from prequential import codec
 from prequential.cli import main
 from prequential.config import load
 from prequential.errors import ConfigError
-from prequential.team import SharedLearner, Team, joined, share
+from prequential.exact import shares, tensors
+from prequential.training.team import SharedLearner, Team, joined, share
 
 ROOT = Path(__file__).parent.parent
 DATA = text(2500, 8)
@@ -114,7 +115,7 @@ def test_shares_are_whole_groups() -> None:
             team = Counted(size)
             team.rank = rank
             part = share(team, streams)
-            assert part.start % numerics.group_of(streams) == 0
+            assert part.start % tensors.group_of(streams) == 0
             assert part.stop > part.start
             streams_of += list(range(streams))[part]
         assert streams_of == list(range(streams))

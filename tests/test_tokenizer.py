@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import noise, text
 
-from prequential import tokenizer
+from prequential.coding import tokenizer
+from prequential.coding.pieces import pack, unpack
+from prequential.coding.tokenizer import Spec, identity, parse, tokenize
+from prequential.coding.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary
 from prequential.errors import ConfigError, FileError
-from prequential.pieces import pack, unpack
-from prequential.tokenizer import Spec, identity, parse, tokenize
-from prequential.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary
 
 SCRIPTS = (
     "The quick brown fox. Съешь ещё этих мягких булок. ωμέγα 中文字符測試 日本語のテキスト 한국어 "

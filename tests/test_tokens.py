@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 from samples import noise, small, text
 
-from prequential import checkpoint, codec, kernels, numerics, pieces, run, tokenizer
+from prequential import codec
+from prequential.archive.container import ArchiveReader, Header, Tokens
+from prequential.archive.writer import ArchiveWriter
 from prequential.cli import main
-from prequential.coder import MEASURE, TOTAL_BITS
+from prequential.coding import pieces, tokenizer
+from prequential.coding.coder import MEASURE, TOTAL_BITS
+from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config, MemoryConfig
-from prequential.container import ArchiveReader, Header, Tokens
 from prequential.errors import ArchiveError, DivergenceError
-from prequential.learner import Learner
-from prequential.memory import Memory
-from prequential.vocabulary import SINGLE_BYTES, Vocabulary
-from prequential.writer import ArchiveWriter
+from prequential.exact import kernels, tensors
+from prequential.predictors.memory import Memory
+from prequential.training import checkpoint, run
+from prequential.training.learner import Learner
 
 DATA = text(4000) + noise(300) + b"\r\n  \xff\xfe\0 the end \xe2\x96\x81" + text(2000, 1)
 MIX = ("memory.kind=mix", "streams=1")
@@ -73,7 +76,7 @@ def test_a_vocabulary_beyond_one_block_of_a_sum() -> None:
     report = codec.encode(np.frombuffer(words, np.uint8), file, config=config)
     assert report.vocabulary > 1040
     assert codec.decompress(file.getvalue()) == words
-    with numerics.portable():
+    with tensors.portable():
         again = io.BytesIO()
         codec.encode(np.frombuffer(words, np.uint8), again, config=config)
     assert again.getvalue() == file.getvalue()

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import noise, text
 
-from prequential.pieces import pack, unpack
-from prequential.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary, concatenate
+from prequential.coding.pieces import pack, unpack
+from prequential.coding.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary, concatenate
 
 SINGLES = tuple(bytes([b]) for b in range(256))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numba
 import pytest
 
-from prequential import warmup
-from prequential.bar import progress_bar
+from prequential.cli import warmup
+from prequential.cli.bar import progress_bar
 
 
 def test_only_a_large_run_with_an_empty_cache_compiles_apart(

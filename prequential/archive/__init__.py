@@ -1,0 +1,1 @@
+"""A `.pq` archive on disk, atomic files, the packed decoder, the runnable form."""

@@ -1,0 +1,1 @@
+"""Symbols and bits to bytes: range coder, encoder, vocabulary, tokenizer."""

@@ -1,0 +1,1 @@
+"""The arithmetic: the readable definition, its compiled twin, bounds, self-test."""

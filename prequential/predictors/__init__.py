@@ -1,0 +1,1 @@
+"""What predicts from hashed contexts of the past: embeddings, n-gram logits, the memory."""

@@ -1,0 +1,1 @@
+"""Measurements for researchers: description lengths, curves, comparisons, benchmarks."""

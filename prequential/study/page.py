@@ -1,0 +1,96 @@
+"""A sweep as one self-contained HTML page: table, totals and plots, nothing loaded."""
+
+from __future__ import annotations
+
+from html import escape
+
+from prequential.study import plots
+from prequential.study.mdl import HEADINGS, Sweep, cells, formatted
+
+_CSS = """
+:root { color-scheme: light dark; --text: #1b1f24; --quiet: #57606a; --page: #fff;
+  --line: #d8dee4; --faint: #eef1f4; --best: #eaf5ea; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e3e6e9; --quiet: #9aa4ae; --page: #141414; --line: #3b4249; --faint: #262b30;
+    --best: #1d3322; }
+  figure svg { filter: invert(.92) hue-rotate(180deg); }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+  margin: 0; }
+main { max-width: 1240px; margin: 0 auto; padding: 2.2rem 1.5rem 4rem; }
+h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2.4rem 0 .6rem; }
+p.lead { color: var(--quiet); margin: 0 0 1.4rem; overflow-wrap: anywhere; }
+.cards { display: flex; flex-wrap: wrap; gap: .8rem; }
+.card { border: 1px solid var(--line); border-radius: 8px; padding: .7rem 1rem; flex: 1 1 9rem;
+  box-sizing: border-box; }
+.card b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
+.card span { color: var(--quiet); font-size: .85rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .32rem .5rem; text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid var(--line); font-weight: 600; }
+td { border-bottom: 1px solid var(--faint); }
+th:first-child, td:first-child { text-align: left; }
+tr.best td { background: var(--best); font-weight: 600; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr));
+  gap: 1.8rem 1.4rem; }
+figure { margin: 0; } figure svg { width: 100%; height: auto; }
+figcaption, p.note { color: var(--quiet); font-size: .85rem; }
+footer { margin-top: 3rem; color: var(--quiet); font-size: .82rem; overflow-wrap: anywhere; }
+"""
+
+
+def render(sweep: Sweep) -> str:
+    """The page."""
+    best = sweep.best
+    size = max(1, sweep.original_bytes)
+    cards = [
+        (f"{sweep.total_bits:,.0f}", "bits in all, with the choice"),
+        (f"{best.total_bits / size:.4f}", "bits per byte, code included"),
+        (f"{best.mean_bits_per_byte:.4f}", "bits per byte, payload"),
+        (f"{8 * size / best.total_bits:.3f}", "compression factor"),
+        (f"{sweep.selection_bits:.2f}", f"bits to choose 1 of {len(sweep.rows)} runs"),
+    ]
+    rows = "".join(
+        f"<tr{' class=best' if row is best else ''}><td>{escape(row.label)}</td>"
+        + "".join(f"<td>{cell}</td>" for cell in formatted(cells(row)))
+        + f"<td>{'yes' if row.verified else '-'}</td></tr>"
+        for row in sweep.rows
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("run", *HEADINGS, "decoded"))
+    figures = "".join(
+        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+        for svg, caption in plots.panels_svg(sweep)
+    )
+    yardsticks = "".join(
+        f"<tr><td>{escape(name)}</td><td>{points[-1][1]:,.0f}</td>"
+        f"<td>{points[-1][1] / size:.4f}</td><td>{sweep.regret_bits[name]:+,.0f}</td></tr>"
+        for name, points in sweep.baselines.items()
+    )
+    versions = ", ".join(f"{k} {v}" for k, v in best.report["versions"].items())
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Description length of {escape(sweep.file)}</title><style>{_CSS}</style></head>
+<body><main>
+<h1>Description length of {escape(sweep.file)}</h1>
+<p class="lead">{sweep.original_bytes:,} bytes. Best run: {escape(best.label)}. Every total is the
+size of an archive that decodes, plus the decoder's code.</p>
+<div class="cards">{"".join(f"<div class=card><b>{b}</b><span>{s}</span></div>" for b, s in cards)}
+</div>
+<h2>Runs</h2>
+<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
+<p class="note">payload, header (with frame checksums), vocabulary, prior and code in bytes, adding
+up to the total; bits/byte and factor of the total; final and mean loss in bits per byte of the
+payload.</p>
+<h2>Yardsticks</h2>
+<div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th>
+<th>regret</th></tr></thead><tbody>{yardsticks}</tbody></table></div>
+<p class="note">The same bytes by simple means; the code of none of them is counted. The regret
+is the best run's payload minus the yardstick, in bits.</p>
+<h2>Plots</h2><div class="plots">{figures}</div>
+<footer>SHA-256 {sweep.sha256}<br>{escape(versions)}<br>
+Libraries (Python, PyTorch, NumPy, numba) are named here and not counted.</footer>
+</main></body></html>
+"""

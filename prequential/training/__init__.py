@@ -1,0 +1,1 @@
+"""Predict, code, then learn: the loop, the learner, encoding and decoding runs."""

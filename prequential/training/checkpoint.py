@@ -1,0 +1,321 @@
+"""A run's state on disk, so that hours of work outlive the process.
+
+A checkpoint is one safetensors file beside the output: everything that the rest of the run depends
+on, taken between two chunks, with a manifest in the file's metadata that says which run it is of.
+It takes its name when it is complete, so there is always a whole one. A resumed run writes the same
+bytes as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from prequential import __version__
+from prequential.archive.container import CONTAINER_VERSION, ArchiveReader, Header
+from prequential.archive.files import atomic_output, display, remove_leftover
+from prequential.config import Config, leaves
+from prequential.errors import ArchiveError, ConfigError, FileError
+
+if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
+    import torch
+
+    from prequential.training.learner import Learner
+    from prequential.training.run import Run
+
+    _View = np.ndarray | torch.Tensor
+
+LAYOUT = 2  # raised when the tensors or their names change
+SHARE = 0.02  # of the run's time that checkpoints may take
+_FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
+
+
+class Checkpoints:
+    """Keeps the state of one run in the file `path`: see `run.Checkpoints`.
+
+    A checkpoint is written when `seconds` have passed since the last one, or more where writing
+    would take over `share` of the time, and when `interrupt` was called; the run then ends with
+    KeyboardInterrupt. A checkpoint that cannot be written is reported by `warn`; the run goes on.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        command: str,
+        *,
+        seconds: float,
+        resume: bool,
+        warn: Callable[[str], None],
+        share: float = SHARE,
+    ) -> None:
+        self.path, self.command = path, command
+        self.seconds, self.resume, self.share, self.warn = seconds, resume, share, warn
+        self.cost = 0.0  # seconds that the last checkpoint took
+        self.written = 0
+        self._interrupted = False
+        self._due = 0.0
+
+    def begin(self, run: Run) -> None:
+        """Put the kept state back if the run is to be resumed; the output is locked by now.
+
+        Raises:
+            FileError: the checkpoint cannot be read, is damaged, or is of another run.
+        """
+        remove_leftover(self.path)
+        if self.resume:
+            if os.path.lexists(self.path):
+                restore(self.path, run, _identity(self.command, run.header))
+            else:
+                self.warn(f"{display(self.path)}: no checkpoint yet, starting at the beginning")
+        size = sum(a.nbytes for a in _state(run.learner).values())
+        self._wait(size / _FIRST_BYTES_PER_SECOND)
+
+    def interrupt(self) -> None:
+        """Stop the run after this chunk, with a checkpoint."""
+        self._interrupted = True
+
+    def chunk_done(self, run: Run) -> None:
+        """Write a checkpoint when it is time to.
+
+        Raises:
+            KeyboardInterrupt: `interrupt` was called; the message says how to go on.
+        """
+        if not self._interrupted and time.monotonic() < self._due:
+            return
+        kept = self._write(run)
+        if self._interrupted:
+            share = run.steps_done / run.steps
+            told = f"the state is in {display(self.path)}: go on with the same command and --resume"
+            raise KeyboardInterrupt(
+                f"interrupted at {share:.1%}; {told if kept else 'no checkpoint was written'}"
+            )
+
+    def remove(self) -> None:
+        """The output is complete: the checkpoint has served."""
+        if os.path.lexists(self.path):
+            os.unlink(self.path)
+
+    def _write(self, run: Run) -> bool:
+        started = time.monotonic()
+        try:
+            with atomic_output(self.path, force=True, mode=0o600) as output:
+                save(output.file, run, _identity(self.command, run.header))
+            self.written += 1
+        except (OSError, FileError) as error:
+            self.warn(f"{display(self.path)}: no checkpoint written ({error}); the run goes on")
+            return False
+        finally:
+            self.cost = time.monotonic() - started
+            self._wait(self.cost)
+        return True
+
+    def _wait(self, cost: float) -> None:
+        self._due = time.monotonic() + max(self.seconds, cost / self.share)
+
+
+def save(file: BinaryIO, run: Run, identity: Mapping[str, Any]) -> None:
+    """Write the state of a run, between two chunks, to an empty file."""
+    arrays = {name: _on_host(view) for name, view in _state(run.learner).items()}
+    arrays |= {f"coder.{name}": array for name, array in _arrays(run.coder).items()}
+    arrays |= {f"output.{i:04}": part for i, part in enumerate(_output(run))}
+    manifest = {
+        **identity,
+        "steps_done": run.steps_done,
+        "frames_done": run.frames_done,
+        "seconds": time.monotonic() - run.started,
+        "draws": run.learner.draw.count,
+        "learner": _numbers(run.learner),
+        "optimizer": _numbers(run.learner.optimizer),
+        "coder": _numbers(run.coder),
+    }
+    _write_tensors(file, arrays, manifest)
+
+
+def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
+    """Put a new run where `save` found its like.
+
+    Raises:
+        FileError: the checkpoint cannot be read, is damaged, or is of another run.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            manifest = json.loads(metadata["manifest"])
+            _check_identity(path, manifest, identity)
+            targets, found = _state(run.learner), dict[str, np.ndarray]()
+            sums: dict[str, int] = {}
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                array = file.get_tensor(name)
+                sums[name] = zlib.crc32(_flat(array))
+                if name in targets:
+                    _fill(name, targets.pop(name), array)
+                else:
+                    found[name] = np.array(array)
+        if targets or _checksum(sums, manifest) != metadata["crc32"]:
+            raise ValueError("incomplete, or changed since it was written")
+        run.learner.quantise()
+        _go_on(run, manifest, found)
+    except OSError as error:
+        raise FileError(f"{display(path)}: cannot be read: {error.strerror or error}") from error
+    except (
+        SafetensorError,
+        ArchiveError,
+        ConfigError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise FileError(
+            f"{display(path)}: the checkpoint is damaged ({error}):"
+            " start at the beginning with -f instead of --resume"
+        ) from error
+
+
+def _state(learner: Learner) -> dict[str, _View]:
+    """Views of all that is learned or remembered; the rest is computed anew in every chunk."""
+    learner.settle()
+    views: dict[str, _View] = {**learner.embeddings.arrays(), **learner.ngrams.arrays()}
+    if learner.memory is not None:
+        views |= learner.memory.arrays()
+    for w in learner.model.weights:
+        for part in ("value", "mean", "square"):
+            views[f"model.{w.name}.{part}"] = getattr(w, part)
+    views |= {f"cache.{i}": cache for i, cache in enumerate(learner.model.caches())}
+    views |= learner.history.arrays()
+    return views
+
+
+def _output(run: Run) -> list[np.ndarray]:
+    """The archive so far, or what is decoded of each stream."""
+    if run.writer is not None:
+        return [np.frombuffer(run.writer.content(), np.uint8)]
+    return [run.symbols[part] for part in run.finished()]
+
+
+def _go_on(run: Run, manifest: Mapping[str, Any], found: Mapping[str, np.ndarray]) -> None:
+    """Everything of a run but its learner's arrays."""
+    run.steps_done, run.frames_done = int(manifest["steps_done"]), int(manifest["frames_done"])
+    run.started -= float(manifest["seconds"])
+    learner = run.learner
+    learner.draw.skip(int(manifest["draws"]))
+    for name, part in (
+        ("learner", learner),
+        ("optimizer", learner.optimizer),
+        ("coder", run.coder),
+    ):
+        for key in _numbers(part):
+            setattr(part, key, manifest[name][key])
+    for key in _arrays(run.coder):
+        setattr(run.coder, key, found[f"coder.{key}"])
+    if run.writer is not None:
+        reader = ArchiveReader(io.BytesIO(found["output.0000"].tobytes()), "archive so far")
+        for _ in range(run.frames_done):
+            run.writer.data(*reader.data())
+    else:
+        for i, done in enumerate(run.finished()):
+            run.symbols[done][:] = found[f"output.{i:04}"]
+
+
+def _identity(command: str, header: Header) -> dict[str, Any]:
+    """What must agree between the run that wrote a checkpoint and the one that resumes."""
+    return {
+        "layout": LAYOUT,
+        "command": command,
+        "version": f"{__version__}/{CONTAINER_VERSION}/{header.numerics_version}",
+        "input": header.sha256.hex(),
+        "original_bytes": header.original_bytes,
+        "seed": header.seed,
+        "config": header.config.to_bytes().hex() if header.config else "",
+        "prior": header.prior.sha256.hex() if header.prior else "none",
+        "vocabulary": zlib.crc32(header.tokens.vocabulary) if header.tokens else 0,
+    }
+
+
+def _check_identity(path: str, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key, value in wanted.items():
+        if kept[key] == value:
+            continue
+        differs = f"{key} is {ascii(kept[key])[:80]}, this run's is {ascii(value)[:80]}"
+        if key == "config":
+            differs = f"config has {', '.join(_differences(kept[key], value))}"
+        raise FileError(
+            f"{display(path)}: is the checkpoint of another run: its {differs}:"
+            " give what it was made with, or start at the beginning with -f instead of --resume"
+        )
+
+
+def _differences(kept: str, wanted: str) -> list[str]:
+    """Settings in which two packed configs differ, with the first one's values."""
+    ours, theirs = (dict(leaves(Config.from_bytes(bytes.fromhex(c)))) for c in (kept, wanted))
+    return [
+        f"{key} = {value}, not {theirs[key]}" for key, value in ours.items() if theirs[key] != value
+    ]
+
+
+def _numbers(part: object) -> dict[str, int | float]:
+    return {key: value for key, value in vars(part).items() if type(value) in (int, float)}
+
+
+def _arrays(part: object) -> dict[str, np.ndarray]:
+    return {key: value for key, value in vars(part).items() if isinstance(value, np.ndarray)}
+
+
+def _on_host(view: _View) -> np.ndarray:
+    return view if isinstance(view, np.ndarray) else view.cpu().numpy()
+
+
+def _fill(name: str, target: _View, array: np.ndarray) -> None:
+    if tuple(target.shape) != array.shape:
+        raise ValueError(f"{name} has shape {array.shape}")
+    if isinstance(target, np.ndarray):
+        target[...] = array
+    else:
+        target.copy_(target.new_tensor(array))
+
+
+def _flat(array: np.ndarray) -> memoryview:
+    """The array's bytes, in order, without a copy where it is contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _write_tensors(
+    file: BinaryIO, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
+) -> None:
+    """The safetensors format, streamed: its library would hold a copy of everything."""
+    entries: dict[str, Any] = {"__metadata__": {"manifest": json.dumps(manifest), "crc32": "0" * 8}}
+    end = 0
+    # Large items first keeps each aligned to its own size.
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    for name in order:
+        array = arrays[name]
+        start, end = end, end + array.nbytes
+        dtype = array.dtype.kind.upper() + str(8 * array.itemsize)
+        entries[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [start, end]}
+
+    def header() -> bytes:
+        text = json.dumps(entries).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    file.write(header())
+    sums = {}
+    for name in order:
+        flat = _flat(arrays[name])
+        sums[name] = zlib.crc32(flat)
+        file.write(flat)
+    entries["__metadata__"]["crc32"] = _checksum(sums, json.loads(json.dumps(manifest)))
+    file.seek(0)
+    file.write(header())
+
+
+def _checksum(sums: Mapping[str, int], manifest: Mapping[str, Any]) -> str:
+    """Over all tensors and the manifest, 8 hexadecimal digits."""
+    return f"{zlib.crc32(json.dumps([sums, manifest], sort_keys=True).encode()):08x}"

@@ -1,0 +1,208 @@
+"""Archive to data: everything that decoding takes, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from prequential.archive.container import DIGEST_BYTES, ArchiveReader, Header, Limits
+from prequential.coding import pieces
+from prequential.coding.coder import Decoder
+from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
+from prequential.config import BYTES
+from prequential.errors import ArchiveError, ConfigError, DivergenceError
+from prequential.progress import ProgressCallback
+from prequential.training.prior import Prior
+from prequential.training.run import Checkpoints, Run, check_memory, exact, sha256_of
+
+LIMITS = Limits()
+
+
+class Outcome(NamedTuple):
+    """What a decoder did: `codec.report_of` says it in the terms of a report."""
+
+    header: Header
+    header_bytes: int
+    payload_bytes: int
+    archive_bytes: int
+    loss_bits: float
+    digest: bytes  # of the final weights; empty if stored
+    run: Run | None
+    started: float
+
+
+def decode(
+    archive: BinaryIO,
+    allocate: Callable[[int], np.ndarray],
+    *,
+    name: str = "archive",
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+    prior: Prior | None = None,
+    limits: Limits = LIMITS,
+    in_memory: bool = False,
+    checkpoints: Checkpoints | None = None,
+    decoded: list[slice] | None = None,
+) -> Outcome:
+    """Fill allocate(original_bytes), a writable uint8 array, with the original.
+
+    Slices of the array that are decoded and checked are listed in `decoded` as the run goes on, for
+    a caller that wants what comes before a fault. in_memory says that the array counts against the
+    limit of memory.
+
+    Raises:
+        ArchiveError: not an archive, damaged, of an unsupported version, made with a prior that
+            is not the given one, or beyond the limits.
+        DivergenceError: this machine's arithmetic is not the encoder's.
+    """
+    started = time.monotonic()
+    reader = ArchiveReader(archive, name)
+    header = reader.header
+    prior = _needed_prior(name, header, prior)
+    decoder = Decoder()
+    decoded = [] if decoded is None else decoded
+    run = None
+    vocabulary = _vocabulary(name, header)
+    held = header.original_bytes if in_memory else 0
+    held += 2 * header.tokens.count if header.tokens else 0
+    try:
+        check_memory(header.config, held, vocabulary, limits)
+    except ConfigError as error:
+        raise ArchiveError(f"{name}: {error}") from error
+    if header.config is None:
+        data = _allocated(allocate, header.original_bytes, name)
+        while (start := reader.payload_bytes) < len(data):
+            payload, _ = reader.data()
+            data[start : start + len(payload)] = np.frombuffer(payload, np.uint8)
+            decoded[:] = [slice(0, start + len(payload))]
+        digest = b""
+    else:
+        count = header.tokens.count if header.tokens else header.original_bytes
+        if header.config != header.config.resolve(header.original_bytes, count):
+            raise ArchiveError(f"{name}: the header's config does not fit its original_bytes")
+        data = _allocated(allocate, header.original_bytes, name)
+        symbols = np.zeros(count, np.uint16) if header.tokens else data
+        joined = _Joined(name, vocabulary, symbols, data)
+        with exact(device):
+            run = Run(
+                header, header.config, device, threads, symbols, vocabulary, decoder, progress,
+                started, prior, checkpoints=checkpoints,
+            )  # fmt: skip
+            frames = run.frames()
+            resumed = run.frames_done if run.steps_done else None
+            for index in range(run.frame_count):
+                payload, expected = reader.data()
+                if index < run.frames_done:
+                    continue
+                _check_work(name, run, index, reader.bytes_read, limits)
+                if index != resumed:
+                    decoder.load(payload)
+                try:
+                    next(frames)
+                except DivergenceError as error:
+                    raise DivergenceError(_diverged(name, f"data in frame {index + 1}")) from error
+                if run.learner.digest()[:DIGEST_BYTES] != expected:
+                    raise DivergenceError(_diverged(name, f"model after frame {index + 1}"))
+                decoded[:] = joined.add(run.finished()) if header.tokens else run.finished()
+            digest = run.learner.digest()
+    reader.end()
+    if sha256_of(data) != header.sha256:
+        decoded.clear()
+        raise DivergenceError(_diverged(name, "output"))
+    return Outcome(
+        header, reader.header_bytes, reader.payload_bytes, reader.bytes_read,
+        decoder.loss_bits if run else 8.0 * reader.payload_bytes, digest, run,
+        run.started if run else started,
+    )  # fmt: skip
+
+
+def _needed_prior(name: str, header: Header, prior: Prior | None) -> Prior | None:
+    """The given prior, if the archive is made with it; None if it is made without."""
+    if header.prior is None:
+        return None
+    if prior is None or prior.identity.sha256 != header.prior.sha256:
+        wanted = ascii(header.prior.name)[1:-1]
+        given = f"; {ascii(prior.identity.name)[1:-1]} is another file" if prior else ""
+        raise ArchiveError(
+            f"{name}: was made with the prior {wanted} (SHA-256 {header.prior.sha256.hex()}):"
+            f" give it with --prior{given}"
+        )
+    return prior
+
+
+def _vocabulary(name: str, header: Header) -> Vocabulary:
+    """What the tokens of an archive stand for."""
+    if (header.tokens is None) != (header.config is None or header.config.tokenizer == BYTES):
+        raise ArchiveError(f"{name}: the header's tokenizer does not fit its vocabulary")
+    if header.tokens is None:
+        return SINGLE_BYTES
+    try:
+        vocabulary = pieces.unpack(header.tokens.vocabulary)
+        if not vocabulary.pieces:
+            raise ValueError("the vocabulary is empty")
+        return vocabulary
+    except ValueError as error:
+        raise ArchiveError(f"{name}: header field vocabulary is invalid ({error})") from error
+
+
+class _Joined:
+    """The bytes of an archive's tokens, put into the output as they are decoded."""
+
+    def __init__(
+        self, name: str, vocabulary: Vocabulary, symbols: np.ndarray, data: np.ndarray
+    ) -> None:
+        self.name, self.vocabulary, self.symbols, self.data = name, vocabulary, symbols, data
+        self.tokens_done = self.bytes_done = 0
+
+    def add(self, finished: list[slice]) -> list[slice]:
+        """Join what `Run.finished` has of the beginning; which of the data is known by now."""
+        end = 0
+        for part in finished:
+            if part.start > end:
+                break
+            end = part.stop
+        joined = self.vocabulary.join(self.symbols[self.tokens_done : end])
+        start, self.tokens_done = self.bytes_done, end
+        self.bytes_done += len(joined)
+        if self.bytes_done > len(self.data) or (
+            end == len(self.symbols) and self.bytes_done < len(self.data)
+        ):
+            raise DivergenceError(_diverged(self.name, f"data up to token {end}"))
+        self.data[start : self.bytes_done] = joined
+        return [slice(0, self.bytes_done)]
+
+
+def _allocated(allocate: Callable[[int], np.ndarray], size: int, name: str) -> np.ndarray:
+    try:
+        return allocate(size)
+    except (MemoryError, ValueError) as error:
+        raise ArchiveError(
+            f"{name}: its original_bytes, {size}, are more than this machine has room for"
+        ) from error
+
+
+def _diverged(name: str, what: str) -> str:
+    return (
+        f"{name}: the {what} differs from the encoder's although the archive is undamaged, so this"
+        " machine computes other bits: run preq doctor, try --device cpu, the torch release that"
+        " made the archive, or another machine"
+    )
+
+
+def _check_work(name: str, run: Run, index: int, archive_bytes: int, limits: Limits) -> None:
+    """See that the archive is large enough for the work up to the end of frame `index`."""
+    steps = min(run.steps, (index + 1) * run.frame_steps)
+    done = min(len(run.symbols), steps * run.config.chunk * run.config.streams)
+    size = len(run.vocabulary.pieces)
+    needed = done * run.config.seconds_per_token(size, run.bytes_per_token)
+    allowed = limits.seconds + limits.seconds_per_archive_byte * archive_bytes
+    if needed > allowed:
+        raise ArchiveError(
+            f"{name}: its model would work for about {needed / 3600:.1f} hours until the end of"
+            f" data frame {index + 1}, but {archive_bytes} bytes of archive are allowed"
+            f" {allowed / 3600:.1f}: if you trust it, raise the limit with --max-hours"
+        )

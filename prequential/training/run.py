@@ -1,0 +1,230 @@
+"""One pass of the loop over a file's tokens, and what encoder, decoder and meter share."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from prequential.archive.container import FRAME_BYTES, Header, Limits
+from prequential.coding.coder import Decoder
+from prequential.coding.vocabulary import Vocabulary
+from prequential.config import Config
+from prequential.errors import ConfigError
+from prequential.exact import selftest
+from prequential.progress import Progress, ProgressCallback
+from prequential.training import loop
+from prequential.training import prior as priors
+from prequential.training.learner import Learner
+from prequential.training.prior import Prior
+
+if TYPE_CHECKING:
+    from prequential.archive.writer import ArchiveWriter
+    from prequential.coding.encoder import Encoder, Meter
+
+# The second thread updates the n-gram tables while the first one takes the transformer's step.
+DEFAULT_THREADS = 2
+
+
+class Checkpoints(Protocol):
+    """What keeps a run's state on disk: `checkpoint.Checkpoints`."""
+
+    def begin(self, run: Run) -> None:
+        """Before the first chunk: put a kept state back, if there is one."""
+        ...
+
+    def chunk_done(self, run: Run) -> None:
+        """After every chunk: keep the state when it is time to."""
+        ...
+
+
+class Bytes(Protocol):
+    """What is encoded: an array (n,) uint8, or its like that reads the parts it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+@dataclass
+class Run:
+    """One pass of the loop over the data, in frames of whole chunks."""
+
+    header: Header
+    config: Config
+    device: str
+    threads: int | None
+    symbols: Bytes  # tokens (n,)
+    vocabulary: Vocabulary
+    coder: Encoder | Decoder | Meter
+    progress: ProgressCallback | None
+    started: float  # by time.monotonic, of the time that an earlier run took as well
+    prior: Prior | None = None
+    new_learner: Callable[..., Learner] | None = None
+    writer: ArchiveWriter | None = None
+    checkpoints: Checkpoints | None = None
+    steps_done: int = 0  # chunks coded and learned
+    frames_done: int = 0  # frames whose payload is complete
+
+    def __post_init__(self) -> None:
+        threads = self.threads or DEFAULT_THREADS
+        self.learner = (self.new_learner or Learner)(
+            self.config, self.header.seed, self.device, threads, self._past, self.vocabulary
+        )
+        if self.prior is not None:
+            priors.check(self.prior, self.learner.learned(), self.config.ngrams.slots)
+            self.learner.restore(self.prior.arrays)
+        B, T = self.config.streams, self.config.chunk
+        self.bytes_per_token = self.header.original_bytes / max(1, len(self.symbols))
+        # Streams of equal length; the first ones take the rest, one token each.
+        self.base, self.extra = divmod(len(self.symbols), B)
+        self.starts = [b * self.base + min(b, self.extra) for b in range(B)]
+        self.columns = self.base + (self.extra > 0)
+        self.steps = -(-self.columns // T)
+        frame_tokens = max(1, FRAME_BYTES * len(self.symbols) // max(1, self.header.original_bytes))
+        self.frame_steps = -(-frame_tokens // (B * T))
+        self.frame_count = -(-self.steps // self.frame_steps)
+        self._dtype = np.uint8 if self.header.tokens is None else np.uint16
+        if self.checkpoints is not None:
+            self.checkpoints.begin(self)
+
+    def frames(self) -> Iterator[None]:
+        """Run the loop, from where it stands; stops after each frame's last chunk."""
+        for frame in range(self.frames_done, self.frame_count):
+            end = min(self.steps, (frame + 1) * self.frame_steps)
+            loop.run(self._chunks(self.steps_done, end), self.coder, self.learner)
+            self.frames_done += 1
+            yield
+
+    def finished(self) -> list[slice]:
+        """Which of the tokens the chunks done so far hold: a part of every stream."""
+        columns = self.steps_done * self.config.chunk
+        lengths = [self.base + (b < self.extra) for b in range(len(self.starts))]
+        return [slice(s, s + min(n, columns)) for s, n in zip(self.starts, lengths, strict=True)]
+
+    def _chunks(self, first: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
+        """(chunk (T, B), count of real tokens); what a decoder fills in goes to symbols."""
+        decoding = isinstance(self.coder, Decoder)
+        for step in range(first, end):
+            chunk, parts, count = self._parts(step)
+            if not decoding:
+                _copy(parts, chunk)
+            yield chunk, count
+            if decoding:
+                for b, part in enumerate(parts):
+                    part[:] = chunk[: len(part), b]
+            # The loop asks for the next chunk once this one is learned.
+            self.steps_done = step + 1
+            self._show(min(len(self.symbols), step * self.config.chunk * len(parts) + count))
+            if self.checkpoints is not None:
+                self.checkpoints.chunk_done(self)
+
+    def _past(self, step: int) -> tuple[np.ndarray, int]:
+        """A chunk that is known already, to be replayed, and its count of real tokens."""
+        chunk, parts, count = self._parts(step)
+        _copy(parts, chunk)
+        return chunk, count
+
+    def _parts(self, step: int) -> tuple[np.ndarray, list[np.ndarray], int]:
+        """An empty chunk (T, B), each stream's share of the tokens (n,), and their sum."""
+        B, T = self.config.streams, self.config.chunk
+        a = step * T
+        full = min(T, self.base - a)  # columns in which every stream has a token
+        chunk = np.zeros((min(T, self.columns - a), B), self._dtype)
+        own = [len(chunk) if b < self.extra else full for b in range(B)]
+        parts = [self.symbols[s + a : s + a + n] for s, n in zip(self.starts, own, strict=True)]
+        return chunk, parts, sum(own)
+
+    def _show(self, done: int) -> None:
+        if self.progress is not None:
+            seconds = time.monotonic() - self.started
+            size = self.header.original_bytes
+            done = done * size // len(self.symbols)
+            self.progress(Progress(done, size, self.coder.loss_bits, seconds))
+
+
+def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
+    """chunk (T, B) = the streams' parts, side by side."""
+    for b, part in enumerate(parts):
+        chunk[: len(part), b] = part
+
+
+@contextmanager
+def exact(device: str) -> Iterator[None]:
+    """PyTorch as the arithmetic needs it, whatever the host program has set; restored after.
+
+    Raises:
+        ConfigError: no such device.
+        PlatformError: this platform's arithmetic is not what the bits rest on.
+    """
+    with (
+        _host_settings(),
+        torch.inference_mode(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        selftest.require(device)
+        yield
+
+
+@contextmanager
+def _host_settings() -> Iterator[None]:
+    """Neutralise what can be; the self-test refuses the rest."""
+    threads = torch.get_num_threads()
+    precision = _matmul_precision()
+    deterministic = torch.get_deterministic_debug_mode()
+    flush = float(np.float32(2.0**-126) * np.float32(0.5)) == 0.0
+    torch.set_num_threads(1)
+    if precision is not None:
+        torch.set_float32_matmul_precision("highest")
+    # Every algorithm is deterministic here, including those that PyTorch would refuse. (Its other
+    # function for this imports a compiler, which takes a second.)
+    torch.set_deterministic_debug_mode(0)
+    torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flush)
+        torch.set_deterministic_debug_mode(deterministic)
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
+
+
+def _matmul_precision() -> str | None:
+    """PyTorch's setting; None where the host has made it per backend, which cannot be mixed."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None  # harmless: integers up to 127 also fit bfloat16 and TF32
+
+
+def check_memory(
+    config: Config | None, held_bytes: int, vocabulary: Vocabulary, limits: Limits
+) -> None:
+    """See that a model, and what is held beside it, keeps within the limit of memory.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    needed = held_bytes + (config.memory_bytes(len(vocabulary.pieces)) if config else 0)
+    if needed > limits.memory_bytes:
+        raise ConfigError(
+            f"the model and what it decodes in memory would need about {needed / 2**30:.1f} GiB,"
+            f" more room than the limit of {limits.memory_bytes / 2**30:.1f} GiB: raise it with"
+            " --max-memory"
+        )
+
+
+def sha256_of(data: Bytes) -> bytes:
+    """SHA-256 of the data, read part by part."""
+    sha = hashlib.sha256()
+    for start in range(0, len(data), FRAME_BYTES):
+        sha.update(data[start : start + FRAME_BYTES].data)
+    return sha.digest()

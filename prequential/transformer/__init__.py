@@ -1,0 +1,1 @@
+"""The dense network: model, optimizer, and its compiled step."""

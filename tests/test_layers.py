@@ -1,0 +1,51 @@
+"""Imports run one way: from the command line down to the arithmetic."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import prequential
+
+PACKAGE = Path(prequential.__file__).parent
+# Each imports only those before it. At the root, what all need stands first, what needs all last.
+LAYERS = [
+    *("errors", "progress", "config"),
+    *("exact", "archive", "coding", "predictors", "transformer", "training"),
+    *("report", "codec", "study", "cli", "__init__", "__main__"),
+]
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The layers that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prequential"):
+            parts = (node.module or "").split(".")[1:]
+            names = parts[:1] or [alias.name for alias in node.names]
+            # What the package itself gives lazily, its version apart, stands in these.
+            lazy = {"compress": "codec", "decompress": "codec", "load": "config"}
+            found |= {lazy.get(name, name) for name in names if name != "__version__"}
+    return found
+
+
+def test_the_layers_are_all_there_is() -> None:
+    here = {layer(path) for path in PACKAGE.rglob("*.py") if "configs" not in path.parts}
+    assert here == set(LAYERS)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_run_one_way(path: Path) -> None:
+    own = layer(path)
+    if own == "__init__":  # lazily, whatever is public
+        return
+    above = LAYERS[LAYERS.index(own) + 1 :]
+    assert not imported(path) & set(above), path
