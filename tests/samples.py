@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from prequential.config import Config, load
 
+ROOT = Path(__file__).parent.parent  # of the checkout
+GOLDEN = ROOT / "tests" / "golden"
 WORDS = (
     b"the of and to in that was his with for had you not but her she they have him one"
 ).split()

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import noise, small, text
+from samples import GOLDEN, noise, small, text
 
 from prequential import codec
 from prequential.config import Config, load, preset_names
 from prequential.training.learner import Learner
 
 DATA = text(3000)
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def columns_of(learner: Learner, chunk: np.ndarray) -> np.ndarray:

@@ -6,11 +6,11 @@ import re
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import ROOT
 
 from prequential.archive import container
 from prequential.archive.container import ArchiveReader, Header, varint
@@ -322,7 +322,7 @@ def test_arbitrary_bytes_never_break_the_reader(tail: bytes, signed: bool, frame
 
 
 def test_the_dump_in_the_documentation() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "FORMAT.md").read_text()
+    text = (ROOT / "docs" / "FORMAT.md").read_text()
     dump = text.split("```hexdump\n")[1].split("```")[0]
     pairs = re.findall(r"^[0-9a-f]{4}: ((?:[0-9a-f]{2} ?)+)", dump, re.MULTILINE)
     assert bytes.fromhex("".join(pairs)) == stored(HELLO, 100)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import text
+from samples import ROOT, text
 
 import prequential
 from prequential import codec
@@ -164,7 +164,7 @@ def test_pages_and_plots(source: Path) -> None:
 
 
 def test_every_figure_is_documented() -> None:
-    path = Path(__file__).parent.parent / "docs" / "REPORT.md"
+    path = ROOT / "docs" / "REPORT.md"
     documented = set(re.findall(r"\w+", path.read_text()))
     for record in (Report, mdl.Sweep, mdl.Row, Curve):
         fields = {field.name for field in dataclasses.fields(record)}

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from samples import GOLDEN, ROOT
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden" / "tiny-text.pq"
+TINY = GOLDEN / "tiny-text.pq"
 # Processor seconds: those of the clock depend on what else runs. The peak is not getrusage's, which
 # is at least the parent's.
 MEASURED = """
@@ -32,7 +32,7 @@ def measure(code: str, *arguments: str) -> tuple[float, int, set[str]]:
     return seconds, kilobytes, set(modules)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["info", str(GOLDEN)]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["info", str(TINY)]])
 def test_what_computes_nothing_starts_at_once(arguments: list[str]) -> None:
     code = f"""
 from prequential.cli import main

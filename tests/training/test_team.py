@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import small, text
+from samples import ROOT, small, text
 
 from prequential import codec
 from prequential.cli import main
@@ -22,7 +22,6 @@ from prequential.errors import ConfigError
 from prequential.exact import shares, tensors
 from prequential.training.team import SharedLearner, Team, joined, share
 
-ROOT = Path(__file__).parent.parent
 DATA = text(2500, 8)
 SETTINGS = ["streams=5", "memory.kind=mix", "ngrams.rows_log2=10", "model.input_rows_log2=10"]
 

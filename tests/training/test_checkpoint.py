@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors import safe_open
-from samples import noise, small, text
+from samples import ROOT, noise, small, text
 
-import prequential
 from prequential import codec
 from prequential.cli import main
 from prequential.config import _CONTEXT_SIZES, Config
@@ -378,7 +377,7 @@ KILLS = 7  # of each of eight runs
 def test_killed_at_any_moment(counts: Counter[str]) -> None:
     """SIGKILL at random moments, and within the writing of a checkpoint: see killed.py."""
     here = Path(__file__).parent
-    paths = os.pathsep.join([str(Path(prequential.__file__).parent.parent), str(here)])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     fast = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # the disk plays no part
     with tempfile.TemporaryDirectory(dir=fast) as folder:
         result = subprocess.run(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import noise, small, text
+from samples import ROOT, noise, small, text
 
 from prequential import codec
 from prequential.errors import DivergenceError
@@ -93,7 +92,7 @@ def test_peeking_does_not_decode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_additions_are_worked_out() -> None:
     """The loss per digit falls below what counts of the last bytes reach."""
-    path = Path(__file__).parent.parent / "examples" / "additions.py"
+    path = ROOT / "examples" / "additions.py"
     spec = importlib.util.spec_from_file_location("additions", path)
     assert spec is not None
     assert spec.loader is not None
