@@ -29,7 +29,7 @@ from prequential.coding.vocabulary import (
 from prequential.config import BYTES
 from prequential.errors import ConfigError, FileError
 
-# Prose of this length is better off in tokens, see docs/log/tokens.md; what it is made of, at least.
+# Prose of this length is better off in tokens (docs/log/tokens.md); what it is made of, at least.
 PROSE_BYTES = (10_000_000, 1 << 28)
 PROSE_TOKENIZER = "bpe:1024"
 _PROSE_SHARE = 0.9
