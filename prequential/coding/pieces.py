@@ -36,7 +36,7 @@ def pack(vocabulary: Vocabulary) -> bytes:
     for row, piece in zip(rows, vocabulary.pieces, strict=True):
         row[: len(piece)] = np.frombuffer(piece, np.uint8)
     # At most 18 bits for each decision: 9 a byte, and one for each byte no longer shared.
-    buffer = np.zeros(len(vocabulary.bytes) * 24 + len(vocabulary) * 4 + 16, np.uint8)
+    buffer = np.zeros(len(vocabulary.spelling.bytes) * 24 + len(vocabulary) * 4 + 16, np.uint8)
     size = _code(ENCODE, rows, vocabulary.lengths.copy(), _interval(0), buffer, 0)
     return len(vocabulary).to_bytes(2, "big") + buffer[:size].tobytes().rstrip(b"\0")
 

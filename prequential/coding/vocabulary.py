@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,11 +12,17 @@ MAX_PIECES = 16_384
 MAX_PIECE_BYTES = 16
 
 
+class Spelling(NamedTuple):
+    """The bytes of every token, one after the other: token t at offsets[t] : offsets[t + 1]."""
+
+    offsets: np.ndarray  # (V + 1,) int64
+    bytes: np.ndarray  # (offsets[V],) uint8
+
+
 class Vocabulary:
     """Pieces in unsigned lexicographic order; a token is an index into them.
 
-    bytes (size,) uint8 holds one piece after the other, token t at offsets[t] : offsets[t + 1];
-    offsets (V + 1,) and lengths (V,) are int64.
+    lengths (V,) int64 counts their bytes.
 
     Raises:
         ValueError: too many pieces, or one is empty, too long, repeated or out of order.
@@ -31,16 +37,16 @@ class Vocabulary:
             if len(piece) > MAX_PIECE_BYTES:
                 raise ValueError(f"piece {piece!r} is longer than {MAX_PIECE_BYTES} bytes")
         self.pieces = pieces
-        self.bytes = np.frombuffer(b"".join(pieces), np.uint8)
         self.lengths = np.array([len(piece) for piece in pieces], np.int64)
-        self.offsets = np.append(np.int64(0), np.cumsum(self.lengths))
+        offsets = np.append(np.int64(0), np.cumsum(self.lengths))
+        self.spelling = Spelling(offsets, np.frombuffer(b"".join(pieces), np.uint8))
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def join(self, tokens: np.ndarray) -> np.ndarray:
         """The bytes (size,) uint8 of tokens (n,), each of them below the number of pieces."""
-        joined: np.ndarray = concatenate(tokens, self.offsets, self.bytes)
+        joined: np.ndarray = concatenate(tokens, *self.spelling)
         return joined
 
 

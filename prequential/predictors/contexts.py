@@ -16,7 +16,7 @@ A record's length is not told, it is noticed: the distance at which bytes keep c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,116 +34,141 @@ _RING = 4096
 # A distance is a record's length after this many returns of bytes at it without another's.
 _RETURNS = 16
 _NEWLINE = 10
-# What is marked in each stream: the bytes so far, where this line and the one before it start, the
-# line's first byte, a record's length, the length that might be the next one and how often in a row
-# it was met, and the place: in a record of at most 32 bytes, else 32 + the column, up to 255.
-_END, _LINE, _LINE_BEFORE, _FIRST, _RECORD, _CANDIDATE, _MET, _PLACE = range(8)
+# Places in records up to this length are told apart; those of longer ones are columns of lines.
 _SHORT_RECORD = 32
 
-# bytes, words, ring, marks, met and tokens of a `History`.
-State = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+class HistoryState(NamedTuple):
+    """The recent past of B streams. The first axis of every array is the stream."""
+
+    bytes: np.ndarray  # (B, HISTORY_BYTES) uint8, most recent first
+    words: np.ndarray  # (B, HISTORY_WORDS) uint64: hashes, the current word's first
+    tokens: np.ndarray  # (B, HISTORY_TOKENS) int64, most recent first
+    ring: np.ndarray  # (B, 4096) uint8: byte i of the stream is at i % 4096
+    met: np.ndarray  # (B, 256, 2) int64, of each byte: where it last ended, how far behind another
+    end: np.ndarray  # (B,) int64: bytes so far; so are all below
+    line: np.ndarray  # where this line starts
+    line_before: np.ndarray  # where the line before it starts
+    first: np.ndarray  # the line's first byte, or 0
+    record: np.ndarray  # a record's length, or 0
+    candidate: np.ndarray  # the length that might be the next one
+    returns: np.ndarray  # how often in a row it was met
+    place: np.ndarray  # in a record of at most 32 bytes, else 32 + the column, up to 255
+
+
+class Contexts(NamedTuple):
+    """A list of C contexts: see `parse`."""
+
+    kinds: np.ndarray  # (C,) int64: a kind's number is its letter's place in the list above
+    sizes: np.ndarray  # (C,) int64
 
 
 class History:
     """The last bytes, words and tokens of B streams, and where their lines and records are."""
 
     def __init__(self, streams: int, vocabulary: Vocabulary = SINGLE_BYTES) -> None:
-        self.bytes = np.zeros((streams, HISTORY_BYTES), np.uint8)  # most recent first
-        self.words = np.zeros((streams, HISTORY_WORDS), np.uint64)  # hashes, the current word first
-        self.ring = np.zeros((streams, _RING), np.uint8)
-        self.marks = np.zeros((streams, 8), np.int64)
-        self.met = np.zeros((streams, 256, 2), np.int64)  # of each byte: last position, distance
-        self.tokens = np.zeros((streams, HISTORY_TOKENS), np.int64)  # most recent first
-        self.pieces = vocabulary.offsets, vocabulary.bytes
+        def marks() -> np.ndarray:
+            return np.zeros(streams, np.int64)
+
+        self.state = HistoryState(
+            bytes=np.zeros((streams, HISTORY_BYTES), np.uint8),
+            words=np.zeros((streams, HISTORY_WORDS), np.uint64),
+            tokens=np.zeros((streams, HISTORY_TOKENS), np.int64),
+            ring=np.zeros((streams, _RING), np.uint8),
+            met=np.zeros((streams, 256, 2), np.int64),
+            **{name: marks() for name in HistoryState._fields[5:]},
+        )
+        self.spelling = vocabulary.spelling
 
     def push(self, symbols: np.ndarray) -> None:
         """Append one token to each stream: symbols (B,)."""
-        push_column(self.state(), self.pieces, symbols)
-
-    def state(self) -> State:
-        """The arrays, as the loops take them."""
-        return self.bytes, self.words, self.ring, self.marks, self.met, self.tokens
+        push_column(self.state, self.spelling, symbols)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The whole state, by name."""
-        names = "bytes words ring marks met tokens"
-        return {f"history.{name}": getattr(self, name) for name in names.split()}
+        return {f"history.{name}": array for name, array in self.state._asdict().items()}
 
 
-class Contexts:
-    """A list of contexts and their hashes."""
+def parse(names: tuple[str, ...]) -> Contexts:
+    """The contexts of these names.
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        parsed = [parse_context(name) for name in names]
-        self.kinds = np.array([kind for kind, _ in parsed], np.int64)
-        self.sizes = np.array([size for _, size in parsed], np.int64)
+    >>> parse(("o2", "w1")).sizes
+    array([2, 1])
+
+    Raises:
+        ConfigError: see `config.parse_context`.
+    """
+    parsed = np.array([parse_context(name) for name in names], np.int64).reshape(-1, 2)
+    return Contexts(parsed[:, 0].copy(), parsed[:, 1].copy())
 
 
 @jit
-def push_byte(state: Any, b: Any, c: Any) -> None:
+def push_byte(history: Any, b: Any, c: Any) -> None:
     """Append a byte to stream b."""
-    history, words, ring, marks, met, _ = state
-    for k in range(history.shape[1] - 1, 0, -1):
-        history[b, k] = history[b, k - 1]
-    history[b, 0] = c
-    ring[b, marks[b, _END] & (_RING - 1)] = c
-    _mark(marks[b], met[b, c], c)
+    last, words = history.bytes[b], history.words[b]
+    for k in range(len(last) - 1, 0, -1):
+        last[k] = last[k - 1]
+    last[0] = c
+    history.ring[b, history.end[b] & (_RING - 1)] = c
+    _mark(history, b, c)
     if 65 <= c <= 90:  # letters count as lower case
         c += np.uint8(32)
     if 97 <= c <= 122 or c >= 128:
-        words[b, 0] = _mix(words[b, 0], c)
-    elif words[b, 0] != 0:
-        for k in range(words.shape[1] - 1, 0, -1):
-            words[b, k] = words[b, k - 1]
-        words[b, 0] = 0
+        words[0] = _mix(words[0], c)
+    elif words[0] != 0:
+        for k in range(len(words) - 1, 0, -1):
+            words[k] = words[k - 1]
+        words[0] = 0
 
 
 @jit
-def push_token(state: Any, b: Any, token: Any) -> None:
+def push_token(history: Any, b: Any, token: Any) -> None:
     """Append a token to stream b, whose bytes have been pushed."""
-    tokens = state[5]
-    for k in range(tokens.shape[1] - 1, 0, -1):
-        tokens[b, k] = tokens[b, k - 1]
-    tokens[b, 0] = token
+    tokens = history.tokens[b]
+    for k in range(len(tokens) - 1, 0, -1):
+        tokens[k] = tokens[k - 1]
+    tokens[0] = token
 
 
 @jit
-def push_column(state: Any, pieces: Any, symbols: Any) -> None:
+def push_column(history: Any, spelling: Any, symbols: Any) -> None:
     """Append one token to each stream: symbols (B,)."""
-    offsets, letters = pieces
+    offsets = spelling.offsets
     for b in range(len(symbols)):
         s = np.int64(symbols[b])
         for at in range(offsets[s], offsets[s + 1]):
-            push_byte(state, b, letters[at])
-        push_token(state, b, s)
+            push_byte(history, b, spelling.bytes[at])
+        push_token(history, b, s)
 
 
 @jit
-def _mark(mark: Any, met: Any, c: Any) -> None:
-    mark[_END] += 1
-    end = mark[_END]
+def _mark(history: Any, b: Any, c: Any) -> None:
+    """Where lines and records are, after the byte c."""
+    end, met = history.end[b] + 1, history.met[b, c]
     # Mahoney's rule for records: the same byte at the same distance, time and again.
     distance = end - met[0]
     if distance > 1 and distance == met[1]:
-        if distance != mark[_CANDIDATE]:
-            mark[_CANDIDATE] = distance
-            mark[_MET] = 0
+        if distance != history.candidate[b]:
+            history.candidate[b] = distance
+            history.returns[b] = 0
         else:
-            mark[_MET] += 1
-            if mark[_MET] > _RETURNS and distance < _RING:
-                mark[_RECORD] = distance
+            history.returns[b] += 1
+            if history.returns[b] > _RETURNS and distance < _RING:
+                history.record[b] = distance
     met[0] = end
     met[1] = distance
+    history.end[b] = end
     if c == _NEWLINE:
-        mark[_LINE_BEFORE] = mark[_LINE]
-        mark[_LINE] = end
-        mark[_FIRST] = 0
-    elif end - mark[_LINE] == 1:
-        mark[_FIRST] = c
-    if 1 < mark[_RECORD] <= _SHORT_RECORD:
-        mark[_PLACE] = end % mark[_RECORD]
+        history.line_before[b] = history.line[b]
+        history.line[b] = end
+        history.first[b] = 0
+    elif end - history.line[b] == 1:
+        history.first[b] = c
+    record = history.record[b]
+    if 1 < record <= _SHORT_RECORD:
+        history.place[b] = end % record
     else:
-        mark[_PLACE] = _SHORT_RECORD + min(end - mark[_LINE], 255 - _SHORT_RECORD)
+        history.place[b] = _SHORT_RECORD + min(end - history.line[b], 255 - _SHORT_RECORD)
 
 
 @jit
@@ -159,65 +184,63 @@ def _mix_word(h: Any, word: Any) -> Any:
 
 
 @jit
-def hash_stream(state: Any, b: Any, kinds: Any, sizes: Any, out: Any) -> None:
+def hash_stream(history: Any, b: Any, contexts: Any, out: Any) -> None:
     """out (C,) uint64 = the hash of each context at the next position of stream b."""
-    history, words, ring, marks, _, tokens = state
-    end = marks[b, _END]
-    column = end - marks[b, _LINE]
-    up = marks[b, _LINE_BEFORE] + column
+    last, words, tokens, ring = (
+        history.bytes[b],
+        history.words[b],
+        history.tokens[b],
+        history.ring[b],
+    )
+    end, line, record = history.end[b], history.line[b], history.record[b]
+    column = end - line
+    up = history.line_before[b] + column
     above = np.uint8(0)
-    if up < marks[b, _LINE] and end - up < _RING:
-        above = ring[b, up & (_RING - 1)]
-    record = marks[b, _RECORD]
-    back = ring[b, (end - record) & (_RING - 1)]
-    for c in range(len(kinds)):
-        kind, size = kinds[c], sizes[c]
+    if up < line and end - up < _RING:
+        above = ring[up & (_RING - 1)]
+    back = ring[(end - record) & (_RING - 1)]
+    for c in range(len(contexts.kinds)):
+        kind, size = contexts.kinds[c], contexts.sizes[c]
         h = _START * np.uint64(c + 1)
         if kind == 0:  # o
             for k in range(size):
-                h = _mix(h, history[b, k])
+                h = _mix(h, last[k])
         elif kind == 1:  # w
             for k in range(size + 1):
-                h = _mix_word(h, words[b, k])
+                h = _mix_word(h, words[k])
         elif kind == 2:  # s
             for k in range(1, size):
-                h = _mix(h, history[b, k])
+                h = _mix(h, last[k])
         elif kind == 3:  # v
-            h = _mix_word(_mix_word(h, words[b, 0]), words[b, size])
+            h = _mix_word(_mix_word(h, words[0]), words[size])
         elif kind == 4:  # i
-            h = _mix(h, marks[b, _FIRST])
+            h = _mix(h, history.first[b])
             for k in range(size + 1):
-                h = _mix_word(h, words[b, k])
+                h = _mix_word(h, words[k])
         elif kind == 5:  # c
             h = _mix(h, above)
             for k in range(size):
-                h = _mix(h, history[b, k])
+                h = _mix(h, last[k])
             if size == 0:
                 h = _mix(h, min(column, 255))
         elif kind == 6:  # r
             h = _mix(h, back)
             for k in range(size):
-                h = _mix(h, history[b, k])
+                h = _mix(h, last[k])
             if size == 0:
                 h = _mix(_mix(h, record), end % max(record, 1))
         elif kind == 7:  # d
-            h = _mix(_mix(h, history[b, size - 1]), history[b, 2 * size - 1])
+            h = _mix(_mix(h, last[size - 1]), last[2 * size - 1])
         else:  # t
             for k in range(size):
-                h = _mix(h, tokens[b, k])
-        if (kind == 1 or kind == 3 or kind == 4) and words[b, 0] == 0:
-            h = _mix(h, history[b, 0])  # between words, the last byte says where
+                h = _mix(h, tokens[k])
+        if (kind == 1 or kind == 3 or kind == 4) and words[0] == 0:
+            h = _mix(h, last[0])  # between words, the last byte says where
         out[c] = h
 
 
 @jit
-def place(state: Any, b: Any) -> Any:
-    """Where stream b stands, below 256: the place in a short record, else in the line."""
-    return state[3][b, _PLACE]
-
-
-@jit
-def hash_column(state: Any, kinds: Any, sizes: Any, out: Any) -> None:
+def hash_column(history: Any, contexts: Any, out: Any) -> None:
     """out (B, C) = `hash_stream` of each stream."""
     for b in range(out.shape[0]):
-        hash_stream(state, b, kinds, sizes, out[b])
+        hash_stream(history, b, contexts, out[b])

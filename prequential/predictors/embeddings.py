@@ -6,7 +6,7 @@ makes every float operation's place fixed. Updates are Adagrad (Duchi et al. 201
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,20 @@ from prequential.config import SYMBOLS, ModelConfig
 from prequential.exact import adagrad
 from prequential.exact.compiled import jit
 from prequential.exact.philox import uniform
-from prequential.predictors.contexts import Contexts, hash_column
+from prequential.predictors.contexts import Contexts, hash_column, parse
 
 _SEED_INDEX = 1 << 32  # away from the transformer's weights
+
+
+class EmbeddingState(NamedTuple):
+    """What finds the rows of a column, and sums them. B streams, T columns, C contexts."""
+
+    contexts: Contexts
+    hashes: np.ndarray  # (B, C) uint64: room for a column's
+    shift: np.uint64  # of a hash, to a row of its context's table
+    tokens: int  # rows that come before those of the contexts
+    table: np.ndarray  # (tokens + C << (64 - shift), D) float32
+    rows: np.ndarray  # (T, B, 1 + C) int64: of the last token and each context, by column
 
 
 class Embeddings:
@@ -30,50 +41,49 @@ class Embeddings:
         seed: int,
         tokens: int = SYMBOLS,
     ) -> None:
-        self.contexts = Contexts(config.inputs)
         self.rate = np.float32(config.input_rate)
-        self.shift = np.uint64(64 - config.input_rows_log2)
         count = len(config.inputs)
-        self.tokens = tokens
         shape = (tokens + (count << config.input_rows_log2), config.width)
-        self.table = np.zeros(shape, np.float32)
-        self.table[:tokens] = uniform((tokens, config.width), 1.0, seed, _SEED_INDEX).numpy()
+        table = np.zeros(shape, np.float32)
+        table[:tokens] = uniform((tokens, config.width), 1.0, seed, _SEED_INDEX).numpy()
         self.squares = np.zeros(shape, np.float32)
-        self.hashes = np.zeros((streams, count), np.uint64)
-        self.rows = np.zeros((columns, streams, 1 + count), np.int64)
+        self.state = EmbeddingState(
+            parse(config.inputs),
+            np.zeros((streams, count), np.uint64),
+            np.uint64(64 - config.input_rows_log2),
+            tokens,
+            table,
+            np.zeros((columns, streams, 1 + count), np.int64),
+        )
 
     def gather(self, first: int, end: int) -> np.ndarray:
         """Summed embeddings (n, D) float32 of columns first..end, time-major."""
-        rows = self.rows[first:end].reshape(-1, self.rows.shape[2])
-        out = np.empty((len(rows), self.table.shape[1]), np.float32)
-        gather_rows(self.table, rows, out)
+        table, located = self.state.table, self.state.rows
+        rows = located[first:end].reshape(-1, located.shape[2])
+        out = np.empty((len(rows), table.shape[1]), np.float32)
+        gather_rows(table, rows, out)
         return out
-
-    def state(self) -> tuple[Any, ...]:
-        """What a compiled loop over columns takes."""
-        kinds, sizes = self.contexts.kinds, self.contexts.sizes
-        return kinds, sizes, self.hashes, self.shift, self.tokens, self.table, self.rows
 
     def learn(self, gradient: np.ndarray) -> None:
         """One Adagrad update of every row used, from the input gradient (n, D)."""
-        rows = self.rows.reshape(-1, self.rows.shape[2])[: len(gradient)]
-        adagrad.learn(self.table, self.squares, rows, gradient, self.rate)
+        rows = self.state.rows.reshape(-1, self.state.rows.shape[2])[: len(gradient)]
+        adagrad.learn(self.state.table, self.squares, rows, gradient, self.rate)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
-        return {"embeddings.table": self.table, "embeddings.squares": self.squares}
+        return {"embeddings.table": self.state.table, "embeddings.squares": self.squares}
 
 
 @jit
 def locate(history: Any, column: Any, state: Any) -> None:
     """Remember the rows of a column, which comes next in the history."""
-    kinds, sizes, hashes, shift, tokens, _, rows = state
-    hash_column(history, kinds, sizes, hashes)
-    for b in range(rows.shape[1]):
-        rows[column, b, 0] = history[5][b, 0]
+    hashes, rows, shift = state.hashes, state.rows[column], state.shift
+    hash_column(history, state.contexts, hashes)
+    for b in range(len(rows)):
+        rows[b, 0] = history.tokens[b, 0]
         for c in range(hashes.shape[1]):
-            row = np.int64(hashes[b, c] >> shift)
-            rows[column, b, c + 1] = tokens + (np.int64(c) << np.int64(np.uint64(64) - shift)) + row
+            start = state.tokens + (np.int64(c) << np.int64(np.uint64(64) - shift))
+            rows[b, c + 1] = start + np.int64(hashes[b, c] >> shift)
 
 
 @jit

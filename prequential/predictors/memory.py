@@ -34,14 +34,7 @@ from prequential.coding.bits import (
 from prequential.coding.vocabulary import Vocabulary
 from prequential.config import OWN_CONTEXTS, MemoryConfig
 from prequential.exact.compiled import jit, outer
-from prequential.predictors.contexts import (
-    Contexts,
-    History,
-    hash_stream,
-    place,
-    push_byte,
-    push_token,
-)
+from prequential.predictors.contexts import History, hash_stream, parse, push_byte, push_token
 
 _HALF = 32768
 _FINER = CODED_BITS - 16  # of what is coded, and of the maps that correct it
@@ -107,7 +100,7 @@ class Memory:
 
     def __init__(self, config: MemoryConfig, streams: int, vocabulary: Vocabulary) -> None:
         self.config = config
-        self.contexts = Contexts(config.contexts)
+        self.contexts = parse(config.contexts)
         self.history = History(streams, vocabulary)
         count = len(config.contexts) + OWN_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
@@ -170,9 +163,9 @@ class Memory:
         """What the compiled loop takes between what is coded and the coder's own."""
         c = self.config
         return (
-            self.history.state(),
-            self.history.pieces,
-            (self.contexts.kinds, self.contexts.sizes),
+            self.history.state,
+            self.history.spelling,
+            self.contexts,
             self.nodes,
             self.ends,
             self.direct,
@@ -444,7 +437,7 @@ def _dot(w: Any, x: Any) -> Any:
 @jit
 def _cut(pieces: Any, low: Any, high: Any, depth: Any, byte: Any) -> Any:
     """The first token of low..high whose byte at `depth` is at least `byte`, else high."""
-    offsets, letters = pieces
+    offsets, letters = pieces.offsets, pieces.bytes
     if len(offsets) - 1 == len(letters) == 256:  # every byte is a token
         return (low + high) >> 1
     while low < high:
@@ -505,9 +498,9 @@ def code_tokens(
     at: Any,
 ) -> Any:
     """(at, bits): see `coder.SymbolCoder.code`."""
-    offsets = pieces[0]
+    offsets = pieces.offsets
     V = len(offsets) - 1
-    own = len(contexts[0])  # contexts, and then the memory's
+    own = len(contexts.kinds)  # contexts, and then the memory's
     C = own + OWN_CONTEXTS
     streams = len(position)
     bits = 0.0
@@ -517,7 +510,7 @@ def code_tokens(
     flat_maps, flat_indirect = maps.reshape(len(maps), -1), indirect.reshape(len(maps), -1)
     for i in range(len(symbols)):
         b = i % streams
-        last = so_far[0][b]
+        last = so_far.bytes[b]
         total = np.int64(0)
         for s in range(V):
             below[s] = total
@@ -529,13 +522,13 @@ def code_tokens(
             inside = depth > 0 and offsets[low + 1] - offsets[low] == depth
             if inside and high - low == 1:
                 break
-            hash_stream(so_far, b, contexts[0], contexts[1], hashes)
+            hash_stream(so_far, b, contexts, hashes)
             _hash_own(past, pointers, followers, b, last, hashes[own:])
             if depth == 0 and len(weights) > 1:  # no longer piece fits here: other bytes follow
                 for c in range(C):
                     hashes[c] = _remix(hashes[c], 2)
             c1, c2 = np.int64(last[0]), np.int64(last[1])
-            column = place(so_far, b)
+            column = so_far.place[b]
             pointer = pointers[0, b]
             length = pointer[2]
             expected, ending = _expected(past, pointer), np.int64(0)

@@ -15,13 +15,13 @@ The loops below use single IEEE-754 operations in a fixed order, so they are exa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from prequential.config import SYMBOLS, NgramConfig
 from prequential.exact.compiled import jit
-from prequential.predictors.contexts import Contexts, hash_column
+from prequential.predictors.contexts import Contexts, hash_column, parse
 
 CONFIDENCES = 64
 _EPSILON = np.float32(0.03)
@@ -44,202 +44,177 @@ def _count_buckets() -> Any:
 _BUCKETS = _count_buckets()
 
 
+class NgramTables(NamedTuple):
+    """What is learned: C contexts with R rows of K slots each, one context after the other."""
+
+    tags: np.ndarray  # (C * R,) uint16: which context a row is of, by its hash
+    counts: np.ndarray  # (C * R,) uint16: how often it was used, 0 if it is free
+    used: np.ndarray  # (C * R,) uint8: slots that hold a symbol
+    symbols: np.ndarray  # (C * R, K) uint8, or uint16 where there are more than 256
+    logits: np.ndarray  # (C * R, K) float32
+    gates: np.ndarray  # (C, CONFIDENCES) float32
+    biases: np.ndarray  # (256, C) float32, by the last byte
+    rows_log2: int  # of R
+
+
+class Squares(NamedTuple):
+    """Adagrad's sums of squared gradients, each of the shape of what they belong to."""
+
+    logits: np.ndarray
+    gates: np.ndarray
+    biases: np.ndarray
+
+
+class Located(NamedTuple):
+    """What the predictions of a chunk's tokens rest on; n tokens, time-major."""
+
+    hashes: np.ndarray  # (n, C) uint64
+    last: np.ndarray  # (n,) uint8: the byte before
+    rows: np.ndarray  # (n, C) int64: the row found, or -1
+    buckets: np.ndarray  # (n, C) int64: its confidence
+
+
+class NgramState(NamedTuple):
+    """What locates a column, finds its rows and adds their share."""
+
+    contexts: Contexts
+    located: Located
+    tables: NgramTables
+
+
 class Ngrams:
     """The tables, the gates, and which rows a chunk's tokens used."""
 
     def __init__(
         self, config: NgramConfig, streams: int, columns: int, tokens: int = SYMBOLS
     ) -> None:
-        count, K = len(config.contexts), config.slots
-        self.contexts = Contexts(config.contexts)
-        self.rows_log2 = config.rows_log2
+        C, K = len(config.contexts), config.slots
         self.rate = np.float32(config.rate)
         self.gate_rate = np.float32(config.gate_rate)
-        rows = count << config.rows_log2
-        self.tags = np.zeros(rows, np.uint16)
-        self.counts = np.zeros(rows, np.uint16)
-        self.used = np.zeros(rows, np.uint8)
-        self.symbols = np.zeros((rows, K), np.uint8 if tokens <= SYMBOLS else np.uint16)
-        self.logits = np.zeros((rows, K), np.float32)
-        self.squares = np.zeros((rows, K), np.float32)
-        self.gates = np.ones((count, CONFIDENCES), np.float32)
-        self.gate_squares = np.full((count, CONFIDENCES), _GATE_EPSILON, np.float32)
-        self.biases = np.zeros((256, count), np.float32)
-        self.bias_squares = np.full((256, count), _GATE_EPSILON, np.float32)
-        # Of each token of the chunk, time-major: hashes, last byte, rows found (-1: none), buckets.
         self.streams = streams
-        self.hashes = np.zeros((streams * columns, count), np.uint64)
-        self.last = np.zeros(streams * columns, np.uint8)
-        self.rows = np.zeros((streams * columns, count), np.int64)
-        self.buckets = np.zeros((streams * columns, count), np.int64)
+        rows, n = C << config.rows_log2, streams * columns
+        self.state = NgramState(
+            parse(config.contexts),
+            Located(
+                hashes=np.zeros((n, C), np.uint64),
+                last=np.zeros(n, np.uint8),
+                rows=np.zeros((n, C), np.int64),
+                buckets=np.zeros((n, C), np.int64),
+            ),
+            NgramTables(
+                tags=np.zeros(rows, np.uint16),
+                counts=np.zeros(rows, np.uint16),
+                used=np.zeros(rows, np.uint8),
+                symbols=np.zeros((rows, K), np.uint8 if tokens <= SYMBOLS else np.uint16),
+                logits=np.zeros((rows, K), np.float32),
+                gates=np.ones((C, CONFIDENCES), np.float32),
+                biases=np.zeros((256, C), np.float32),
+                rows_log2=config.rows_log2,
+            ),
+        )
+        self.squares = Squares(
+            logits=np.zeros((rows, K), np.float32),
+            gates=np.full((C, CONFIDENCES), _GATE_EPSILON, np.float32),
+            biases=np.full((256, C), _GATE_EPSILON, np.float32),
+        )
 
     def add_logits(self, logits: np.ndarray, first: int) -> None:
         """logits (n, V) += the tables' share, for the columns that start at `first`."""
-        a = first * self.streams
-        b = a + len(logits)
-        find_and_add(
-            *self._learned(),
-            self.hashes[a:b],
-            self.last[a:b],
-            self.rows[a:b],
-            self.buckets[a:b],
-            logits,
-        )
-
-    def _learned(self) -> tuple[Any, ...]:
-        tables = self.tags, self.counts, self.used, self.symbols, self.logits
-        return *tables, self.gates, self.biases, self.rows_log2
-
-    def state(self) -> tuple[Any, ...]:
-        """What a compiled loop over columns takes."""
-        found = self.hashes, self.last, self.rows, self.buckets
-        return self.contexts.kinds, self.contexts.sizes, *found, self._learned()
+        add_logits(self.state, first * self.streams, logits)
 
     def learn(self, dlogits: np.ndarray, targets: np.ndarray) -> None:
         """Follow dlogits (n, V) float32 = p - y of the chunk's first n tokens, targets (n,)."""
-        n = len(targets)
-        _learn_gates(
-            self.used,
-            self.symbols,
-            self.logits,
-            self.gates,
-            self.gate_squares,
-            self.biases,
-            self.bias_squares,
-            self.last,
-            self.rows[:n],
-            self.buckets,
-            dlogits,
-            self.gate_rate,
-        )
-        _learn_rows(
-            self.tags,
-            self.counts,
-            self.used,
-            self.symbols,
-            self.logits,
-            self.squares,
-            self.rows_log2,
-            self.hashes[:n],
-            targets,
-            dlogits,
-            self.rate,
-        )
+        state, squares = self.state, self.squares
+        _learn_gates(state.tables, squares, state.located, dlogits, self.gate_rate)
+        _learn_rows(state.tables, squares.logits, state.located.hashes, targets, dlogits, self.rate)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
-        names = "tags counts used symbols logits squares gates gate_squares biases bias_squares"
-        return {f"ngrams.{name}": getattr(self, name) for name in names.split()}
+        arrays = self.state.tables._asdict()
+        del arrays["rows_log2"]
+        arrays |= {f"{name}_squares": array for name, array in self.squares._asdict().items()}
+        return {f"ngrams.{name}": array for name, array in arrays.items()}
 
 
 @jit
 def locate(history: Any, column: Any, state: Any) -> None:
     """Remember the contexts of a column, which comes next in the history."""
-    kinds, sizes, hashes, last = state[:4]
-    streams = len(history[0])
+    streams, located = len(history.bytes), state.located
     a, b = column * streams, (column + 1) * streams
-    hash_column(history, kinds, sizes, hashes[a:b])
-    last[a:b] = history[0][:, 0]
+    hash_column(history, state.contexts, located.hashes[a:b])
+    located.last[a:b] = history.bytes[:, 0]
 
 
 @jit
-def _find(tags: Any, counts: Any, hashed: Any, context: Any, rows_log2: Any) -> Any:
+def _find(tables: Any, hashed: Any, context: Any) -> Any:
     """The row of a hash among its two places, or -1."""
     tag = np.uint16(hashed & np.uint64(0xFFFF))
-    row = (context << rows_log2) + np.int64(hashed >> np.uint64(64 - rows_log2))
+    row = _first_place(tables, hashed, context)
     for r in (row, row ^ 1):
-        if counts[r] > 0 and tags[r] == tag:
+        if tables.counts[r] > 0 and tables.tags[r] == tag:
             return r
     return np.int64(-1)
 
 
 @jit
-def find_and_add(
-    tags: Any,
-    counts: Any,
-    used: Any,
-    symbols: Any,
-    values: Any,
-    gates: Any,
-    biases: Any,
-    rows_log2: Any,
-    hashes: Any,
-    last: Any,
-    rows: Any,
-    buckets: Any,
-    logits: Any,
-) -> None:
-    """logits (n, V) += the tables' share; sets rows and buckets (n, C)."""
-    for i in range(hashes.shape[0]):
-        for c in range(hashes.shape[1]):
-            r = _find(tags, counts, hashes[i, c], np.int64(c), rows_log2)
-            rows[i, c] = r
-            if r < 0:
-                continue
-            held = np.int64(used[r])
-            distinct = 0 if held <= 1 else (1 if held == 2 else (2 if held <= 4 else 3))
-            bucket = _BUCKETS[min(np.int64(counts[r]), 255)] * 4 + distinct
-            buckets[i, c] = bucket
-            gate = gates[c, bucket] + biases[last[i], c]
-            for q in range(held):
-                logits[i, symbols[r, q]] += gate * values[r, q]
+def _first_place(tables: Any, hashed: Any, context: Any) -> Any:
+    rows_log2 = tables.rows_log2
+    return (context << rows_log2) + np.int64(hashed >> np.uint64(64 - rows_log2))
 
 
 @jit
-def _learn_gates(
-    used: Any,
-    symbols: Any,
-    values: Any,
-    gates: Any,
-    gate_squares: Any,
-    biases: Any,
-    bias_squares: Any,
-    last: Any,
-    rows: Any,
-    buckets: Any,
-    dlogits: Any,
-    rate: Any,
-) -> None:
-    for i in range(rows.shape[0]):
-        for c in range(rows.shape[1]):
-            r = rows[i, c]
+def add_logits(state: Any, first: Any, logits: Any) -> None:
+    """logits (n, V) += the tables' share, for n tokens of a chunk from `first` on."""
+    located, tables = state.located, state.tables
+    for k in range(len(logits)):
+        i = first + k
+        for c in range(located.hashes.shape[1]):
+            r = _find(tables, located.hashes[i, c], np.int64(c))
+            located.rows[i, c] = r
+            if r < 0:
+                continue
+            held = np.int64(tables.used[r])
+            distinct = 0 if held <= 1 else (1 if held == 2 else (2 if held <= 4 else 3))
+            bucket = _BUCKETS[min(np.int64(tables.counts[r]), 255)] * 4 + distinct
+            located.buckets[i, c] = bucket
+            gate = tables.gates[c, bucket] + tables.biases[located.last[i], c]
+            for q in range(held):
+                logits[k, tables.symbols[r, q]] += gate * tables.logits[r, q]
+
+
+@jit
+def _learn_gates(tables: Any, squares: Any, located: Any, dlogits: Any, rate: Any) -> None:
+    for i in range(len(dlogits)):
+        last = located.last[i]
+        for c in range(located.rows.shape[1]):
+            r = located.rows[i, c]
             if r < 0:
                 continue
             d = np.float32(0)
-            for q in range(np.int64(used[r])):
-                d += dlogits[i, symbols[r, q]] * values[r, q]
-            k = buckets[i, c]
-            gate_squares[c, k] += d * d
-            gates[c, k] -= rate * d / np.sqrt(gate_squares[c, k])
-            b = last[i]
-            bias_squares[b, c] += d * d
-            biases[b, c] -= rate * d / np.sqrt(bias_squares[b, c])
+            for q in range(np.int64(tables.used[r])):
+                d += dlogits[i, tables.symbols[r, q]] * tables.logits[r, q]
+            k = located.buckets[i, c]
+            squares.gates[c, k] += d * d
+            tables.gates[c, k] -= rate * d / np.sqrt(squares.gates[c, k])
+            squares.biases[last, c] += d * d
+            tables.biases[last, c] -= rate * d / np.sqrt(squares.biases[last, c])
 
 
 @jit
 def _learn_rows(
-    tags: Any,
-    counts: Any,
-    used: Any,
-    symbols: Any,
-    values: Any,
-    squares: Any,
-    rows_log2: Any,
-    hashes: Any,
-    targets: Any,
-    dlogits: Any,
-    rate: Any,
+    tables: Any, squares: Any, hashes: Any, targets: Any, dlogits: Any, rate: Any
 ) -> None:
+    counts, used, symbols, values = tables.counts, tables.used, tables.symbols, tables.logits
     slots = symbols.shape[1]
-    for i in range(hashes.shape[0]):
+    for i in range(len(targets)):
         target = targets[i]
         for c in range(hashes.shape[1]):
-            r = _find(tags, counts, hashes[i, c], np.int64(c), rows_log2)
+            r = _find(tables, hashes[i, c], np.int64(c))
             if r < 0:  # take the less used of the two places
-                r = (np.int64(c) << rows_log2) + np.int64(hashes[i, c] >> np.uint64(64 - rows_log2))
+                r = _first_place(tables, hashes[i, c], np.int64(c))
                 if counts[r ^ 1] < counts[r]:
                     r ^= 1
-                tags[r] = np.uint16(hashes[i, c] & np.uint64(0xFFFF))
+                tables.tags[r] = np.uint16(hashes[i, c] & np.uint64(0xFFFF))
                 counts[r] = 0
                 used[r] = 0
             counts[r] = min(np.int64(counts[r]) + 1, np.int64(_COUNT_MAX))

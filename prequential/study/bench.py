@@ -291,7 +291,7 @@ class _Bench:
         net = Transformer(c.model, c.streams, c.chunk, 0, "cpu")
         fused, step = steps.Steps(net), optimizer.Optimizer(replace(c.optimizer, name="adam"))
         rows = self._rows().numpy()
-        none = ngrams.Ngrams(replace(c.ngrams, contexts=()), c.streams, c.chunk).state()
+        none = ngrams.Ngrams(replace(c.ngrams, contexts=()), c.streams, c.chunk).state
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
 
         def work() -> None:
@@ -315,9 +315,7 @@ class _Bench:
         tables = ngrams.Ngrams(c.ngrams, c.streams, c.chunk)
 
         def learn(chunk: np.ndarray) -> None:
-            columns.take_in(
-                history.state(), history.pieces, chunk, embeddings.state(), tables.state()
-            )
+            columns.take_in(history.state, history.spelling, chunk, embeddings.state, tables.state)
             rows = torch.from_numpy(embeddings.gather(0, len(chunk))).requires_grad_()
             logits = trainer.model(rows)
             joined = logits.detach().numpy().copy()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 2  # raised when the tensors or their names change
+LAYOUT = 3  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 

@@ -29,11 +29,11 @@ def locate(history: Any, column: Any, inputs: Any, tables: Any) -> None:
 
 
 @jit
-def take_in(history: Any, pieces: Any, chunk: Any, inputs: Any, tables: Any) -> None:
+def take_in(history: Any, spelling: Any, chunk: Any, inputs: Any, tables: Any) -> None:
     """Locate the columns of a known chunk (T, B), and append them to the history."""
     for t in range(len(chunk)):
         locate(history, t, inputs, tables)
-        push_column(history, pieces, chunk[t])
+        push_column(history, spelling, chunk[t])
 
 
 @outer
@@ -64,7 +64,7 @@ def decode(
     frequencies: Any,
     dlogits: Any,
     history: Any,
-    vocabulary: Any,
+    spelling: Any,
     inputs: Any,
     pieces: Any,
     transformer: Any,
@@ -82,7 +82,6 @@ def decode(
     pieces. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the payload's end
     is not decoded.
     """
-    table, rows = inputs[5:]
     counters, entrance, forward, scratch = transformer
     x, convolution, layers, temperature, logits = forward
     columns, streams = chunk.shape
@@ -90,7 +89,7 @@ def decode(
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
         locate(history, t, inputs, tables)
-        embeddings.gather_rows(table, rows[t], entrance[a:b])
+        embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
         steps.convolve(convolution, a, b, streams, x)
         shares.done(counters, 0)
         steps.share_column(counters, pieces, t, streams, x, layers, temperature, logits, scratch)
@@ -108,6 +107,6 @@ def decode(
         kernels.gradient(expected, chunk[t], len(symbols), TOTAL_BITS, dlogits[a:b])
         if position > len(payload):
             break
-        push_column(history, vocabulary, chunk[t])
+        push_column(history, spelling, chunk[t])
     shares.done(counters, 0)
     return position, bits

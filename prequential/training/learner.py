@@ -95,7 +95,7 @@ class Learner:
         another thread, before the next `learn` returns.
         """
         self._pace.start()
-        columns.take_in(self.history.state(), self.history.pieces, chunk, *self._sparse())
+        columns.take_in(self.history.state, self.history.spelling, chunk, *self._sparse())
         forward, frequencies = self._forward(0, len(chunk))
         if task is None:
             self.settle()
@@ -106,13 +106,13 @@ class Learner:
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
         self._pace.start()
-        columns.locate(self.history.state(), column, *self._sparse())
+        columns.locate(self.history.state, column, *self._sparse())
         _, frequencies = self._forward(column, column + 1)
         self.settle()
         return frequencies
 
     def _sparse(self) -> tuple[Any, Any]:
-        return self.embeddings.state(), self.ngrams.state()
+        return self.embeddings.state, self.ngrams.state
 
     def _decode_columns(
         self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
@@ -130,9 +130,9 @@ class Learner:
         try:
             self.settle()
             decoded: tuple[int, float] = columns.decode(
-                chunk, count, self.frequencies, backward[2], self.history.state(),
-                self.history.pieces, self.embeddings.state(), pieces, transformer,
-                self.ngrams.state(), self.memory and self.memory.state(), state, payload, position,
+                chunk, count, self.frequencies, backward[2], self.history.state,
+                self.history.spelling, self.embeddings.state, pieces, transformer,
+                self.ngrams.state, self.memory and self.memory.state(), state, payload, position,
             )  # fmt: skip
         finally:
             # Whatever has happened, an assistant is not to wait for more columns.
@@ -208,7 +208,8 @@ class Learner:
         sha = hashlib.sha256()
         for weight in self.model.weights:
             sha.update(weight.value.cpu().numpy().astype("<f4").tobytes())
-        for gates in (self.ngrams.gates, self.ngrams.biases):
+        tables = self.ngrams.state.tables
+        for gates in (tables.gates, tables.biases):
             sha.update(gates.astype("<f4").tobytes())
         if self.memory is not None:
             weights = self.memory.weights[..., : self.memory.inputs]
@@ -249,7 +250,7 @@ class Learner:
         frequencies = self.frequencies[a : a + len(rows)]
         if self.steps is not None:
             update = self._pending
-            pass_on = self.steps.forward(rows, first, self.ngrams.state(), self.frequencies)
+            pass_on = self.steps.forward(rows, first, self.ngrams.state, self.frequencies)
 
             def forward() -> None:
                 update()

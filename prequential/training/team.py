@@ -26,6 +26,7 @@ from prequential.config import Config, ModelConfig
 from prequential.errors import ConfigError
 from prequential.exact import kernels, tensors
 from prequential.exact.compiled import jit
+from prequential.predictors.ngrams import Located
 from prequential.training.learner import Learner
 from prequential.training.replay import Past
 from prequential.transformer import steps
@@ -106,10 +107,11 @@ class SharedLearner(Learner):
         frequencies = self.frequencies[first * self.B : end * self.B]
         logits = np.zeros((len(frequencies), self.frequencies.shape[1]), np.float32)
         if self.steps is not None:
-            kinds, sizes, *located, learned = self.ngrams.state()
-            parts = [self._owned(x).reshape(-1, *x.shape[1:]) for x in located]
-            every = np.empty((len(parts[0]), logits.shape[1]), np.int32)
-            self.steps.forward(own.numpy(), first, (kinds, sizes, *parts, learned), every)()
+            state = self.ngrams.state
+            parts = (self._owned(x).reshape(-1, *x.shape[1:]) for x in state.located)
+            located = Located(*parts)
+            every = np.empty((len(located.last), logits.shape[1]), np.int32)
+            self.steps.forward(own.numpy(), first, state._replace(located=located), every)()
             found = every[first * self.model.B : end * self.model.B]
             self.ngrams.add_logits(logits, first)  # for what it finds of the other streams
         else:

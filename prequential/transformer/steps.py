@@ -508,9 +508,8 @@ def convolve(convolution: Any, a: Any, b: Any, streams: Any, x: Any) -> None:
 def finish(a: Any, b: Any, layers: Any, logits: Any, tables: Any, frequencies: Any) -> None:
     """frequencies of rows a..b by the head's products, which are in logits, and the n-grams."""
     head, out = layers[0][4], logits[a:b]
-    _, _, hashes, last, found, buckets, learned = tables
     kernels.scale_outer(out, head[3][0, a:b], head[1][0], out)
-    ngrams.find_and_add(*learned, hashes[a:b], last[a:b], found[a:b], buckets[a:b], out)
+    ngrams.add_logits(tables, a, out)
     kernels.frequencies(out, TOTAL_BITS, frequencies[a:b])
 
 

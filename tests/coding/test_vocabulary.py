@@ -135,9 +135,9 @@ def test_tokens_join() -> None:
     assert vocabulary.join(tokens).tobytes() == b"ab\0abab"
     assert vocabulary.join(tokens[:0]).tobytes() == b""
     assert vocabulary.join(tokens).dtype == np.uint8
-    assert vocabulary.offsets.tolist() == [0, 1, 2, 4, 5]
+    assert vocabulary.spelling.offsets.tolist() == [0, 1, 2, 4, 5]
     assert vocabulary.lengths.tolist() == [1, 1, 2, 1]
-    assert vocabulary.bytes.tobytes() == b"\0aabb"
+    assert vocabulary.spelling.bytes.tobytes() == b"\0aabb"
 
 
 def test_ten_megabytes_join_in_well_under_a_second() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import noise
 
-from prequential.predictors.contexts import Contexts, History, hash_column
+from prequential.predictors.contexts import History, hash_column, parse
 
 
 def after(data: bytes, *names: str, streams: int = 1) -> list[int]:
@@ -15,8 +15,7 @@ def after(data: bytes, *names: str, streams: int = 1) -> list[int]:
     for byte in data:
         history.push(np.full(streams, byte, np.uint8))
     hashes = np.zeros((streams, len(names)), np.uint64)
-    contexts = Contexts(names)
-    hash_column(history.state(), contexts.kinds, contexts.sizes, hashes)
+    hash_column(history.state, parse(names), hashes)
     assert (hashes == hashes[0]).all()
     return [int(h) for h in hashes[0]]
 
@@ -58,10 +57,9 @@ def test_a_record_is_noticed(length: int) -> None:
     history = History(1)
     for byte in rows.reshape(-1):
         history.push(np.array([byte], np.uint8))
-    end, record, place = history.marks[0, [0, 4, 7]]
-    assert end == rows.size
-    assert record == length
-    assert place == (0 if length <= 32 else min(32 + rows.size, 255))
+    assert history.state.end == rows.size
+    assert history.state.record == length
+    assert history.state.place == (0 if length <= 32 else min(32 + rows.size, 255))
 
 
 def test_what_is_out_of_reach_is_not_seen() -> None:

@@ -180,9 +180,10 @@ def test_a_chunk_is_located_as_its_columns_are(streams: int) -> None:
         for column, symbols in enumerate(chunk):
             other.predict_column(column)
             other.observe(symbols)
-        assert np.array_equal(one.embeddings.rows, other.embeddings.rows)
-        assert np.array_equal(one.ngrams.hashes, other.ngrams.hashes)
-        assert np.array_equal(one.ngrams.last, other.ngrams.last)
-        assert np.array_equal(one.history.bytes, other.history.bytes)
+        assert np.array_equal(one.embeddings.state.rows, other.embeddings.state.rows)
+        found, by_column = one.ngrams.state.located, other.ngrams.state.located
+        assert np.array_equal(found.hashes, by_column.hashes)
+        assert np.array_equal(found.last, by_column.last)
+        assert np.array_equal(one.history.state.bytes, other.history.state.bytes)
         for learner in (one, other):
             learner.learn(chunk, chunk.size)
