@@ -93,14 +93,20 @@ def compress_file(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Report:
-    """Read source to its end, once, and write its archive into a seekable file.
+    """Read source to its end, once, and write its archive where `archive` stands.
 
-    The streams are coded side by side, so all of the source is needed, and held, from the start.
+    It may be a pipe, or have content, which stays: nothing is written before the archive is
+    complete, as with `decompress_file`. The streams are coded side by side, so all of the source is
+    needed, and held, from the start.
     """
-    return encode(
-        np.frombuffer(source.read(), np.uint8), archive, config=config or load(), seed=seed,
+    archive.write(b"")  # what cannot be written to fails before the work
+    complete = io.BytesIO()
+    report = encode(
+        np.frombuffer(source.read(), np.uint8), complete, config=config or load(), seed=seed,
         device=device, threads=threads, progress=progress,
     )  # fmt: skip
+    _write(archive, complete.getbuffer())
+    return report
 
 
 def decompress_file(
@@ -118,6 +124,7 @@ def decompress_file(
         ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
+    target.write(b"")  # what cannot be written to fails before the work
     decoded = np.empty(0, np.uint8)
 
     def allocate(size: int) -> np.ndarray:
@@ -129,8 +136,14 @@ def decompress_file(
         archive, allocate, name=str(getattr(archive, "name", "archive")), device=device,
         threads=threads, progress=progress, limits=limits, in_memory=True,
     )  # fmt: skip
-    target.write(decoded.data)
+    _write(target, decoded.data)
     return report
+
+
+def _write(file: BinaryIO, content: memoryview) -> None:
+    """Write all of it, also where a call may take a part only, as an unbuffered pipe's does."""
+    while len(content):
+        content = content[file.write(content) :]
 
 
 def codelength(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -154,3 +158,47 @@ def test_file_objects(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError):
         prequential.decompress_file(damaged, target)
     assert target.getvalue() == b""
+
+
+@pytest.mark.parametrize("data", [text(1500), noise(1500)], ids=["coded", "stored"])
+def test_files_that_have_content(data: bytes, tmp_path: Path) -> None:
+    """Appended to, overwritten where they stand, piped: never truncated, whatever the data."""
+    config = small()
+    archive = prequential.compress(data, 0, config)
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    with path.open("ab") as file:
+        prequential.compress_file(io.BytesIO(data), file, 0, config)
+    assert path.read_bytes() == b"content" + archive
+    with path.open("r+b") as file:
+        file.seek(3)
+        prequential.compress_file(io.BytesIO(data), file, 0, config)
+    assert path.read_bytes() == b"con" + archive + (b"content" + archive)[3 + len(archive) :]
+    with path.open("ab", buffering=0) as file:
+        prequential.decompress_file(io.BytesIO(archive), file)
+    assert path.read_bytes().endswith(archive[-4:] + data)
+
+
+@pytest.mark.parametrize("data", [text(1500), noise(100_000)], ids=["coded", "stored"])
+def test_pipes(data: bytes) -> None:
+    """Unbuffered ones, which take a part of what is written."""
+    archive = prequential.compress(data, 0, small())
+
+    def piped(work: Callable[[BinaryIO], object]) -> bytes:
+        reader, writer = os.pipe()
+        with ThreadPoolExecutor() as pool, open(reader, "rb") as source:
+            read = pool.submit(source.read)
+            with open(writer, "wb", buffering=0) as target:
+                work(target)
+            return read.result()
+
+    assert piped(lambda f: prequential.compress_file(io.BytesIO(data), f, 0, small())) == archive
+    assert piped(lambda f: prequential.decompress_file(io.BytesIO(archive), f)) == data
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    source = io.BytesIO(b"data")
+    with (tmp_path / "file").open("rb") as file, pytest.raises(io.UnsupportedOperation):
+        prequential.compress_file(source, file)
+    assert source.tell() == 0
