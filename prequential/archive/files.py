@@ -32,15 +32,23 @@ IN_MEMORY_BYTES = 2**28  # of larger files only parts are held: see `open_input`
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def display(name: str) -> str:
-    r"""Show any file name on one line of UTF-8.
+def printable(text: str) -> str:
+    r"""Any text on one line of UTF-8, with control characters and the like escaped.
 
-    >>> display("a\nb\udcff.txt")
+    >>> printable("a\nb\udcff.txt")
     'a\\nb\\udcff.txt'
     """
-    if name == STDIO:
-        return "standard input"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def display(name: str) -> str:
+    """Show the name of any input."""
+    return "standard input" if name == STDIO else printable(name) or "''"
+
+
+def display_target(name: str) -> str:
+    """Show the name of any output."""
+    return "standard output" if name == STDIO else printable(name) or "''"
 
 
 def default_target(source: str, *, decoding: bool) -> str:
@@ -74,13 +82,15 @@ def check_target(target: str, source: str, *, force: bool, binary: bool) -> None
                 "standard output is a terminal, an archive is not written there:"
                 " redirect it or name a file with -o"
             )
-    elif os.path.isdir(target):
-        raise FileError(f"{display(target)}: is a folder: name a file with -o")
-    elif _same_file(source, target):
-        raise FileError(f"{display(target)}: is the input itself: name another output with -o")
-    elif os.path.exists(target) and not os.path.isfile(target):
-        raise FileError(f"{display(target)}: is not a regular file: use -o - and redirect it")
-    elif os.path.lexists(target) and not force:
+        return
+    shown = printable(target)
+    if os.path.isdir(target):
+        raise FileError(f"{shown}: is a folder: name a file with -o")
+    if _same_file(source, target):
+        raise FileError(f"{shown}: is the input itself: name another output with -o")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise FileError(f"{shown}: is not a regular file: use -o - and redirect it")
+    if os.path.lexists(target) and not force:
         raise _exists(target)
 
 
@@ -217,14 +227,14 @@ class Output:
         free = shutil.disk_usage(os.path.dirname(self.path)).free
         if size > free:
             raise FileError(
-                f"{display(self.target)}: needs {size} bytes, {free} are free: make room"
+                f"{display_target(self.target)}: needs {size} bytes, {free} are free: make room"
             )
         try:
             # Blocks must be reserved: a mapped file on a disk that fills up kills the process.
             os.posix_fallocate(self.file.fileno(), 0, size)
         except OSError as error:
             raise FileError(
-                f"{display(self.target)}: cannot have {size} bytes: {error.strerror}"
+                f"{display_target(self.target)}: cannot have {size} bytes: {error.strerror}"
             ) from error
         return np.memmap(self.file, np.uint8, "r+", shape=(size,))
 
@@ -248,11 +258,12 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
         descriptor = _open_locked(path, mode)
     except BlockingIOError as error:
         raise FileError(
-            f"{display(target)}: another preq is writing it: wait, or name another output with -o"
+            f"{display_target(target)}: another preq is writing it: wait, or name another output"
+            " with -o"
         ) from error
     except OSError as error:
         raise FileError(
-            f"{display(target)}: cannot be written to {display(os.path.dirname(path))}:"
+            f"{display_target(target)}: cannot be written to {display(os.path.dirname(path))}:"
             f" {error.strerror}"
         ) from error
     with os.fdopen(descriptor, "w+b") as file:
@@ -263,7 +274,7 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
                 if error.errno not in _NO_ROOM:
                     raise
                 raise FileError(
-                    f"{display(target)}: cannot be written: {error.strerror}: make room"
+                    f"{display_target(target)}: cannot be written: {error.strerror}: make room"
                 ) from error
             _settle(file, target)
             if target != STDIO:
@@ -298,11 +309,11 @@ def _settle(file: BinaryIO, target: str) -> None:
             sys.stdout.buffer.flush()
         else:
             os.fsync(file.fileno())
+    except BrokenPipeError:
+        raise  # nobody reads any more
     except OSError as error:
-        if target == STDIO:
-            raise
         raise FileError(
-            f"{display(target)}: cannot be written: {error.strerror}: make room"
+            f"{display_target(target)}: cannot be written: {error.strerror}: make room"
         ) from error
 
 
@@ -387,4 +398,4 @@ def _give_name(path: str, final: str, *, force: bool) -> None:
 
 
 def _exists(target: str) -> FileError:
-    return FileError(f"{display(target)}: exists already: use -f to replace it")
+    return FileError(f"{display_target(target)}: exists already: use -f to replace it")

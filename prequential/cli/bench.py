@@ -1,10 +1,10 @@
 """``preq bench``: what exactness costs on this machine."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from prequential import config
+from prequential.cli import terminal
 
 if TYPE_CHECKING:
     from prequential.study.bench import Result
@@ -47,28 +47,26 @@ def _bench(args: argparse.Namespace, _: str) -> None:
 
     result = bench.run(cfg, args.threads, args.rounds)
     if args.json:
-        print(result.to_json())
+        terminal.out(result.to_json())
     else:
         _show(result)
 
 
 def _show(result: "Result") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
     speeds = Table("tokens/s", box=None)
     for name in ("threads", "median", "slowest", "fastest"):
         speeds.add_column(name, justify="right")
     for s in result.speeds:
         figures = (f"{value:,.0f}" for value in (s.median, s.low, s.high))
         speeds.add_row(s.work, str(s.threads), *figures)
-    console.print(speeds)
+    terminal.show(speeds)
     ratios = Table("\nratio", box=None)
     ratios.add_column("\nmedian", justify="right")
     for name, ratio in result.ratios.items():
         ratios.add_row(name, f"{ratio:.3f}")
-    console.print(ratios)
+    terminal.show(ratios)
     stages = Table("\nshare of time", box=None)
     for work in result.stages:
         stages.add_column("\n" + work, justify="right")
@@ -76,9 +74,9 @@ def _show(result: "Result") -> None:
     for name in names:
         cells = (shares.get(name, 0.0) for shares in result.stages.values())
         stages.add_row(name, *(f"{100 * share:.1f} %" for share in cells))
-    console.print(stages)
+    terminal.show(stages)
     share = result.step_gflops / result.sgemm_gflops
-    console.print(
+    terminal.out(
         f"\nexact step: {result.step_gflops:.1f} GFLOP/s in matrix products,"
         f" {100 * share:.0f} % of this machine's sgemm ({result.sgemm_gflops:.1f}, one thread)"
         f"\nchunks of {result.tokens_per_chunk} tokens; {result.rounds} rounds, in turns;"

@@ -1,11 +1,11 @@
 """``preq compare``: our presets beside well-known compressors, on the user's own files."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prequential.archive.files import atomic_output, check_target, display
+from prequential.cli import terminal
 from prequential.errors import FileError, PrequentialError
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def _compare(args: argparse.Namespace, source: str) -> None:
     failed: list[str] = []
     for path in paths:
         for method in methods:
-            print(f"{display(path.name)}: {method}", file=sys.stderr)
+            terminal.say(f"{path.name}: {method}")
             try:
                 rows += compare.run(path, [method], decode=args.decode, threads=args.threads)
             except PrequentialError as error:  # the others' figures stand
-                print(f"left out: {display(str(error))}", file=sys.stderr)
+                terminal.say(f"left out: {error}")
                 failed.append(str(error))
     _show(rows, args.weissman)
     if args.json:
@@ -73,8 +73,8 @@ def _compare(args: argparse.Namespace, source: str) -> None:
 
 
 def _show(rows: "list[Row]", scores: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from prequential.study import compare
 
@@ -94,5 +94,5 @@ def _show(rows: "list[Row]", scores: bool) -> None:
         if scores:
             reference = references.get(row.file)
             cells.append(f"{compare.weissman(row, reference):.2f}" if reference else "")
-        table.add_row(display(row.file), row.method, *cells)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        table.add_row(Text(display(row.file)), row.method, *cells)
+    terminal.show(table)

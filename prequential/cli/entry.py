@@ -3,17 +3,14 @@
 import argparse
 import dataclasses
 import io
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from types import FrameType
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from prequential import __version__, config
 from prequential.archive.container import (
@@ -31,6 +28,7 @@ from prequential.archive.files import (
     check_target,
     default_target,
     display,
+    display_target,
     open_binary,
     open_input,
 )
@@ -38,6 +36,7 @@ from prequential.cli import bench as cli_bench
 from prequential.cli import compare as cli_compare
 from prequential.cli import mdl as cli_mdl
 from prequential.cli import team as cli_team
+from prequential.cli import terminal
 from prequential.cli.bar import progress_bar
 from prequential.cli.warmup import LARGE_BYTES, compile_apart
 from prequential.errors import (
@@ -70,15 +69,17 @@ Long runs keep a checkpoint beside the output, from which --resume goes on.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (argparse leaves with 2 by SystemExit)."""
     if argv is None:
+        terminal.fill_descriptors()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    _check_usage(parser, args)
-    try:
-        return max(_guarded(args, name) for name in args.files)
-    except KeyboardInterrupt as interrupt:
-        _say(str(interrupt) or "interrupted: the file in work was not written")
-        return INTERRUPTED
+    with terminal.standard_error():
+        parser = build_parser()
+        args = parser.parse_args(argv)
+        _check_usage(parser, args)
+        try:
+            return max(_guarded(args, name) for name in args.files)
+        except KeyboardInterrupt as interrupt:
+            terminal.say(str(interrupt) or "interrupted: the file in work was not written")
+            return INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -294,25 +295,19 @@ def _guarded(args: argparse.Namespace, name: str) -> int:
     """Run the command on one file; any expected failure becomes one line and exit code 1."""
     try:
         args.action(args, name)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, where its failure has a message
         return OK
     except PrequentialError as error:
-        _say(f"error: {error}")
+        terminal.say(f"error: {error}")
     except BrokenPipeError:
-        # Python would complain again when it flushes standard output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _say("error: standard output was closed before all was written")
+        terminal.say("error: standard output was closed before all was written")
     except OSError as error:
         where = display(os.fsdecode(error.filename)) if error.filename else display(name)
-        _say(f"error: {where}: {error.strerror or error}: check the disk and permissions")
+        terminal.say(f"error: {where}: {error.strerror or error}: check the disk and permissions")
     except MemoryError:
-        _say(f"error: {display(name)}: not enough memory: free some or use a larger machine")
+        terminal.say(
+            f"error: {display(name)}: not enough memory: free some or use a larger machine"
+        )
     return ERROR
-
-
-def _say(message: str) -> None:
-    print("preq:", *message.splitlines(), file=sys.stderr)  # one line, whatever it quotes
 
 
 def _encode(args: argparse.Namespace, source: str) -> None:
@@ -354,7 +349,7 @@ def _encode(args: argparse.Namespace, source: str) -> None:
         if isinstance(archive, io.BytesIO):
             report = _write_self_extracting(archive, output, report)
         if args.verify:
-            _verify(args, output)
+            _verify(args, output, report.original_bytes)
     if keeper is not None:
         keeper.remove()
     _show_report(args, source, target, report)
@@ -378,7 +373,7 @@ def _checkpoints(args: argparse.Namespace, command: str, target: str) -> "Checkp
     from prequential.training.checkpoint import Checkpoints
 
     seconds = args.checkpoint_seconds or float("inf")
-    return Checkpoints(path, command, seconds=seconds, resume=args.resume, warn=_say)
+    return Checkpoints(path, command, seconds=seconds, resume=args.resume, warn=terminal.say)
 
 
 @contextmanager
@@ -434,27 +429,19 @@ def _of_runnable(report: "Report", size: int) -> "Report":
     return dataclasses.replace(report, code_bytes=code, description_length_bits=total)
 
 
-def _verify(args: argparse.Namespace, output: Output) -> None:
-    """Decode the finished archive in another process with other threads."""
+def _verify(args: argparse.Namespace, output: Output, original_bytes: int) -> None:
+    from prequential.study import child
+
     output.file.flush()
-    threads = 2 if args.threads == 1 else 1
-    options = ["--threads", str(threads), "--device", args.device, "--quiet", "--no-progress"]
-    options += ["--max-hours", "1e9"]  # it is our own
-    if args.max_memory is not None:
-        options += ["--max-memory", str(args.max_memory)]
-    if args.prior is not None:
-        options += ["--prior", args.prior]
-    command = [sys.executable, "-m", "prequential", "test", *options, "--", output.path]
-    result = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    child.verify(
+        output.path,
+        f"{display_target(output.target)}: not written, --verify could not decode it",
+        original_bytes=original_bytes,
+        memory_bytes=_limits(args).memory_bytes,
+        threads=args.threads,
+        device=args.device,
+        prior=args.prior,
     )
-    if result.returncode != OK:
-        lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise DivergenceError(
-            f"{display(output.target)}: not written, --verify could not decode it"
-            f" (exit code {result.returncode}; {lines[-1].removeprefix('preq: error: ')}):"
-            " check this machine's memory, then report it"
-        )
 
 
 def _decode(args: argparse.Namespace, source: str) -> None:
@@ -499,7 +486,7 @@ def _salvaged(target: str, decoded: Sequence[slice]) -> str:
     parts = ", ".join(f"{part.start}..{part.stop - 1}" for part in decoded[:8])
     more = f" and {len(decoded) - 8} parts more" if len(decoded) > 8 else ""
     gaps = ", zeros between them" if len(decoded) > 1 else ""
-    name = "standard output" if target == STDIO else display(target)
+    name = display_target(target)
     return f"salvaged to {name}: {size} bytes, the original's bytes {parts}{more}{gaps}"
 
 
@@ -556,14 +543,14 @@ def _info(args: argparse.Namespace, source: str) -> None:
         "config": None if header.config is None else dataclasses.asdict(header.config),
     }
     if args.json:
-        print(json.dumps(fields))
+        terminal.out_json(fields)
         return
     fields["file"] = display(source)
-    _table(sys.stdout, list(_flatten(fields)))
+    terminal.pairs(list(_flatten(fields)))
 
 
 def _prior_fields(prior: PriorName) -> dict[str, object]:
-    return {"name": display(prior.name), "sha256": prior.sha256.hex()}
+    return {"name": prior.name, "sha256": prior.sha256.hex()}
 
 
 def _doctor(args: argparse.Namespace, _: str) -> None:
@@ -578,11 +565,11 @@ def _doctor(args: argparse.Namespace, _: str) -> None:
             {"name": fact.name, "claim": fact.claim, "ok": ok, "usual_cause": fact.cause}
             for fact, ok in results
         ]
-        print(json.dumps({"ok": not failed, "platform": platform, "facts": facts}))
+        terminal.out_json({"ok": not failed, "platform": platform, "facts": facts})
     else:
-        _table(sys.stdout, list(platform.items()))
-        print()
-        _table(sys.stdout, [("ok" if ok else "failed", fact.claim) for fact, ok in results])
+        terminal.pairs(list(platform.items()))
+        terminal.out("")
+        terminal.pairs([("ok" if ok else "failed", fact.claim) for fact, ok in results])
     if failed:
         causes = {fact.cause: None for fact, ok in results if not ok}  # in order, each once
         raise PlatformError(f"failed: {', '.join(failed)}; usual causes: {'; '.join(causes)}")
@@ -652,12 +639,12 @@ def _show_report(
     args: argparse.Namespace, source: str, target: str | None, report: "Report"
 ) -> None:
     if args.json:
-        print(report.to_json())
+        terminal.out(report.to_json())
     if args.quiet:
         return
     rows = [("input", display(source))]
     if target is not None:
-        rows.append(("output", "standard output" if target == STDIO else display(target)))
+        rows.append(("output", display_target(target)))
     rows += [
         ("original", f"{report.original_bytes:,} bytes"),
         ("archive", f"{report.archive_bytes:,} bytes"),
@@ -670,7 +657,7 @@ def _show_report(
         rows.append(("final weights", f"{report.weights_bytes:,} bytes, none of them sent"))
     if args.verbose:
         rows += [("sha256", report.sha256), ("weights", report.weights_digest)]
-    _table(sys.stderr, rows)
+    terminal.pairs(rows, stderr=True)
 
 
 def _vocabulary_rows(report: "Report") -> list[tuple[str, str]]:
@@ -689,16 +676,3 @@ def _description(report: "Report") -> str:
         f"{report.description_length_bits // 8:,} bytes ="
         f" archive {report.archive_bytes:,} + code {report.code_bytes:,}{prior}"
     )
-
-
-def _table(stream: TextIO, rows: Sequence[tuple[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key, value in rows:
-        table.add_row(key, Text(value))
-    Console(file=stream).print(table)

@@ -4,11 +4,11 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from prequential.archive.files import STDIO, atomic_output, check_target, display, open_input
+from prequential.cli import terminal
 from prequential.cli.bar import progress_bar
 from prequential.errors import ConfigError, FileError
 from prequential.progress import ProgressCallback
@@ -119,7 +119,7 @@ def _mdl(args: argparse.Namespace, source: str) -> None:
         [_job(args, source, settings, str(folder)) for settings in _settings(args)],
         args.jobs,
         lambda label: _progress(args, label),
-        None if args.quiet else lambda line: print(line, file=sys.stderr),
+        None if args.quiet else terminal.say,
     )
     sweep = _sweep(source, rows)
     _write(args, sweep)
@@ -199,15 +199,11 @@ def _write(args: argparse.Namespace, sweep: "Sweep") -> None:
 
 
 def _show(sweep: "Sweep") -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from prequential.study.mdl import HEADINGS, cells, formatted
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.width = 200
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     for name in HEADINGS:
@@ -217,20 +213,19 @@ def _show(sweep: "Sweep") -> None:
         style = "bold green" if row is sweep.best else None
         verified = "yes" if row.verified else "-"
         table.add_row(Text(row.label), *formatted(cells(row)), verified, style=style)
-    console.print(table)
+    terminal.show(table, stderr=True)
     best, size = sweep.best, max(1, sweep.original_bytes)
-    console.print(
-        Text(
-            f"best: {best.label}, {best.total_bits:,} bits"
-            f" + {sweep.selection_bits:.2f} to choose 1 of {len(sweep.rows)} runs"
-            f" = {sweep.total_bits:,.2f} bits, {sweep.total_bits / size:.4f} bits/byte"
-        ),
-        soft_wrap=True,
-    )
+    lines = [
+        f"best: {best.label}, {best.total_bits:,} bits"
+        f" + {sweep.selection_bits:.2f} to choose 1 of {len(sweep.rows)} runs"
+        f" = {sweep.total_bits:,.2f} bits, {sweep.total_bits / size:.4f} bits/byte"
+    ]
     for name, points in sweep.baselines.items():
         bits, regret = points[-1][1], sweep.regret_bits[name]
-        line = f"{name}: {bits:,.0f} bits, {bits / size:.4f} bits/byte; regret {regret:+,.0f} bits"
-        console.print(Text(line), soft_wrap=True)
+        lines.append(
+            f"{name}: {bits:,.0f} bits, {bits / size:.4f} bits/byte; regret {regret:+,.0f} bits"
+        )
+    terminal.note("\n".join(lines))
 
 
 def _show_code(args: argparse.Namespace) -> None:
@@ -247,10 +242,10 @@ def _show_code(args: argparse.Namespace) -> None:
         check_target(args.json, "", force=args.force, binary=False)
         with atomic_output(args.json, force=args.force) as output:
             output.file.write(json.dumps(fields).encode() + b"\n")
-    print(f"{'file':20}{'bytes':>9}{'bare':>9}")
+    lines = [f"{'file':27}{'bytes':>9}{'bare':>9}"]
     for name, raw, bare in [*rows, ("total", fields["bytes"], fields["packed_bytes"])]:
-        print(f"{name:20}{raw:>9,}{bare:>9,}")
-    print(f"{'compressed':20}{'':9}{fields['code_bytes']:>9,}")
+        lines.append(f"{name:27}{raw:>9,}{bare:>9,}")
+    terminal.out("\n".join([*lines, f"{'compressed':36}{fields['code_bytes']:>9,}"]))
 
 
 def _curve(args: argparse.Namespace, source: str) -> None:
@@ -269,7 +264,7 @@ def _curve(args: argparse.Namespace, source: str) -> None:
     except ValueError as error:
         raise FileError(f"{display(source)}: {error}") from error
     if args.json:
-        print(found.to_json())
+        terminal.out(found.to_json())
     else:
         _show_curve(found)
 
@@ -287,5 +282,4 @@ def _show_curve(c: "Curve") -> None:
     if c.factor is not None and c.bits_per_raw_byte is not None:
         rows.append(("original", f"{c.raw_bytes:,} bytes"))
         rows.append(("factor", f"{c.factor:.2f}, {c.bits_per_raw_byte:.4f} bits/byte"))
-    for name, value in rows:
-        print(f"{name:17}{value}")
+    terminal.pairs(rows)

@@ -3,11 +3,11 @@
 import argparse
 import io
 import json
-import sys
 from functools import partial
 
 from prequential.archive.container import Limits
 from prequential.archive.files import STDIO, atomic_output, check_target, default_target, open_input
+from prequential.cli import terminal
 from prequential.config import Config
 from prequential.errors import ConfigError
 
@@ -51,7 +51,7 @@ def encode(args: argparse.Namespace, source: str, config: Config, limits: Limits
         with atomic_output(target, force=args.force, mode=original.mode) as output:
             report = run(output.file)
     if args.json:
-        print(json.dumps({**json.loads(report.to_json()), "ranks": ranks.size}))
+        terminal.out_json({**json.loads(report.to_json()), "ranks": ranks.size})
     if not args.quiet:
         rate = f"{report.archive_bytes:,} bytes, {report.seconds:.1f} s by {ranks.size} processes"
-        print(f"{target}: {rate}", file=sys.stderr)
+        terminal.say(f"{target}: {rate}")

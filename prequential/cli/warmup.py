@@ -7,11 +7,13 @@ process does not get rid of again, so ahead of a large run a process of its own 
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from prequential.cli import terminal
+from prequential.study import child
 
 LARGE_BYTES = 1e9  # of a model: with less, the run itself compiles what it needs
 
@@ -37,7 +39,7 @@ def compile_apart(model_bytes: float) -> None:
         return
     cache = _cache()
     if cache is not None and not any(cache.glob(_compiled())):
-        subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, check=False)
+        subprocess.run(child.python(_PROGRAM), capture_output=True, check=False)
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def announced() -> Iterator[None]:
         def on_start(self, _: Any) -> None:
             if not self.said:
                 self.said = True
-                print(_NOTICE if _cache() else _EACH_TIME, file=sys.stderr)
+                terminal.note(_NOTICE if _cache() else _EACH_TIME)
 
         def on_end(self, _: Any) -> None:
             pass

@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from prequential.errors import PrequentialError
+from prequential.study import child
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,13 @@ def _run(path: Path, method: str, decode: bool, threads: int | None) -> Row:
 
 def _command(method: str, way: str, source: Path, target: Path, threads: int | None) -> list[str]:
     if method.startswith("preq "):
-        command = [sys.executable, "-m", "prequential", "encode" if way == "c" else "decode"]
-        command += [str(source), "-o", str(target), "-q", "-f", "--no-progress"]
-        command += ["--preset", method.split()[1]] if way == "c" else []
-        return command + (["--threads", str(threads)] if threads else [])
+        options = ["-o", str(target), "-q", "-f"]
+        options += ["--preset", method.split()[1]] if way == "c" else []
+        options += ["--threads", str(threads)] if threads else []
+        return child.preq("encode" if way == "c" else "decode", *options, "--", str(source))
     if method in LIBRARIES:
-        return [sys.executable, "-m", "prequential.compare", method, way, str(source), str(target)]
+        program = "from prequential.study import compare; compare.run_library(*sys.argv[1:])"
+        return child.python(program, method, way, str(source), str(target))
     template = PROGRAMS[method][1 if way == "c" else 2]
     return [part.format(i=source, o=target) for part in template.split()]
 
@@ -190,13 +192,8 @@ def to_json(rows: Sequence[Row], missing: Sequence[str], failed: Sequence[str] =
     return json.dumps(document, indent=1)
 
 
-def _main() -> None:
-    """Run one library on one file: METHOD c|d SOURCE TARGET."""
-    method, way, source, target = sys.argv[1:]
+def run_library(method: str, way: str, source: str, target: str) -> None:
+    """Run one library on one file, in a process of its own: way is c or d."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     data = Path(source).read_bytes()
     Path(target).write_bytes(LIBRARIES[method][0 if way == "c" else 1](data))
-
-
-if __name__ == "__main__":
-    _main()

@@ -17,8 +17,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -29,9 +27,11 @@ from typing import Any
 
 from prequential import config
 from prequential.archive import codesize
+from prequential.archive.container import Limits
 from prequential.archive.files import atomic_output, open_input
-from prequential.errors import ConfigError, DivergenceError
+from prequential.errors import ConfigError
 from prequential.progress import Progress, ProgressCallback
+from prequential.study import child
 
 SCHEMA = 1
 TRAJECTORY_POINTS = 400
@@ -302,9 +302,10 @@ def _measured(
                     yield i, measure(jobs[i], callback)
         return
     # PyTorch does not survive a fork of its threads.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
+    with child.safe_path():
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
         futures: dict[Future[Row], int] = {pool.submit(measure, jobs[i]): i for i in waiting}
+    try:
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
@@ -339,7 +340,7 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
                 prior=given,
             )
     if job.verify:
-        _verify(job, archive)
+        _verify(job, archive, report.original_bytes)
     fields = dataclasses.asdict(report)
     size = report.original_bytes
     points[-1] = (size, report.loss_integral_bits)
@@ -419,22 +420,21 @@ def _kept(job: Job) -> Row | None:
     row["trajectory"] = [(int(x), float(y)) for x, y in row["trajectory"]]
     found = Row(**row)
     if job.verify and not found.verified:
-        _verify(job, job.path(".pq"))
+        _verify(job, job.path(".pq"), int(found.report["original_bytes"]))
         found = dataclasses.replace(found, verified=True)
     return found
 
 
-def _verify(job: Job, archive: Path) -> None:
-    """Decode an archive in another process with another number of threads."""
-    threads = 2 if job.threads == 1 else 1
-    command = [sys.executable, "-m", "prequential", "test", "--quiet", "--threads", str(threads)]
-    command += ["--device", job.device]
-    if job.prior:
-        command += ["--prior", job.prior]
-    result = subprocess.run([*command, "--", str(archive)], capture_output=True)
-    if result.returncode:
-        lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise DivergenceError(f"{archive.name}: does not decode: {lines[-1]}")
+def _verify(job: Job, archive: Path, original_bytes: int) -> None:
+    child.verify(
+        str(archive),
+        f"{archive.name}: does not decode",
+        original_bytes=original_bytes,
+        memory_bytes=Limits().memory_bytes,
+        threads=job.threads,
+        device=job.device,
+        prior=job.prior,
+    )
 
 
 def work_folder(source: str, keep: str | None) -> Path:

@@ -17,7 +17,7 @@ def test_only_a_large_run_with_an_empty_cache_compiles_apart(
     started = []
 
     def run(command: list[str], **_: object) -> None:
-        started.append(command[-1])
+        started.append(command[-1].splitlines())
         (tmp_path / warmup._compiled().replace("*", "1")).touch()
 
     monkeypatch.setattr(warmup.subprocess, "run", run)
@@ -26,7 +26,7 @@ def test_only_a_large_run_with_an_empty_cache_compiles_apart(
     assert not started
     for _ in range(2):
         warmup.compile_apart(warmup.LARGE_BYTES)
-    assert started == [warmup._PROGRAM]
+    assert [lines[1:] for lines in started] == [warmup._PROGRAM.splitlines()]
 
 
 def test_the_program_leaves_the_file_that_is_looked_for() -> None:
