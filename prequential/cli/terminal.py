@@ -71,7 +71,9 @@ def out(text: str) -> None:
         _discard(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise
-        raise FileError(f"standard output: cannot be written: {error.strerror}: make room") from error
+        raise FileError(
+            f"standard output: cannot be written: {error.strerror}: make room"
+        ) from error
 
 
 def out_json(fields: Any) -> None:
