@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
 from prequential.config import Config, load
+from prequential.exact import kernels, shares
 
 ROOT = Path(__file__).parent.parent  # of the checkout
 GOLDEN = ROOT / "tests" / "golden"
@@ -31,3 +37,23 @@ def noise(size: int, seed: int = 0) -> bytes:
 def small(*overrides: str) -> Config:
     """The preset `tiny`, shrunk further so that a test takes a fraction of a second."""
     return load("tiny", overrides=["ngrams.rows_log2=10", "chunk=8", "model.window=8", *overrides])
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """Learners that are made here take PyTorch's form of the step, as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shares, "COMPILED", False)
+        yield
+
+
+class Loops:
+    """The operations of `kernels`, on PyTorch's tensors as those of `tensors`."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        loop = getattr(kernels, name)
+
+        def call(*arguments: Any) -> Any:
+            return loop(*(a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments))
+
+        return call

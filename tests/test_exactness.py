@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import GOLDEN, noise, small, text
+from samples import GOLDEN, noise, portable, small, text
 
 from prequential import codec
 from prequential.config import Config, load, preset_names
@@ -73,10 +73,8 @@ def test_threads_change_nothing() -> None:
 
 
 def test_the_portable_operations_give_the_same_archive() -> None:
-    from prequential.exact import tensors
-
     archive = codec.compress(DATA, 3, small())
-    with tensors.portable():
+    with portable():
         assert codec.compress(DATA, 3, small()) == archive
 
 

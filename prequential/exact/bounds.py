@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from prequential.config import MAX_TERMS, OPERAND_MAX, SYMBOLS, ModelConfig
 from prequential.errors import ConfigError
-from prequential.exact.tensors import GROUP_LIMIT, GROUPS, group_of
+from prequential.exact.scalars import GROUP_LIMIT, GROUPS, SHARE_BITS, group_of
 
 LIMITS = {"float32": 1 << 24, "float64": 1 << 53, "int32": (1 << 31) - 1, "int64": (1 << 63) - 1}
 _PRODUCT = OPERAND_MAX**2
-_EXP2_ONE = 1 << 15  # the largest numerator of a softmax
+_EXP2_ONE = 1 << SHARE_BITS  # the largest numerator of a softmax
 
 
 class Reduction(NamedTuple):

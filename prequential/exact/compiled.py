@@ -18,8 +18,8 @@ import numba
 import prequential
 
 _MODULES = (
-    "adagrad bits coder columns compiled config contexts embeddings kernels memory ngrams pieces"
-    " shares steps tensors vocabulary"
+    "adagrad bits coder columns compiled config contexts embeddings kernels memory multiply ngrams"
+    " pieces scalars shares softmax steps vocabulary"
 )
 
 

@@ -1,8 +1,9 @@
-"""Compiled loops for the CPU: the row-wise operations of `tensors`, one pass over memory each.
+"""Compiled loops for the CPU: the operations of `tensors`, one pass over memory each.
 
-Every function here computes the same bits as the PyTorch form in `tensors`. That holds because
-each loop does integer arithmetic, or single IEEE-754 operations on float32 in a fixed order; numba
-is never given `fastmath`, so the compiler may neither reorder a sum nor contract a multiply-add.
+Every function here has the name and the arguments of one in `tensors`, whose docstring says more,
+and computes the same bits. That holds because each loop does integer arithmetic, or single IEEE-754
+operations on float32 in a fixed order; numba is never given `fastmath`, so the compiler may neither
+reorder a sum nor contract a multiply-add.
 """
 
 from __future__ import annotations
@@ -11,101 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from prequential.config import OPERAND_MAX, WEIGHT_BOUND
+from prequential.config import WEIGHT_BOUND
+from prequential.exact import multiply, scalars
 from prequential.exact.compiled import jit
+from prequential.exact.scalars import quantise_row
 
-_LIMIT = np.float32(OPERAND_MAX)
 _BOUND = np.float32(WEIGHT_BOUND)
-# Adding and subtracting 1.5 * 2^23 rounds a float32 below 2^22 to an integer, ties to even.
-_MAGIC = np.float32(12582912.0)
-_MAGNITUDE = np.int32(0x7FFFFFFF)
+_GROUP_LIMIT = np.float32(scalars.GROUP_LIMIT)
 _HALF = np.float32(0.5)
 _THREE_HALVES = np.float32(1.5)
-_RSQRT_SEED = np.int32(0x5F375A86)
-
-# A row's scale follows its largest magnitude, held between 2^-40 and 2^40.
-_EXPONENT_LOW = np.int32(127 - 40)
-_EXPONENT_HIGH = np.int32(127 + 40)
-
-EXP2_FRACTION_BITS = 11
-EXP2_ONE_BITS = 30
-
-
-def _exp2_table() -> Any:
-    """round(2^30 * 2^(-i / 2048)) for i in 0..2047, from integers only.
-
-    >>> _exp2_table()[[0, 1024]]
-    array([1073741824,  759250125], dtype=int32)
-    """
-    import math
-
-    guard = 200
-    step = 1 << (guard - 1)  # 1/2, then its square root eleven times
-    for _ in range(EXP2_FRACTION_BITS):
-        step = math.isqrt(step << guard)
-    values, value = [], 1 << guard
-    for _ in range(1 << EXP2_FRACTION_BITS):
-        values.append((value + (1 << (guard - EXP2_ONE_BITS - 1))) >> (guard - EXP2_ONE_BITS))
-        value = value * step >> guard
-    return np.array(values, dtype=np.int32)
-
-
-EXP2_TABLE = _exp2_table()
-
-
-# Numbers are reinterpreted one by one, since the view of an array costs some 30 ns.
-@jit
-def _bits(x: Any) -> Any:
-    return np.float32(x).view(np.int32)
+_DROPPED = np.int32(scalars.EXP2_ONE_BITS - scalars.SHARE_BITS)
 
 
 @jit
-def _float(bits: Any) -> Any:
-    return np.int32(bits).view(np.float32)
-
-
-@jit
-def _magnitude(x: Any) -> Any:
-    """The bits of a float32 but for its sign, which are in the order of magnitudes."""
-    return _bits(x) & _MAGNITUDE
-
-
-@jit
-def _ordered(x: Any) -> Any:
-    """An int32 for a float32, in the order of numbers; of its bits as a float32, the bits of x."""
-    bits = _bits(x)
-    return np.int32(bits ^ ((bits >> 31) & _MAGNITUDE))
-
-
-@jit
-def _exponent(bits: Any) -> Any:
-    """The biased exponent of a float32's magnitude bits, held in range."""
-    return min(max(np.int32(bits >> 23), _EXPONENT_LOW), _EXPONENT_HIGH)
-
-
-@jit
-def power_of_two(exponent: Any) -> Any:
-    """The float32 with this biased exponent, that is 2^(exponent - 127)."""
-    return _float(np.int32(exponent) << 23)
-
-
-@jit
-def _rounded(x: Any) -> Any:
-    clipped = min(max(x, -_LIMIT), _LIMIT)
-    return (clipped + _MAGIC) - _MAGIC
-
-
-@jit
-def quantise_row(x: Any, quantised: Any) -> Any:
-    """One row (K,) of `quantise_rows`; its scale."""
-    largest = np.int32(0)
-    for j in range(len(x)):
-        largest = max(largest, _magnitude(x[j]))
-    e = _exponent(largest)
-    inverse = power_of_two(260 - e)
-    for j in range(len(x)):
-        quantised[j] = _rounded(x[j] * inverse)
-    return power_of_two(e - 6)
+def matmul(a: Any, b: Any, out: Any) -> None:
+    """out (N, M) = a (N, K) @ b (K, M), integers; b may be of a narrow type."""
+    multiply.in_float32(a, b, np.arange(len(b)), out)
 
 
 @jit
@@ -116,31 +38,52 @@ def quantise_rows(x: Any, quantised: Any, scale: Any) -> None:
 
 
 @jit
-def quantise_columns(x: Any, scale: Any) -> None:
-    """x (N, K) in place, with one power of two per column."""
+def quantise_columns(x: Any, quantised: Any, scale: Any) -> None:
+    """x (N, K) ~ quantised * scale: one power of two per column (K,)."""
     rows, columns = x.shape
     inverse = np.empty(columns, np.float32)
     largest = np.zeros(columns, np.int32)
     for i in range(rows):
         for j in range(columns):
-            largest[j] = max(largest[j], _magnitude(x[i, j]))
+            largest[j] = max(largest[j], scalars.magnitude(x[i, j]))
     for j in range(columns):
-        e = _exponent(largest[j])
-        scale[j] = power_of_two(e - 6)
-        inverse[j] = power_of_two(260 - e)
+        e = scalars.exponent(largest[j])
+        scale[j] = scalars.power_of_two(e - 6)
+        inverse[j] = scalars.power_of_two(260 - e)
     for i in range(rows):
         for j in range(columns):
-            x[i, j] = _rounded(x[i, j] * inverse[j])
+            quantised[i, j] = scalars.rounded(x[i, j] * inverse[j])
 
 
 @jit
-def unit_of(tokens: Any) -> Any:
-    """2^-26 times the power of two that is at least so many tokens."""
-    exponent = 127 - 26
-    while tokens > 1:
-        tokens -= tokens // 2
-        exponent += 1
-    return power_of_two(exponent)
+def weight_gradient(dy: Any, xq: Any, streams: Any, group: Any, products: Any, scale: Any) -> None:
+    """products (M, K) * scale[:, None] = dy^T @ xq, in groups of streams if group is above 0."""
+    tokens, outputs = dy.shape
+    columns, each = tokens // streams, max(group, 1)
+    unit = scalars.unit_of(columns * each)
+    part = np.empty(products.shape, np.float32)
+    total = np.zeros(products.shape, np.int32)
+    for b in range(0, streams, each):
+        count = min(each, streams - b)
+        rows = np.empty(columns * count, np.int64)
+        own = np.empty((len(rows), outputs), np.float32)
+        for i in range(len(rows)):
+            rows[i] = r = i // count * streams + b + i % count
+            for m in range(outputs):
+                own[i, m] = dy[r, m]
+        quantised = np.empty(own.shape, np.float32)
+        quantise_columns(own, quantised, scale)
+        multiply.in_float32(np.ascontiguousarray(quantised.T), xq, rows, part)
+        if group == 0:
+            products[:] = part
+            return
+        for i in range(outputs):
+            f = scale[i] / unit
+            for k in range(products.shape[1]):
+                held = min(max(part[i, k] * f, -_GROUP_LIMIT), _GROUP_LIMIT)
+                total[i, k] += np.int32(np.rint(held))
+    products[:] = total
+    scale[:] = unit
 
 
 @jit
@@ -157,11 +100,7 @@ def quantise_heads(
     value: Any,
     value_scale: Any,
 ) -> None:
-    """products (n, 3D) * row * column, split into parts and heads, each quantised.
-
-    query, key and value are (columns, G, hs) with scales (columns, G), G = streams * heads; only
-    the heads first..end of G are set.
-    """
+    """The heads first..end of products (n, 3D) * row[:, None] * column, each quantised."""
     columns, groups, hs = query.shape
     streams = products.shape[0] // columns
     heads = groups // streams
@@ -194,9 +133,9 @@ def merge_heads(mixed: Any, scale: Any, quantised: Any, row_scale: Any) -> None:
 
 
 @jit
-def _rsqrt(x: Any) -> Any:
-    """1 / sqrt(x) of one positive float32: bit-trick seed, three Newton steps."""
-    y = _float(_RSQRT_SEED - (_bits(x) >> 1))
+def rsqrt(x: Any) -> Any:
+    """1 / sqrt(x), of one number."""
+    y = scalars.float_of(scalars.RSQRT_SEED - (scalars.bits_of(x) >> 1))
     half = x * _HALF
     for _ in range(3):
         y = y * (_THREE_HALVES - (half * y) * y)
@@ -204,7 +143,7 @@ def _rsqrt(x: Any) -> Any:
 
 
 @jit
-def norm_quantise(x: Any, epsilon: Any, quantised: Any, scale: Any, inverse_rms: Any) -> None:
+def norm_quantise(x: Any, quantised: Any, scale: Any, inverse_rms: Any) -> None:
     """RMS norm of quantised rows: x (N, K) / rms ~ q * scale, with scale = s * inverse_rms."""
     rows, columns = x.shape
     quantise_rows(x, quantised, scale)
@@ -216,12 +155,14 @@ def norm_quantise(x: Any, epsilon: Any, quantised: Any, scale: Any, inverse_rms:
             total = np.int32(total + q * q)
         s = scale[i]
         mean = np.float32(total) * (s * s) / terms
-        inverse_rms[i] = _rsqrt(mean + epsilon)
+        inverse_rms[i] = rsqrt(mean + scalars.NORM_EPSILON)
         scale[i] = s * inverse_rms[i]
 
 
 @jit
-def norm_backward(products: Any, row: Any, xq: Any, scale: Any, inverse_rms: Any, dx: Any) -> None:
+def norm_backward(
+    products: Any, row: Any, quantised: Any, scale: Any, inverse_rms: Any, dx: Any
+) -> None:
     """dx (N, K) += the gradient through `norm_quantise` at dy = products * row[:, None]."""
     rows, columns = products.shape
     terms = np.float32(columns)
@@ -233,13 +174,13 @@ def norm_backward(products: Any, row: Any, xq: Any, scale: Any, inverse_rms: Any
         dy_scale = quantise_row(dy, dyq)
         total = np.int32(0)
         for j in range(columns):
-            total = np.int32(total + np.int32(xq[i, j]) * np.int32(dyq[j]))
+            total = np.int32(total + np.int32(quantised[i, j]) * np.int32(dyq[j]))
         s = scale[i]
         mean = np.float32(total) * dy_scale * s / terms
         r = inverse_rms[i]
         slope = mean * s
         for j in range(columns):
-            dx[i, j] += r * (dy[j] - xq[i, j] * slope)
+            dx[i, j] += r * (dy[j] - quantised[i, j] * slope)
 
 
 @jit
@@ -298,27 +239,17 @@ def attention_weights(
     value_scale: Any,
     slopes: Any,
     temperature: Any,
-    first: int,
-    window: int,
+    first: Any,
+    window: Any,
     weights: Any,
     folded: Any,
     folded_scale: Any,
 ) -> None:
-    """Softmax over the keys at distance 0..window, and its product with the values' scales.
-
-    scores (G, Tq, Nk) integers; query_scale (Tq, G); key_scale, value_scale (Nk, G); slopes (G,).
-    Query i stands at key position first + i. weights (G, Tq, Nk) are the probabilities; folded
-    holds weights * value_scale as integers with one power of two per row in folded_scale (G, Tq).
-    """
+    """Softmax over the keys at distance 0..window, and its product with the values' scales."""
     groups, queries, keys = scores.shape
     power = np.empty(keys, np.int32)
     s = np.empty(keys, np.float32)
     of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
-    unit = np.float32(1 << EXP2_FRACTION_BITS)
-    floor = np.float32(-(31 << EXP2_FRACTION_BITS))
-    mask = np.int32((1 << EXP2_FRACTION_BITS) - 1)
-    shift = np.int32(EXP2_FRACTION_BITS)
-    drop = np.int32(EXP2_ONE_BITS - 15)
     weights[:] = folded[:] = np.float32(0)
     for g in range(groups):
         slope = slopes[g]
@@ -332,30 +263,77 @@ def attention_weights(
             own_key, own_value = of_key[visible], of_value[visible]
             n = len(row)
             qs = query_scale[i, g] * temperature
-            top = -_MAGNITUDE
+            top = np.int32(-0x7FFFFFFF)
             for k in range(n):
                 s[k] = row[k] * (qs * own_key[k]) - slope * np.float32(n - 1 - k)
-                top = max(top, _ordered(s[k]))
-            largest = _float(_ordered(_float(top)))
+                top = max(top, scalars.ordered(s[k]))
+            largest = scalars.float_of(scalars.ordered(scalars.float_of(top)))
             total = np.int32(0)
             for k in range(n):
-                u = np.int32((max((s[k] - largest) * unit, floor) + _MAGIC) - _MAGIC)
-                u = np.int32(-u)
-                e = np.int32(np.int32(EXP2_TABLE[u & mask] >> drop) >> np.int32(u >> shift))
+                e = np.int32(scalars.exp2((s[k] - largest) * scalars.EXP2_UNIT) >> _DROPPED)
                 power[k] = e
                 total = np.int32(total + e)
             denominator = np.float32(total)
-            magnitude = np.int32(0)
             for k in range(n):
                 p = np.float32(power[k]) / denominator
                 w[k] = p
                 s[k] = p * own_value[k]
-                magnitude = max(magnitude, _magnitude(s[k]))
-            e = _exponent(magnitude)
-            inverse = power_of_two(260 - e)
-            for k in range(n):
-                f[k] = _rounded(s[k] * inverse)
-            folded_scale[g, i] = power_of_two(e - 6)
+            folded_scale[g, i] = quantise_row(s[:n], f)
+
+
+@jit
+def attention(
+    query: Any,
+    query_scale: Any,
+    key: Any,
+    key_scale: Any,
+    value: Any,
+    value_scale: Any,
+    slopes: Any,
+    temperature: Any,
+    first: Any,
+    end: Any,
+    weights: Any,
+    mixed: Any,
+    mixed_scale: Any,
+) -> None:
+    """What the heads first..end see: mixed (G, Tq, hs) * mixed_scale (G, Tq)."""
+    queries, keys, hs = len(query), len(key), query.shape[2]
+    window = keys - queries
+    scores = np.empty((end - first, queries, keys), np.float32)
+    row = np.empty(hs, np.int32)
+    for i in range(queries):
+        for g in range(first, end):
+            for j in range(hs):
+                row[j] = np.int32(query[i, g, j])
+            for k in range(i, window + i + 1):
+                total = np.int32(0)
+                for j in range(hs):
+                    total = np.int32(total + np.int32(row[j] * np.int32(key[k, g, j])))
+                scores[g - first, i, k] = np.float32(total)
+    share, folded = np.empty(scores.shape, np.float32), np.empty(scores.shape, np.float32)
+    attention_weights(
+        scores,
+        query_scale[:, first:end],
+        key_scale[:, first:end],
+        value_scale[:, first:end],
+        slopes[first:end],
+        temperature,
+        window,
+        window,
+        share,
+        folded,
+        mixed_scale[first:end],
+    )
+    weights[first:end] = share
+    for g in range(first, end):
+        for i in range(queries):
+            out = mixed[g, i]
+            out[:] = np.float32(0)
+            for k in range(i, window + i + 1):
+                f = folded[g - first, i, k]
+                for j in range(hs):
+                    out[j] += f * value[k, g, j]
 
 
 @jit
@@ -387,6 +365,83 @@ def split_gradient(
 
 
 @jit
+def attention_backward(
+    doq: Any,
+    do_scale: Any,
+    dots: Any,
+    query: Any,
+    query_scale: Any,
+    key: Any,
+    key_scale: Any,
+    value: Any,
+    value_scale: Any,
+    weights: Any,
+    slope: Any,
+    first: Any,
+    end: Any,
+    dy: Any,
+) -> None:
+    """The gradient dy (n, 3D) of queries, keys and values of the heads first..end."""
+    columns, groups, hs = query.shape
+    window = len(key) - columns
+    streams, width = len(dy) // columns, dy.shape[1] // 3
+    each = groups // streams
+    visible = window + 1
+    of_key, of_value = np.empty(len(key), np.float32), np.empty(len(key), np.float32)
+    dscores, scaled = np.empty(visible, np.float32), np.empty(visible, np.float32)
+    quantised = np.empty(visible, np.float32)
+    for_key = np.empty((2, columns, columns), np.float32)
+    for_value = np.empty(for_key.shape, np.float32)
+    scales = np.empty((2, columns), np.float32)
+    row = np.empty(hs, np.int32)
+    out = np.empty(hs, np.float32)
+    dk, dv = np.empty((columns, hs), np.float32), np.empty((columns, hs), np.float32)
+    for g in range(first, end):
+        stream, a = g // each, g % each * hs
+        for k in range(len(key)):
+            of_key[k] = key_scale[k, g]
+            of_value[k] = value_scale[k, g]
+        for_key[:] = for_value[:] = dk[:] = dv[:] = np.float32(0)
+        for i in range(columns):
+            f, d, q = do_scale[i, g], dots[i, g], query_scale[i, g]
+            for j in range(hs):
+                row[j] = np.int32(doq[i, g, j])
+            for v in range(visible):
+                total = np.int32(0)
+                for j in range(hs):
+                    total = np.int32(total + np.int32(row[j] * np.int32(value[i + v, g, j])))
+                dscores[v] = np.float32(total)
+            for v in range(visible):
+                p = weights[g, i, i + v]
+                dscores[v] = p * (dscores[v] * (f * of_value[i + v]) - d)
+                scaled[v] = dscores[v] * of_key[i + v]
+            scale = quantise_row(scaled, quantised)
+            out[:] = np.float32(0)
+            for v in range(visible):
+                r = quantised[v]
+                for j in range(hs):
+                    out[j] += r * key[i + v, g, j]
+            for j in range(hs):
+                dy[i * streams + stream, a + j] = out[j] * scale * slope
+            for k in range(max(0, i - window), i + 1):
+                for_key[0, i, k] = dscores[window + k - i] * q
+                for_value[0, i, k] = weights[g, i, window + k] * f
+        quantise_columns(for_key[0], for_key[1], scales[0])
+        quantise_columns(for_value[0], for_value[1], scales[1])
+        for i in range(columns):
+            for k in range(max(0, i - window), i + 1):
+                r, s = for_key[1, i, k], for_value[1, i, k]
+                for j in range(hs):
+                    dk[k, j] += r * query[i, g, j]
+                    dv[k, j] += s * doq[i, g, j]
+        for k in range(columns):
+            r, s = scales[0, k], scales[1, k]
+            for j in range(hs):
+                dy[k * streams + stream, width + a + j] = dk[k, j] * r * slope
+                dy[k * streams + stream, 2 * width + a + j] = dv[k, j] * s
+
+
+@jit
 def convolve(x: Any, taps: Any, streams: int, out: Any) -> None:
     """out (n, D) = x_t + sum_k taps[k - 1] * x_{t-k}; x (past + n, D), past = taps * streams."""
     rows, width = out.shape
@@ -408,7 +463,8 @@ def convolve_backward(dy: Any, x: Any, taps: Any, streams: int, dx: Any, gradien
     """
     rows, width = dy.shape
     past = x.shape[0] - rows
-    xq, scaled = np.empty(x.shape, np.float32), np.empty(dy.shape, np.float32)
+    xq = np.empty(x.shape, np.float32)
+    scaled, dyq = np.empty(dy.shape, np.float32), np.empty(dy.shape, np.float32)
     x_scale, scale = np.empty(x.shape[0], np.float32), np.empty(width, np.float32)
     totals = np.empty(width, np.int64)
     quantise_rows(x, xq, x_scale)
@@ -422,65 +478,14 @@ def convolve_backward(dy: Any, x: Any, taps: Any, streams: int, dx: Any, gradien
             f = x_scale[past - delay + i]
             for j in range(width):
                 scaled[i, j] = dy[i, j] * f
-        quantise_columns(scaled, scale)
+        quantise_columns(scaled, dyq, scale)
         totals[:] = 0
         for i in range(rows):
             for j in range(width):
-                product = np.int32(xq[past - delay + i, j]) * np.int32(scaled[i, j])
+                product = np.int32(xq[past - delay + i, j]) * np.int32(dyq[i, j])
                 totals[j] += np.int64(product)
         for j in range(width):
             gradient[k - 1, j] = np.float32(totals[j]) * scale[j]
-
-
-@jit
-def frequencies(logits: Any, total_bits: int, out: Any) -> None:
-    """Logits (N, V) in nats -> integer frequencies (N, V), each >= 1, rows summing to 2^total_bits.
-
-    e_s = 2^((l_s - max l) log2 e) from the table, then 1 + floor(e_s * (2^total_bits - V) / sum e);
-    what the floors leave goes to the first of the largest.
-    """
-    rows, symbols = logits.shape
-    unit = np.float32(1.4426950408889634 * (1 << EXP2_FRACTION_BITS))
-    floor = np.float32(-(30 << EXP2_FRACTION_BITS))
-    mask = np.int32((1 << EXP2_FRACTION_BITS) - 1)
-    shift = np.int32(EXP2_FRACTION_BITS)
-    budget = (1 << total_bits) - symbols
-    power = np.empty(symbols, np.int32)
-    for i in range(rows):
-        best = 0
-        top = logits[i, 0]
-        for s in range(1, symbols):
-            if logits[i, s] > top:
-                top = logits[i, s]
-                best = s
-        total = np.int64(0)
-        for s in range(symbols):
-            u = np.int32((max((logits[i, s] - top) * unit, floor) + _MAGIC) - _MAGIC)
-            u = np.int32(-u)
-            e = np.int32(EXP2_TABLE[u & mask] >> np.int32(u >> shift))
-            power[s] = e
-            total += e
-        ratio = np.float64(budget) / np.float64(total)
-        left = np.int64(budget)
-        for s in range(symbols):
-            f = np.int64(np.float64(power[s]) * ratio)
-            out[i, s] = f + 1
-            left -= f
-        out[i, best] += left
-
-
-@jit
-def gradient(frequencies: Any, symbols: Any, count: int, total_bits: int, out: Any) -> None:
-    """out (n, V) float32 = frequencies / 2^total_bits, less 1 at each token's symbol.
-
-    Rows from `count` on, past the end of the data, are 0 and teach nothing.
-    """
-    unit = power_of_two(127 - total_bits)
-    for i in range(count):
-        for s in range(out.shape[1]):
-            out[i, s] = np.float32(frequencies[i, s]) * unit
-        out[i, symbols[i]] -= np.float32(1)
-    out[count:] = 0
 
 
 @jit
@@ -492,8 +497,8 @@ def slide(rows: Any, step: int, kept: int) -> None:
 
 
 @jit
-def adam_rows(
-    weight: Any,
+def descend(
+    value: Any,
     mean: Any,
     square: Any,
     products: Any,
@@ -502,23 +507,23 @@ def adam_rows(
     scale: Any,
     c: Any,
 ) -> None:
-    """One Adam step on weight (M, K), whose gradient is products * product_scale[:, None].
-
-    The new weights are quantised per row in the same pass. c (6,) are `Optimizer.advance`'s.
-    """
-    rate, beta1, beta2, unbias1, unbias2, epsilon = c[0], c[1], c[2], c[3], c[4], c[5]
-    rows, columns = weight.shape
-    keep1 = np.float32(1) - beta1
-    keep2 = np.float32(1) - beta2
+    """One optimizer step on value (M, K), which is quantised per row in the same pass."""
+    rows, columns = value.shape
+    rate = c[0]
     for i in range(rows):
-        factor = product_scale[i]
-        for j in range(columns):
-            g = products[i, j] * factor
-            m = mean[i, j] * beta1 + g * keep1
-            v = square[i, j] * beta2 + (g * g) * keep2
-            mean[i, j] = m
-            square[i, j] = v
-            r = _rsqrt(v * unbias2 + epsilon)
-            w = weight[i, j] - ((m * unbias1) * r) * rate
-            weight[i, j] = min(max(w, -_BOUND), _BOUND)
-        scale[i] = quantise_row(weight[i], quantised[i])
+        w, factor = value[i], product_scale[i]
+        if len(c) > 1:
+            beta1, beta2, unbias1, unbias2, epsilon = c[1], c[2], c[3], c[4], c[5]
+            keep1, keep2 = np.float32(1) - beta1, np.float32(1) - beta2
+            for j in range(columns):
+                g = products[i, j] * factor
+                m = mean[i, j] * beta1 + g * keep1
+                v = square[i, j] * beta2 + (g * g) * keep2
+                mean[i, j] = m
+                square[i, j] = v
+                r = rsqrt(v * unbias2 + epsilon)
+                w[j] = min(max(w[j] - ((m * unbias1) * r) * rate, -_BOUND), _BOUND)
+        else:
+            for j in range(columns):
+                w[j] = min(max(w[j] - (products[i, j] * factor) * rate, -_BOUND), _BOUND)
+        scale[i] = quantise_row(w, quantised[i])

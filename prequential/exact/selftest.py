@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prequential.config import MAX_TERMS, OPERAND_MAX
 from prequential.errors import ConfigError, PlatformError
-from prequential.exact import adagrad, kernels, tensors
+from prequential.exact import adagrad, kernels, scalars, softmax, tensors
 
 _HOST = "a host program that set flush-to-zero or another rounding direction"
 _TORCH = "a PyTorch build compiled with fast-math or for another processor"
@@ -155,8 +155,8 @@ def _subnormals(device: torch.device) -> bool:
 
 
 def _tables(device: torch.device) -> bool:
-    (table,) = _on(device, kernels.EXP2_TABLE)
-    powers = np.array([kernels.power_of_two(e) for e in range(1, 255)], np.float32)
+    (table,) = _on(device, scalars.EXP2_TABLE)
+    powers = np.array([scalars.power_of_two(e) for e in range(1, 255)], np.float32)
     return (
         sha256(table.cpu().numpy()) == ANSWERS["exp2 table"]
         and sha256(powers) == ANSWERS["powers of two"]
@@ -212,30 +212,30 @@ def _float64_products(device: torch.device) -> bool:
 
 def _loops(device: torch.device) -> bool:
     """The compiled loops, the PyTorch forms, and their pinned answers."""
-    with tensors.portable():
-        portable = _sample(device)
-    return sha256(*portable) == sha256(*_sample(torch.device("cpu"))) == ANSWERS["loops"]
+    loops = sha256(*_sample(kernels, lambda x: x))
+    portable = _sample(tensors, lambda x: torch.from_numpy(x).to(device))
+    return loops == sha256(*(x.cpu().numpy() for x in portable)) == ANSWERS["loops"]
 
 
-def _sample(device: torch.device) -> list[np.ndarray]:
-    """A norm, its gradient, and attention over few numbers."""
+def _sample(operations: Any, made: Callable[[np.ndarray], Any]) -> list[Any]:
+    """A norm, its gradient, and attention over few numbers, in `kernels` or `tensors`."""
+
+    def new(*shape: int, value: float = 0) -> Any:
+        return made(np.full(shape, value, np.float32))
+
     small = operands(5 * 37, 4, 4) * np.float32(2.0**-8)  # so that epsilon matters
-    x, dy = _on(device, small.reshape(5, 37), operands(5 * 37, 5).reshape(5, 37))
-    q, dx = torch.empty_like(x), torch.zeros_like(x)
-    scale, rms = x.new_empty(5), x.new_empty(5)
-    tensors.norm_quantise(x, q, scale, rms)
-    tensors.norm_backward(dy, torch.ones_like(scale), q, scale, rms, dx)
+    x, dy = made(small.reshape(5, 37)), made(operands(5 * 37, 5).reshape(5, 37))
+    q, dx, scale, rms = new(5, 37), new(5, 37), new(5), new(5)
+    operations.norm_quantise(x, q, scale, rms)
+    operations.norm_backward(dy, new(5, value=1), q, scale, rms, dx)
     scores = q[:, :35].reshape(1, 5, 35)
-    unit, slopes = torch.full_like(scores[0, :, :1], 0.25), torch.full_like(scale[:1], 0.125)
-    keys = torch.full_like(scores[0, 0, :, None], 0.25)
-    weights, folded = torch.empty_like(scores), torch.empty_like(scores)
-    folded_scale = torch.empty_like(scores[:, :, 0])
-    tensors.attention_weights(
-        scores, unit, keys, keys, slopes, 4, 30, 24, weights, folded, folded_scale
-    )
+    weights, folded, folded_scale = new(1, 5, 35), new(1, 5, 35), new(1, 5)
+    operations.attention_weights(
+        scores, new(5, 1, value=0.25), new(35, 1, value=0.25), new(35, 1, value=0.25),
+        new(1, value=0.125), np.float32(scalars.LOG2_E / 2), 30, 24, weights, folded, folded_scale,
+    )  # fmt: skip
     # Adding zero makes a negative zero positive, which no operation tells apart.
-    outputs = (q, scale, rms, dx, weights, folded, folded_scale)
-    return [out.cpu().numpy() + np.float32(0) for out in outputs]
+    return [out + np.float32(0) for out in (q, scale, rms, dx, weights, folded, folded_scale)]
 
 
 def _sequential_loops(_: torch.device) -> bool:
@@ -246,7 +246,7 @@ def _sequential_loops(_: torch.device) -> bool:
     adagrad.learn(table, squares, rows, gradient, np.float32(0.02))
     logits = operands(1024, 9, 4).reshape(4, 256)
     frequencies = np.empty((4, 256), np.int32)
-    kernels.frequencies(logits, 24, frequencies)
+    softmax.frequencies(logits, 24, frequencies)
     return sha256(table, squares, frequencies) == ANSWERS["sequential loops"]
 
 

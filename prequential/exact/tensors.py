@@ -8,61 +8,28 @@ Real numbers enter a sum as integers of magnitude at most 127 times a power of t
 (`quantise_rows`). Because the scale belongs to the row, a token's result does not depend on what
 else is in the batch: a whole chunk and a single column give equal bits.
 
-On the CPU what runs is `steps`, made of the loops of `kernels`; the PyTorch form written here
-serves other devices, plain gradient descent, and `portable()`. Some operations take their loop
-here, too. The tests hold the two together bit for bit.
+This is the definition, in PyTorch, for any device. On the CPU the loops of `kernels` run, of the
+same names and arguments: a learner chooses once. The tests hold the two together bit for bit.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prequential.config import MAX_TERMS, OPERAND_MAX
-from prequential.exact import kernels
+from prequential.config import MAX_TERMS, OPERAND_MAX, WEIGHT_BOUND
+from prequential.exact import scalars
 
-# Held constants are float32, so that no operation mixes precisions.
-NORM_EPSILON = 1e-5
-LOG2_E = 1.4426950408889634  # not math.log2, which is the platform's
-# The weights' gradients of so many groups of streams, at most, are added, each of them integers in
-# `kernels.unit_of` and within this limit: a gradient of 2 for every token.
-GROUPS = 16
-GROUP_LIMIT = (1 << 27) - 8
-
-_EXPONENT_LOW, _EXPONENT_HIGH = 127 - 40, 127 + 40
-_use_kernels = True
-
-
-@contextmanager
-def portable() -> Iterator[None]:
-    """Use the PyTorch form of every operation on the CPU too."""
-    global _use_kernels
-    before, _use_kernels = _use_kernels, False
-    try:
-        yield
-    finally:
-        _use_kernels = before
-
-
-def compiled(x: Tensor) -> bool:
-    """Whether x is served by the compiled loops rather than by PyTorch operations."""
-    return _use_kernels and x.device.type == "cpu"
-
-
-def float32(value: float) -> float:
-    """The nearest float32, as a Python float: PyTorch then takes it as it is."""
-    return float(np.float32(value))
+_HIDDEN = float(np.float32(-3e38))  # the score of a key that is not seen
+_LOW, _HIGH = int(scalars.EXPONENT_LOW), int(scalars.EXPONENT_HIGH)
 
 
 def _powers(magnitude: Tensor) -> tuple[Tensor, Tensor]:
     """(2^(6 - e), 2^(e - 6)) for magnitudes in [2^e, 2^(e + 1)), -40 <= e <= 40."""
-    exponent = (magnitude.view(torch.int32) >> 23).clamp(_EXPONENT_LOW, _EXPONENT_HIGH)
+    exponent = (magnitude.view(torch.int32) >> 23).clamp(_LOW, _HIGH)
     return ((260 - exponent) << 23).view(torch.float32), ((exponent - 6) << 23).view(torch.float32)
 
 
@@ -106,12 +73,9 @@ def _fits_int8_cores(a: Tensor, b: Tensor) -> bool:
 
 
 def quantise_rows(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
-    """x (N, K) ~ quantised * scale[:, None]: integers up to 127, a power of two per row (N,)."""
-    if compiled(x):
-        kernels.quantise_rows(x.numpy(), quantised.numpy(), scale.numpy())
-        return
+    """x (..., K) ~ quantised * scale[..., None]: integers up to 127, a power of two per row."""
     inverse, power = _powers(x.abs().amax(-1))
-    quantised.copy_(_round(x * inverse[:, None]))
+    quantised.copy_(_round(x * inverse[..., None]))
     scale.copy_(power)
 
 
@@ -120,14 +84,6 @@ def quantise_columns(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     inverse, power = _powers(x.abs().amax(-2))
     quantised.copy_(_round(x * inverse[..., None, :]))
     scale.copy_(power)
-
-
-def group_of(streams: int) -> int:
-    """Streams whose rows share a scale per output in a weight's gradient; 0: there is one stream.
-
-    So a process that has whole groups needs nothing of others to find its part of the gradient.
-    """
-    return -(-streams // GROUPS) if streams > 1 else 0
 
 
 def weight_gradient(
@@ -146,7 +102,7 @@ def weight_gradient(
         matmul(dyq.T, xq, products)
         return
     columns = len(dy) // streams
-    unit = float(kernels.unit_of(columns * group))
+    unit = float(scalars.unit_of(columns * group))
     part = torch.empty_like(products, dtype=torch.float32)
     total = torch.zeros(products.shape, dtype=torch.float64, device=dy.device)
     for first in range(0, streams, group):
@@ -157,37 +113,37 @@ def weight_gradient(
         quantise_columns(rows, dyq, scale)
         matmul(dyq.T, inputs, part)
         part *= (scale * (1.0 / unit))[:, None]
-        total += part.clamp_(-GROUP_LIMIT, GROUP_LIMIT).round_()
+        total += part.clamp_(-scalars.GROUP_LIMIT, scalars.GROUP_LIMIT).round_()
     products.copy_(total)
     scale.fill_(unit)
 
 
-Rows = tuple[Tensor, Tensor]  # integers and their scales
-
-
 def quantise_heads(
-    products: Tensor, row: Tensor, column: Tensor, query: Rows, key: Rows, value: Rows
+    products: Tensor,
+    row: Tensor,
+    column: Tensor,
+    first: int,
+    end: int,
+    query: Tensor,
+    query_scale: Tensor,
+    key: Tensor,
+    key_scale: Tensor,
+    value: Tensor,
+    value_scale: Tensor,
 ) -> None:
     """products (n, 3D) * row[:, None] * column split into parts and heads, each head quantised.
 
-    query, key and value are integers (columns, G, hs) and scales (columns, G), where G = streams *
-    heads.
+    query, key and value are integers (columns, G, hs) with scales (columns, G), where G = streams *
+    heads; those of the heads first..end are set.
     """
-    if compiled(products):
-        kernels.quantise_heads(
-            products.numpy(),
-            row.numpy(),
-            column.numpy(),
-            0,
-            query[0].shape[1],
-            *(part.numpy() for part in (*query, *key, *value)),
-        )
-        return
+    columns, groups, hs = query.shape
     y = products * row[:, None] * column
-    D, hs = y.shape[1] // 3, query[0].shape[2]
-    for part, (target, scale) in enumerate((query, key, value)):
-        heads = y[:, part * D : (part + 1) * D].reshape(-1, hs)
-        quantise_rows(heads, target.view(-1, hs), scale.view(-1))
+    # (n, 3D) -> (3, columns, G, hs)
+    parts = y.view(columns, -1, 3, y.shape[1] // (3 * hs), hs).permute(2, 0, 1, 3, 4)
+    parts = parts.reshape(3, columns, groups, hs)[:, :, first:end]
+    targets = (query, query_scale), (key, key_scale), (value, value_scale)
+    for part, (target, scale) in zip(parts, targets, strict=True):
+        quantise_rows(part, target[:, first:end], scale[:, first:end])
 
 
 def merge_heads(mixed: Tensor, scale: Tensor, quantised: Tensor, row_scale: Tensor) -> None:
@@ -198,7 +154,7 @@ def merge_heads(mixed: Tensor, scale: Tensor, quantised: Tensor, row_scale: Tens
 
 def rsqrt(x: Tensor) -> Tensor:
     """1 / sqrt(x) for positive float32: a bit-trick seed, then three Newton steps."""
-    y = (0x5F375A86 - (x.view(torch.int32) >> 1)).view(torch.float32)
+    y = (int(scalars.RSQRT_SEED) - (x.view(torch.int32) >> 1)).view(torch.float32)
     half = x * 0.5
     for _ in range(3):
         y = y * (1.5 - (half * y) * y)
@@ -211,19 +167,10 @@ def norm_quantise(x: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tens
     The mean square is that of the integers. scale (N,) = power of two * inverse_rms (N,).
     Source: Zhang & Sennrich 2019, without gains.
     """
-    if compiled(x):
-        kernels.norm_quantise(
-            x.numpy(),
-            np.float32(NORM_EPSILON),
-            quantised.numpy(),
-            scale.numpy(),
-            inverse_rms.numpy(),
-        )
-        return
     quantise_rows(x, quantised, scale)
     terms = torch.full_like(scale, x.shape[1])
     mean = (quantised * quantised).sum(-1) * (scale * scale) / terms
-    inverse_rms.copy_(rsqrt(mean + float32(NORM_EPSILON)))
+    inverse_rms.copy_(rsqrt(mean + float(scalars.NORM_EPSILON)))
     scale.mul_(inverse_rms)
 
 
@@ -234,16 +181,6 @@ def norm_backward(
 
     It passes straight through the rounding.
     """
-    if compiled(products):
-        kernels.norm_backward(
-            products.numpy(),
-            row.numpy(),
-            quantised.numpy(),
-            scale.numpy(),
-            inverse_rms.numpy(),
-            dx.numpy(),
-        )
-        return
     dy = products * row[:, None]
     dyq, dy_scale = torch.empty_like(dy), torch.empty_like(scale)
     quantise_rows(dy, dyq, dy_scale)
@@ -258,9 +195,11 @@ def scale_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> N
     out.copy_(products * row[:, None] * column)
 
 
-def add_scaled_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> None:
-    """out (N, M) += products * row[:, None] * column[None, :]."""
-    out.add_(products * row[:, None] * column)
+def add_scaled_outer(
+    products: Tensor, row: Tensor, column: Tensor, first: int, out: Tensor
+) -> None:
+    """out[:, first : first + M] += products (N, M) * row[:, None] * column[None, :]."""
+    out[:, first : first + len(column)].add_(products * row[:, None] * column)
 
 
 def relu_squared(
@@ -290,7 +229,7 @@ def attention_weights(
     key_scale: Tensor,
     value_scale: Tensor,
     slopes: Tensor,
-    head_width: int,
+    temperature: np.float32,
     first: int,
     window: int,
     weights: Tensor,
@@ -300,56 +239,74 @@ def attention_weights(
     """Causal softmax over a window with linear biases, folded with the values' scales.
 
     scores (G, Tq, Nk) are integer products of queries and keys; query_scale (Tq, G), key_scale
-    and value_scale (Nk, G); slopes (G,), in bits per position. Query i stands at key position
-    first + i and sees the keys at distance 0 .. window. Written are weights (G, Tq, Nk), the
-    probabilities, and weights * value_scale quantised per row: folded and folded_scale (G, Tq).
+    and value_scale (Nk, G); slopes (G,), in bits per position; temperature turns scores into bits.
+    Query i stands at key position first + i and sees the keys at distance 0 .. window. Written are
+    weights (G, Tq, Nk), the probabilities, and weights * value_scale quantised per row: folded and
+    folded_scale (G, Tq).
     Source: Vaswani et al. 2017; Press et al. 2022 (ALiBi).
     """
-    temperature = np.float32(LOG2_E / math.sqrt(head_width))
-    if compiled(scores):
-        kernels.attention_weights(
-            scores.numpy(),
-            query_scale.numpy(),
-            key_scale.numpy(),
-            value_scale.numpy(),
-            slopes.numpy(),
-            temperature,
-            first,
-            window,
-            weights.numpy(),
-            folded.numpy(),
-            folded_scale.numpy(),
-        )
-        return
-    groups, queries, keys = scores.shape
+    _, queries, keys = scores.shape
     device = scores.device
     position = torch.arange(first, first + queries, device=device)
     distance = position[:, None] - torch.arange(keys, device=device)  # (Tq, Nk)
     visible = (distance >= 0) & (distance <= window)
     scale = (query_scale * float(temperature)).T[:, :, None] * key_scale.T[:, None, :]
     s = scores * scale - slopes[:, None, None] * distance.float()  # (G, Tq, Nk)
-    s = torch.where(visible, s, torch.full_like(s, float32(-3e38)))
+    s = torch.where(visible, s, torch.full_like(s, _HIDDEN))
     s = s - s.amax(-1, keepdim=True)
-    power = _exp2_integers(s) >> (kernels.EXP2_ONE_BITS - 15)
+    power = _exp2(s * float(scalars.EXP2_UNIT)) >> (scalars.EXP2_ONE_BITS - scalars.SHARE_BITS)
     power = torch.where(visible, power, torch.zeros_like(power))
     weights.copy_(power.float() / power.sum(-1, keepdim=True).float())
-    flat = (weights * value_scale.T[:, None, :]).reshape(groups * queries, keys)
-    quantise_rows(flat, folded.view(groups * queries, keys), folded_scale.view(-1))
+    quantise_rows(weights * value_scale.T[:, None, :], folded, folded_scale)
+
+
+def attention(
+    query: Tensor,
+    query_scale: Tensor,
+    key: Tensor,
+    key_scale: Tensor,
+    value: Tensor,
+    value_scale: Tensor,
+    slopes: Tensor,
+    temperature: np.float32,
+    first: int,
+    end: int,
+    weights: Tensor,
+    mixed: Tensor,
+    mixed_scale: Tensor,
+) -> None:
+    """What the heads first..end of G see: mixed (G, Tq, hs) integers, mixed_scale (G, Tq).
+
+    query (Tq, G, hs) with query_scale (Tq, G); key and value (Nk, G, hs) with scales (Nk, G), those
+    of Nk - Tq positions before the queries and of their own. Each query sees itself and as many
+    before it. weights (G, Tq, Nk) receives the probabilities.
+    """
+    heads, window = slice(first, end), len(key) - len(query)
+    # (G, Tq, hs) @ (G, hs, Nk)
+    queries, keys = query[:, heads].transpose(0, 1), key[:, heads].permute(1, 2, 0)
+    scores = query.new_empty(end - first, len(query), len(key))
+    matmul(queries, keys, scores)
+    share, folded = torch.empty_like(scores), torch.empty_like(scores)
+    scales = query_scale[:, heads], key_scale[:, heads], value_scale[:, heads]
+    attention_weights(
+        scores, *scales, slopes[heads], temperature, window, window, share, folded,
+        mixed_scale[heads],
+    )  # fmt: skip
+    weights[heads] = share
+    matmul(folded, value[:, heads].transpose(0, 1), mixed[heads])  # (G, Tq, Nk) @ (G, Nk, hs)
 
 
 @cache
 def _exp2_table(device: torch.device) -> Tensor:
     """Copied to a device once: a copy waits for the host, and cannot be captured in a graph."""
-    return torch.from_numpy(kernels.EXP2_TABLE).to(device)
+    return torch.from_numpy(scalars.EXP2_TABLE).to(device)
 
 
-def _exp2_integers(s: Tensor) -> Tensor:
-    """floor(2^30 * 2^s) / (integer steps) for s <= 0: the kernel's table and shifts, as int32."""
-    bits = kernels.EXP2_FRACTION_BITS
-    u = -(s * float(1 << bits)).clamp(min=float(-(31 << bits))).round().to(torch.int32)
-    fraction = _exp2_table(s.device)[(u & ((1 << bits) - 1)).long()]
-    # The kernel drops 15 bits before the integer shift; floors of floors compose, so order is free.
-    return fraction >> (u >> bits)
+def _exp2(x: Tensor) -> Tensor:
+    """2^30 * 2^(x / 2048) for x <= 0, rounded down, as int32: `scalars.exp2`."""
+    bits = scalars.EXP2_FRACTION_BITS
+    u = -x.clamp(min=float(scalars.EXP2_FLOOR)).round().to(torch.int32)
+    return _exp2_table(x.device)[(u & ((1 << bits) - 1)).long()] >> (u >> bits)
 
 
 def split_gradient(
@@ -374,45 +331,60 @@ def split_gradient(
 
 
 def attention_backward(
-    products: Tensor,
+    doq: Tensor,
     do_scale: Tensor,
-    value_scale: Tensor,
     dots: Tensor,
-    weights: Tensor,
-    key_scale: Tensor,
+    query: Tensor,
     query_scale: Tensor,
-    for_query: Rows,
-    for_key: Rows,
-    for_value: Rows,
+    key: Tensor,
+    key_scale: Tensor,
+    value: Tensor,
+    value_scale: Tensor,
+    weights: Tensor,
+    slope: np.float32,
+    first: int,
+    end: int,
+    dy: Tensor,
 ) -> None:
-    """The three operands of attention's gradients, from integer products of do and the values.
+    """The gradient dy (n, 3D) of queries, keys and values at the heads' outputs, side by side.
 
-    dscores = weights * (products * do_scale * value_scale - dots), all (G, Tq, Nk), and then
-    for_query = dscores * key_scale by rows, for_key = dscores * query_scale and for_value =
-    weights * do_scale of the chunk's own keys (G, Tq, T), by columns. do_scale, dots, query_scale
-    (Tq, G); value_scale, key_scale (Nk, G).
+    Those of the heads first..end are set. Outputs' gradients doq (T, G, hs), do_scale and dots are
+    `split_gradient`'s, weights (G, T, Nk) and the others as in `attention`. Cached keys and values
+    are constants, so only the chunk's own are differentiated. slope is d(score) / d(query . key).
     """
-    keys = products.shape[2]
-    window = keys - for_key[0].shape[2]
-    scale = do_scale.T[:, :, None] * value_scale.T[:, None, :]
-    dscores = weights * (products * scale - dots.T[:, :, None])
-    by_key = (dscores * key_scale.T[:, None, :]).view(-1, keys)
-    quantise_rows(by_key, for_query[0].view(-1, keys), for_query[1].view(-1))
-    quantise_columns(dscores[:, :, window:] * query_scale.T[:, :, None], *for_key)
-    quantise_columns(weights[:, :, window:] * do_scale.T[:, :, None], *for_value)
-
-
-def merge_gradient(dq: Rows, dk: Rows, dv: Rows, slope: float, dy: Tensor) -> None:
-    """dy (n, 3D) = the heads' gradients (G, columns, hs) times scales (G, columns), side by side.
-
-    Those of queries and keys are multiplied by slope, d(score) / d(query . key), too.
-    """
-    groups, columns, hs = dq[0].shape
-    scaled = [products * scale[:, :, None] for products, scale in (dq, dk, dv)]
-    dheads = torch.stack((scaled[0] * slope, scaled[1] * slope, scaled[2]))  # (3, G, columns, hs)
-    streams = dy.shape[0] // columns
-    dheads = dheads.view(3, streams, groups // streams, columns, hs).permute(3, 1, 0, 2, 4)
-    dy.copy_(dheads.reshape(dy.shape))
+    heads, columns = slice(first, end), len(query)
+    window, keys = len(key) - columns, len(key)
+    doq, query, key, value = (x[:, heads].transpose(0, 1) for x in (doq, query, key, value))
+    do_scale, dots, query_scale, key_scale, value_scale = (
+        x.T[heads, :, None] for x in (do_scale, dots, query_scale, key_scale, value_scale)
+    )
+    weights = weights[heads, :columns, :keys]
+    new = doq.new_empty
+    # dscores = weights * (do . value - dots), (G, T, Nk)
+    dscores = new(len(doq), columns, keys)
+    matmul(doq, value.transpose(1, 2), dscores)
+    dscores = weights * (dscores * (do_scale * value_scale.transpose(1, 2)) - dots)
+    for_query, scale = torch.empty_like(dscores), new(dscores.shape[:2])
+    quantise_rows(dscores * key_scale.transpose(1, 2), for_query, scale)
+    parts = new(3, *doq.shape)  # (3, G, T, hs)
+    matmul(for_query, key, parts[0])
+    parts[0] *= scale[:, :, None]
+    for part, by_key, rows in (
+        (parts[1], dscores[:, :, window:] * query_scale, query),
+        (parts[2], weights[:, :, window:] * do_scale, doq),
+    ):
+        quantised, scale = torch.empty_like(by_key), new(by_key.shape[:2])
+        quantise_columns(by_key, quantised, scale)
+        matmul(quantised.transpose(1, 2), rows, part)
+        part *= scale[:, :, None]
+    parts[:2] *= float(slope)
+    streams, hs = len(dy) // columns, doq.shape[2]
+    # (3, G, T, hs) -> (T, G, 3, hs): a stream's heads have their place in each third of dy's row.
+    each = dy.shape[1] // (3 * hs)
+    target = dy.view(columns, streams, 3, each, hs).permute(2, 1, 3, 0, 4)
+    whole = target.clone(memory_format=torch.contiguous_format)
+    whole.view(3, -1, columns, hs)[:, heads] = parts
+    target.copy_(whole)
 
 
 def convolve(x: Tensor, taps: Tensor, streams: int, out: Tensor) -> None:
@@ -431,11 +403,6 @@ def convolve_backward(
 
     The gradient sums integers over the rows, in float64 or int64: exact below 2^53.
     """
-    if compiled(dy):
-        kernels.convolve_backward(
-            dy.numpy(), x.numpy(), taps.numpy(), streams, dx.numpy(), gradient.numpy()
-        )
-        return
     n, past = dy.shape[0], x.shape[0] - dy.shape[0]
     dx.copy_(dy)
     xq, x_scale = torch.empty_like(x), x.new_empty(x.shape[0])
@@ -447,7 +414,7 @@ def convolve_backward(
         rows = slice(past - delay, past - delay + n)
         dyq, scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
         quantise_columns(dy * x_scale[rows, None], dyq, scale)
-        gradient[k - 1] = column_sums(xq[rows], dyq).float() * scale
+        gradient[k - 1] = _column_sums(xq[rows], dyq).float() * scale
 
 
 def slide(rows: Tensor, step: int, kept: int) -> None:
@@ -455,6 +422,33 @@ def slide(rows: Tensor, step: int, kept: int) -> None:
     rows[:kept] = rows[step : step + kept].clone()
 
 
-def column_sums(a: Tensor, b: Tensor) -> Tensor:
+def _column_sums(a: Tensor, b: Tensor) -> Tensor:
     """sum_n a[n, :] * b[n, :] (K,) of integer rows (N, K) in float64, exact below 2^53."""
     return (a * b).sum(0, dtype=torch.float64)
+
+
+def descend(
+    value: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    products: Tensor,
+    product_scale: Tensor,
+    quantised: Tensor,
+    scale: Tensor,
+    c: np.ndarray,
+) -> None:
+    """One optimizer step on value (M, K), whose gradient is products * product_scale[:, None].
+
+    mean and square (M, K) are Adam's moments; quantised and scale follow value. c are the constants
+    of `Optimizer.advance`: of Adam (6,), or of plain gradient descent (1,).
+    """
+    gradient = products * product_scale[:, None]
+    rate, *of_adam = c.tolist()
+    if of_adam:
+        beta1, beta2, unbias1, unbias2, epsilon = of_adam
+        keep1, keep2 = (float(np.float32(1) - beta) for beta in c[1:3])
+        mean.copy_(mean * beta1 + gradient * keep1)
+        square.copy_(square * beta2 + (gradient * gradient) * keep2)
+        gradient = (mean * unbias1) * rsqrt(square * unbias2 + epsilon)
+    value.copy_((value - gradient * rate).clamp(-WEIGHT_BOUND, WEIGHT_BOUND))
+    quantise_rows(value, quantised, scale)

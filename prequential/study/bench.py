@@ -29,7 +29,7 @@ import torch
 from prequential.coding.coder import TOTAL_BITS, Decoder, Direct
 from prequential.coding.encoder import Encoder
 from prequential.config import SYMBOLS, Config, ModelConfig
-from prequential.exact import kernels, selftest
+from prequential.exact import multiply, selftest, softmax
 from prequential.predictors import embeddings as embeddings_module
 from prequential.predictors import memory, ngrams
 from prequential.predictors.contexts import History
@@ -289,7 +289,7 @@ class _Bench:
     def _exact_step(self) -> Callable[[], None]:
         c = self.config
         net = Transformer(c.model, c.streams, c.chunk, 0, "cpu")
-        fused, step = steps.Steps(net), optimizer.Optimizer(replace(c.optimizer, name="adam"))
+        fused, step = steps.Steps(net), optimizer.Optimizer(c.optimizer)
         rows = self._rows().numpy()
         none = ngrams.Ngrams(replace(c.ngrams, contexts=()), c.streams, c.chunk).state
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
@@ -299,7 +299,7 @@ class _Bench:
                 fused.forward(rows, 0, none, frequencies)()
                 backward = fused.backward(self.tokens)
                 dlogits, dx = backward[2:4]
-                kernels.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
+                softmax.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
                 constants = step.advance(self.tokens)
                 steps.backward(*backward)
                 fused.enter_backward(dx, constants)
@@ -357,16 +357,14 @@ _STAGES: list[tuple[str, Any, str]] = [
     (FORWARD, steps, "forward_columns"),
     (BACKWARD, steps, "backward"),
     (BACKWARD, steps, "_enter_backward"),
-    (BACKWARD, kernels, "convolve_backward"),
     (OPTIMIZER, steps, "_update"),
-    (OPTIMIZER, optimizer, "_adam _sgd"),
     ("contexts", columns, "take_in"),
     ("embeddings", embeddings_module.Embeddings, "gather learn"),
     ("n-grams", ngrams.Ngrams, "add_logits learn"),
     ("memory and coder", memory.Memory, "code"),
     ("coder", Direct, "code"),
     (COLUMNS, columns, "decode"),
-    ("frequencies, gradient", kernels, "frequencies gradient"),
+    ("frequencies, gradient", softmax, "frequencies gradient"),
 ]
 
 
@@ -384,9 +382,9 @@ def _products_seconds(config: Config) -> dict[str, float]:
         columns, weight = np.ones((outputs, n), np.float32), np.ones((outputs, inputs), np.int8)
         gradient = np.empty(weight.shape, np.float32)
         for stage, product, operands in (
-            (FORWARD, steps._products, (x.astype(np.int16), weight, 0, dy)),
-            (BACKWARD, steps._matmul, (dy, weight, np.arange(outputs), x)),
-            (OPTIMIZER, steps._matmul, (columns, x, np.arange(n), gradient)),
+            (FORWARD, multiply.in_int32, (x.astype(np.int16), weight, 0, dy)),
+            (BACKWARD, multiply.in_float32, (dy, weight, np.arange(outputs), x)),
+            (OPTIMIZER, multiply.in_float32, (columns, x, np.arange(n), gradient)),
         ):
             times = []
             for _ in range(5):

@@ -14,7 +14,7 @@ from typing import Any
 
 from prequential.coding import coder
 from prequential.coding.coder import DECODE, TOTAL_BITS
-from prequential.exact import kernels, shares
+from prequential.exact import shares, softmax
 from prequential.exact.compiled import jit, outer
 from prequential.predictors import embeddings, memory, ngrams
 from prequential.predictors.contexts import push_column
@@ -104,7 +104,7 @@ def decode(
                 DECODE, symbols, expected, *past, state, payload, position
             )
             bits += spent
-        kernels.gradient(expected, chunk[t], len(symbols), TOTAL_BITS, dlogits[a:b])
+        softmax.gradient(expected, chunk[t], len(symbols), TOTAL_BITS, dlogits[a:b])
         if position > len(payload):
             break
         push_column(history, spelling, chunk[t])

@@ -17,7 +17,7 @@ import torch
 from prequential.coding.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import HISTORY_BYTES, Config
-from prequential.exact import kernels, shares, tensors
+from prequential.exact import shares, softmax
 from prequential.predictors.contexts import History
 from prequential.predictors.embeddings import Embeddings
 from prequential.predictors.memory import Memory
@@ -55,9 +55,9 @@ class Learner:
         self.history = History(B, vocabulary)
         self.embeddings = Embeddings(config.model, B, T, seed, V)
         self.model = transformer(config.model, B, T, seed, device, V)
-        # On the CPU, with the usual optimizer: its compiled form.
-        adam = shares.COMPILED and config.optimizer.name == "adam"
-        self.steps = Steps(self.model) if adam and tensors.compiled(self.model.x) else None
+        # On the CPU: its compiled form.
+        compiled = shares.COMPILED and self.device.type == "cpu"
+        self.steps = Steps(self.model) if compiled else None
         self._forward_column = self.model.forward
         if self.device.type == "cuda":
             self._forward_column = ColumnGraphs(self.model).forward
@@ -263,7 +263,7 @@ class Learner:
         model_forward = self._forward_column if end == first + 1 else self.model.forward
         logits = model_forward(on_device, first).cpu().numpy()
         self.ngrams.add_logits(logits, first)
-        kernels.frequencies(logits, TOTAL_BITS, frequencies)
+        softmax.frequencies(logits, TOTAL_BITS, frequencies)
         return _nothing, frequencies
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
@@ -280,7 +280,7 @@ class Learner:
         else:
             dlogits = np.empty((chunk.size, self.frequencies.shape[1]), np.float32)
         if not known:
-            kernels.gradient(self.frequencies, targets, count, TOTAL_BITS, dlogits)
+            softmax.gradient(self.frequencies, targets, count, TOTAL_BITS, dlogits)
         if tables:
 
             def learn_tables() -> None:

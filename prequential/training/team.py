@@ -24,8 +24,9 @@ from prequential.coding.coder import TOTAL_BITS
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config, ModelConfig
 from prequential.errors import ConfigError
-from prequential.exact import kernels, tensors
+from prequential.exact import kernels, scalars, softmax
 from prequential.exact.compiled import jit
+from prequential.exact.scalars import GROUPS, group_of
 from prequential.predictors.ngrams import Located
 from prequential.training.learner import Learner
 from prequential.training.replay import Past
@@ -96,7 +97,7 @@ class SharedLearner(Learner):
         self, config: ModelConfig, B: int, T: int, seed: int, device: str, tokens: int
     ) -> Transformer:
         streams = self.own.stop - self.own.start
-        model = Transformer(config, streams, T, seed, device, tokens, tensors.group_of(B))
+        model = Transformer(config, streams, T, seed, device, tokens, group_of(B))
         self._taps = None if model.convolution is None else model.convolution.weight
         model.convolution = None
         return model
@@ -119,7 +120,7 @@ class SharedLearner(Learner):
             owned[:] = self.model.forward_blocks(own, first).cpu().numpy().reshape(owned.shape)
             self.ngrams.add_logits(logits, first)
             found = np.empty((len(own), logits.shape[1]), np.int32)
-            kernels.frequencies(np.ascontiguousarray(owned).reshape(found.shape), TOTAL_BITS, found)
+            softmax.frequencies(np.ascontiguousarray(owned).reshape(found.shape), TOTAL_BITS, found)
         frequencies[:] = 0
         owned = self._owned(frequencies)
         owned[:] = found.reshape(owned.shape)
@@ -133,7 +134,7 @@ class SharedLearner(Learner):
         n, targets = chunk.size, chunk.reshape(-1)
         frequencies = self.frequencies[:n]
         dlogits = np.empty((n, self.frequencies.shape[1]), np.float32)
-        kernels.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
+        softmax.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
         width = self.model.x.shape[1]
         sizes = [frequencies.size, n * width, self._parameters]
         message = torch.zeros(sum(sizes), dtype=torch.int32, device=self.device)
@@ -148,7 +149,7 @@ class SharedLearner(Learner):
             task()
         self._waiting.clear()
         if tables:
-            kernels.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
+            softmax.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
             self.ngrams.learn(dlogits[:count], targets[:count])
         self._update_blocks(gradients, len(chunk), constants)
         dx = self.model.leave(dx, update_of(constants))
@@ -174,7 +175,7 @@ class SharedLearner(Learner):
     def _update_blocks(self, gradients: Tensor, columns: int, constants: np.ndarray) -> None:
         """One step on all weights but the convolution's, at their gradients (P,) int32."""
         if self.steps is not None:
-            unit = kernels.unit_of(columns * self.model.head.group)
+            unit = scalars.unit_of(columns * self.model.head.group)
             _update(self.steps.layers[0], self.steps.moments, unit, gradients.numpy(), constants)
             return
         step = update_of(constants)
@@ -199,13 +200,13 @@ def share(team: Team, streams: int) -> slice:
     Raises:
         ConfigError: more ranks than groups.
     """
-    group = max(1, tensors.group_of(streams))
+    group = max(1, group_of(streams))
     groups = -(-streams // group)
     if team.size > groups:
         raise ConfigError(
             f"--distributed: {team.size} ranks for {groups} groups of streams, some would have"
             " none: use fewer ranks, or --set streams=N, which makes up to"
-            f" {tensors.GROUPS} groups"
+            f" {GROUPS} groups"
         )
     each, rest = divmod(groups, team.size)
     first = team.rank * each + min(team.rank, rest)
@@ -227,18 +228,16 @@ def _gradients(linears: Any, tokens: Any, streams: Any, group: Any, gradients: A
                 end = min(first + rows, outputs)
                 size = (end - first) * inputs
                 total = gradients[at : at + size].reshape(end - first, inputs)
-                products = np.empty(total.shape, np.float32)
                 product_scale = np.empty(end - first, np.float32)
-                steps.weight_gradient(
-                    dy[layer, :tokens, first:end], xq[layer], streams, group, total, products,
-                    product_scale,
-                )  # fmt: skip
+                kernels.weight_gradient(
+                    dy[layer, :tokens, first:end], xq[layer], streams, group, total, product_scale
+                )
                 at += size
 
 
 @jit
 def _update(linears: Any, moments: Any, unit: Any, gradients: Any, c: Any) -> None:
-    """One step of Adam at gradients (P,) int32, in the order of `_gradients`, times unit."""
+    """One step at gradients (P,) int32, in the order of `_gradients`, times unit."""
     at = 0
     for kind in range(5):
         quantised, scale = linears[kind][:2]
@@ -248,7 +247,7 @@ def _update(linears: Any, moments: Any, unit: Any, gradients: Any, c: Any) -> No
         for layer in range(layers):
             size = outputs * inputs
             products = gradients[at : at + size].reshape(outputs, inputs).astype(np.float32)
-            kernels.adam_rows(
+            kernels.descend(
                 value[layer], mean[layer], square[layer], products, product_scale,
                 quantised[layer], scale[layer], c,
             )  # fmt: skip

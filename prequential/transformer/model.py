@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prequential.config import SYMBOLS, ModelConfig
 from prequential.exact import bounds, tensors
 from prequential.exact.philox import uniform
+from prequential.exact.scalars import LOG2_E, group_of
 from prequential.transformer.optimizer import Weight
 
 # Takes a weight that has its gradient, and which the rest of the backward pass does not need.
@@ -113,6 +115,9 @@ class Attention:
         # 2^-1, 2^-2, ... bits per position, repeated over the streams: exact powers of two.
         slopes = [math.ldexp(1.0, -(1 + 8 * h // H)) for h in range(H)]
         self.slopes = qkv.value.new_tensor(slopes).repeat(B)  # (G,), G = B * H
+        # What makes bits of a product of query and key, and its gradient of that of a logit.
+        root = math.sqrt(D // H)
+        self.temperature, self.slope = np.float32(LOG2_E / root), np.float32(1.0 / root)
 
     def forward(self, x: Tensor, a: int, b: int) -> None:
         """x[a:b] += attention, for the rows of whole columns a / B .. b / B."""
@@ -120,84 +125,46 @@ class Attention:
         first, end = a // B, b // B  # columns
         own, new = slice(first, end), slice(W + first, W + end)
         self.norm.forward(x, a, b)
+        products, x_scale = self.qkv.forward(a, b), self.qkv.x_scale[a:b]
         tensors.quantise_heads(
-            self.qkv.forward(a, b),
-            self.qkv.x_scale[a:b],
-            self.qkv.weight.scale,
-            (self.query[own], self.query_scale[own]),
-            (self.key[new], self.key_scale[new]),
-            (self.value[new], self.value_scale[new]),
-        )
+            products, x_scale, self.qkv.weight.scale, 0, B * H,
+            self.query[own], self.query_scale[own],
+            self.key[new], self.key_scale[new], self.value[new], self.value_scale[new],
+        )  # fmt: skip
         # Each query sees itself and `window` keys before it; later keys are not even read.
         keys = slice(first, W + end)
-        scores = x.new_empty(B * H, end - first, W + end - first)
-        tensors.matmul(
-            self.query[own].transpose(0, 1),  # (G, Tq, hs)
-            self.key[keys].permute(1, 2, 0),  # (G, hs, Nk)
-            scores,
+        mixed, mixed_scale = (
+            x.new_empty(B * H, end - first, D // H),
+            x.new_empty(B * H, end - first),
         )
-        weights, folded = torch.empty_like(scores), torch.empty_like(scores)
-        folded_scale = x.new_empty(B * H, end - first)
-        tensors.attention_weights(
-            scores,
-            self.query_scale[own],
-            self.key_scale[keys],
-            self.value_scale[keys],
-            self.slopes,
-            D // H,
-            W,
-            W,
-            weights,
-            folded,
-            folded_scale,
-        )
-        self.weights[:, own, keys] = weights
-        mixed = x.new_empty(B * H, end - first, D // H)
-        tensors.matmul(folded, self.value[keys].transpose(0, 1), mixed)  # (G, Tq, hs)
-        tensors.merge_heads(mixed, folded_scale, self.out.xq[a:b], self.out.x_scale[a:b])
+        tensors.attention(
+            self.query[own], self.query_scale[own], *self._seen(keys), self.slopes,
+            self.temperature, 0, B * H, self.weights[:, own, keys], mixed, mixed_scale,
+        )  # fmt: skip
+        tensors.merge_heads(mixed, mixed_scale, self.out.xq[a:b], self.out.x_scale[a:b])
         tensors.add_scaled_outer(
-            self.out.forward(a, b), self.out.x_scale[a:b], self.out.weight.scale, x[a:b]
+            self.out.forward(a, b), self.out.x_scale[a:b], self.out.weight.scale, 0, x[a:b]
         )
 
     def backward(self, dx: Tensor, update: Update) -> None:
         """dx (n, D) holds the gradient after the block; add the gradient through it."""
-        B, D, H, W = self.B, self.D, self.H, self.window
-        n, columns, G, hs = dx.shape[0], dx.shape[0] // B, B * H, D // H
+        G, hs = self.query.shape[1:]
+        n, columns = dx.shape[0], dx.shape[0] // self.B
         new = dx.new_empty
         products, scale = self.out.backward(dx, update)
         doq, do_scale, dots = new(columns, G, hs), new(columns, G), new(columns, G)
         tensors.split_gradient(
             products, scale, self.out.xq[:n], self.out.x_scale[:n], doq, do_scale, dots
         )
-        keys = slice(0, W + columns)
-        key, value, query = self.key[keys], self.value[keys], self.query[:columns]
-        dweights = new(G, columns, W + columns)
-        tensors.matmul(doq.transpose(0, 1), value.permute(1, 2, 0), dweights)
-        for_query = torch.empty_like(dweights), new(G, columns)
-        # Cached keys and values are constants, so only the chunk's own are differentiated.
-        for_key = new(G, columns, columns), new(G, columns)
-        for_value = new(G, columns, columns), new(G, columns)
+        dy = new(n, 3 * self.D)
         tensors.attention_backward(
-            dweights,
-            do_scale,
-            self.value_scale[keys],
-            dots,
-            self.weights[:, :columns, keys].contiguous(),  # (G, Tq, Nk)
-            self.key_scale[keys],
-            self.query_scale[:columns],
-            for_query,
-            for_key,
-            for_value,
-        )
-        dq, dk, dv = new(G, columns, hs), new(G, columns, hs), new(G, columns, hs)
-        tensors.matmul(for_query[0], key.transpose(0, 1), dq)
-        tensors.matmul(for_key[0].transpose(1, 2), query.transpose(0, 1), dk)
-        tensors.matmul(for_value[0].transpose(1, 2), doq.transpose(0, 1), dv)
-        slope = tensors.float32(1.0 / math.sqrt(hs))
-        dy = new(n, 3 * D)
-        scales = for_query[1], for_key[1], for_value[1]
-        tensors.merge_gradient((dq, scales[0]), (dk, scales[1]), (dv, scales[2]), slope, dy)
+            doq, do_scale, dots, self.query[:columns], self.query_scale[:columns],
+            *self._seen(slice(0, self.window + columns)), self.weights, self.slope, 0, G, dy,
+        )  # fmt: skip
         self.norm.backward(dy, dx, update)
+
+    def _seen(self, keys: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.key[keys], self.key_scale[keys], self.value[keys], self.value_scale[keys]
 
     def advance(self, columns: int) -> None:
         """Slide the window past the chunk's first `columns` columns."""
@@ -226,7 +193,7 @@ class MLP:
             self.down.x_scale[a:b],
         )
         tensors.add_scaled_outer(
-            self.down.forward(a, b), self.down.x_scale[a:b], self.down.weight.scale, x[a:b]
+            self.down.forward(a, b), self.down.x_scale[a:b], self.down.weight.scale, 0, x[a:b]
         )
 
     def backward(self, dx: Tensor, update: Update) -> None:
@@ -283,7 +250,7 @@ class Transformer:
         """group streams have scales of their own in the weights' gradients; by itself of B."""
         bounds.check(config, B, T, tokens)
         D, F = config.width, config.hidden
-        group = tensors.group_of(B) if group is None else group
+        group = group_of(B) if group is None else group
         self.B, self.weights = B, list[Weight]()
 
         def weight(name: str, outputs: int, inputs: int, gain: float) -> Weight:

@@ -7,14 +7,13 @@ gradient arrives as integers with one power of two per row, straight from an exa
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prequential.config import WEIGHT_BOUND, OptimizerConfig
-from prequential.exact import kernels, tensors
+from prequential.exact import tensors
 
 
 class Weight:
@@ -72,35 +71,6 @@ class Optimizer:
 
 def update_of(constants: np.ndarray) -> Callable[[Weight], None]:
     """What updates a weight from its gradient with a step's constants."""
-    return partial(_adam if len(constants) > 1 else _sgd, c=constants)
-
-
-def _adam(w: Weight, c: np.ndarray) -> None:
-    if tensors.compiled(w.value):
-        kernels.adam_rows(
-            w.value.numpy(),
-            w.mean.numpy(),
-            w.square.numpy(),
-            w.products.numpy(),
-            w.product_scale.numpy(),
-            w.quantised.numpy(),
-            w.scale.numpy(),
-            c,
-        )
-        return
-    rate, beta1, beta2, unbias1, unbias2, epsilon = c.tolist()
-    keep1, keep2 = (float(np.float32(1) - beta) for beta in c[1:3])
-    gradient = w.products * w.product_scale[:, None]
-    w.mean.copy_(w.mean * beta1 + gradient * keep1)
-    w.square.copy_(w.square * beta2 + (gradient * gradient) * keep2)
-    inverse = tensors.rsqrt(w.square * unbias2 + epsilon)
-    _apply(w, ((w.mean * unbias1) * inverse) * rate)
-
-
-def _sgd(w: Weight, c: np.ndarray) -> None:
-    _apply(w, (w.products * w.product_scale[:, None]) * float(c[0]))
-
-
-def _apply(w: Weight, change: Tensor) -> None:
-    w.value.copy_((w.value - change).clamp(-WEIGHT_BOUND, WEIGHT_BOUND))
-    tensors.quantise_rows(w.value, w.quantised, w.scale)
+    return lambda w: tensors.descend(
+        w.value, w.mean, w.square, w.products, w.product_scale, w.quantised, w.scale, constants
+    )

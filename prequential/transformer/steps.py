@@ -16,7 +16,6 @@ views of them. Quantised weights are kept as int8, beside the model's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,16 +23,12 @@ import numpy as np
 import torch
 
 from prequential.coding.coder import TOTAL_BITS
-from prequential.config import MAX_TERMS
-from prequential.exact import kernels, shares
+from prequential.exact import kernels, multiply, scalars, shares, softmax
 from prequential.exact.compiled import jit
-from prequential.exact.tensors import GROUP_LIMIT, LOG2_E, NORM_EPSILON
 from prequential.predictors import ngrams
 from prequential.transformer.model import MLP, Attention, Linear, Transformer
 from prequential.transformer.optimizer import Weight
 
-_EPSILON = np.float32(NORM_EPSILON)
-_GROUP_LIMIT = np.float32(GROUP_LIMIT)
 COLUMNS = 8  # of a piece of the forward or backward pass, so many times the streams in rows
 NUMBERS = 4096  # of a piece of the update, about
 
@@ -71,10 +66,11 @@ class Steps:
             _stacked(attentions, "weights", 4),
         )
         positive = _stacked(mlps, "positive", 3)
-        slopes, hs = np.zeros(1, np.float32), 1
+        slopes, hs, temperature, slope = np.zeros(1, np.float32), 1, np.float32(1), np.float32(1)
         if attentions:
             first = attentions[0]
             slopes, hs = first.slopes.numpy(), first.D // first.H
+            temperature, slope = first.temperature, first.slope
         x = model.x.numpy()
         inputs, taps = np.zeros((len(x), 0), np.float32), np.zeros((0, x.shape[1]), np.float32)
         if (convolution := model.convolution) is not None:
@@ -85,9 +81,8 @@ class Steps:
         self.layers = (linears, norms, heads, slopes, positive)
         self._convolution = (inputs, taps)
         self._taps = () if convolution is None else _parts(convolution.weight)
-        temperature = np.float32(LOG2_E / math.sqrt(hs))
         self._state = x, self._convolution, self.layers, temperature, self._logits
-        self._slope = np.float32(1.0 / math.sqrt(hs))
+        self._slope = slope
         each = len(x) // model.B, len(slopes)
         shapes = (*each, hs), each, each, (len(x), 3 * x.shape[1])
         self._heads_gradient = tuple(np.zeros(shape, np.float32) for shape in shapes)
@@ -164,7 +159,7 @@ class Steps:
         _advance(self.layers[2], inputs, past, columns, self.model.B)
 
     def update(self, tokens: int, constants: np.ndarray) -> Callable[[], None]:
-        """What takes a step of Adam on all weights but the convolution's, after so many rows.
+        """What takes a step on all weights but the convolution's, after so many rows.
 
         Any number of threads may call it; when it returns, the step is done.
         """
@@ -204,60 +199,6 @@ def _parts(weight: Weight) -> tuple[np.ndarray, ...]:
 
 
 @jit
-def _products(xq: Any, weight: Any, first: Any, out: Any) -> None:
-    """out (n, first + M), from `first` on = rows xq (n, K) int16 @ weight (M, K) int8 or int16."""
-    for i in range(xq.shape[0]):
-        row = xq[i]
-        for m in range(weight.shape[0]):
-            total = np.int32(0)
-            for k in range(len(row)):
-                total = np.int32(total + np.int32(np.int32(row[k]) * np.int32(weight[m, k])))
-            out[i, first + m] = np.float32(total)
-
-
-@jit
-def _accumulate(a: Any, first: Any, end: Any, b: Any, rows: Any, out: Any) -> None:
-    """out (n, K) += integers a[:, first:end] @ b[rows[first:end]]: at most 1040 terms in all.
-
-    Four terms at a time, so that an element of out is read once for four products.
-    """
-    outputs, width = out.shape
-    whole = end - (end - first) % 4
-    four = np.empty((4, width), np.float32)
-    b0, b1, b2, b3 = four[0], four[1], four[2], four[3]
-    for m in range(first, whole, 4):
-        for u in range(4):
-            r = rows[m + u]
-            for k in range(width):
-                four[u, k] = b[r, k]
-        for i in range(outputs):
-            x = out[i]
-            a0, a1, a2, a3 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
-            for k in range(width):
-                x[k] += (a0 * b0[k] + a1 * b1[k]) + (a2 * b2[k] + a3 * b3[k])
-    for m in range(whole, end):
-        for i in range(outputs):
-            for k in range(width):
-                out[i, k] += a[i, m] * np.float32(b[rows[m], k])
-
-
-@jit
-def _matmul(a: Any, b: Any, rows: Any, out: Any) -> None:
-    """out (n, K) = integers a (n, M) @ b[rows] (M, K), rounded once: `tensors.matmul`."""
-    out[:] = np.float32(0)
-    terms = a.shape[1]
-    if terms <= MAX_TERMS:
-        _accumulate(a, 0, terms, b, rows, out)
-        return
-    total = np.zeros(out.shape, np.float64)
-    for start in range(0, terms, MAX_TERMS):
-        out[:] = np.float32(0)
-        _accumulate(a, start, min(start + MAX_TERMS, terms), b, rows, out)
-        total += out
-    out[:] = total
-
-
-@jit
 def _kept(kept: Any, layer: Any, a: Any, b: Any, keep: Any) -> Any:
     """Where rows a..b of a layer are put for the backward pass, or as much that is forgotten."""
     rows = kept[layer, a:b]
@@ -268,7 +209,7 @@ def _kept(kept: Any, layer: Any, a: Any, b: Any, keep: Any) -> Any:
 def _enter(x: Any, a: Any, b: Any, layer: Any, linear: Any, rms: Any, keep: Any) -> Any:
     """Rows a..b through the norm before a linear layer: int16 integers."""
     xq, scale = _kept(linear[2], layer, a, b, keep), _kept(linear[3], layer, a, b, keep)
-    kernels.norm_quantise(x[a:b], _EPSILON, xq, scale, _kept(rms, layer, a, b, keep))
+    kernels.norm_quantise(x[a:b], xq, scale, _kept(rms, layer, a, b, keep))
     return xq.astype(np.int16), scale
 
 
@@ -299,7 +240,7 @@ def _enter_qkv(
         for part in range(3):
             m = (part * each + low) * hs
             rows = weight[layer, m : (part * each + high) * hs]
-            _products(xq[i : i + 1], rows, m, y[i : i + 1])
+            multiply.in_int32(xq[i : i + 1], rows, m, y[i : i + 1])
     window = key.shape[1] - query.shape[1]
     own = slice(a // streams, b // streams)
     new = slice(window + a // streams, window + b // streams)
@@ -335,44 +276,23 @@ def _mix(
     """What heads low..high of whole columns see: mixed (G, columns, hs) * mixed_scale."""
     query, query_scale, key, key_scale, value, value_scale, weights = heads
     window = key.shape[1] - query.shape[1]
-    hs = query.shape[3]
     first, end = a // streams, b // streams
-    queries, keys = end - first, window + end - first
-    key, value = key[layer, first : window + end], value[layer, first : window + end]
-    scores = np.empty((high - low, queries, keys), np.float32)
-    row = np.empty(hs, np.int32)
-    for i in range(queries):
-        for g in range(low, high):
-            for j in range(hs):
-                row[j] = np.int32(query[layer, first + i, g, j])
-            for k in range(i, window + i + 1):
-                total = np.int32(0)
-                for j in range(hs):
-                    total = np.int32(total + np.int32(row[j] * np.int32(key[k, g, j])))
-                scores[g - low, i, k] = np.float32(total)
-    share, folded = np.empty(scores.shape, np.float32), np.empty(scores.shape, np.float32)
-    kernels.attention_weights(
-        scores,
-        query_scale[layer, first:end, low:high],
-        key_scale[layer, first : window + end, low:high],
-        value_scale[layer, first : window + end, low:high],
-        slopes[low:high],
+    own, keys = slice(first, end), slice(first, window + end)
+    kernels.attention(
+        query[layer, own],
+        query_scale[layer, own],
+        key[layer, keys],
+        key_scale[layer, keys],
+        value[layer, keys],
+        value_scale[layer, keys],
+        slopes,
         temperature,
-        window,
-        window,
-        share,
-        folded,
-        mixed_scale[low:high],
+        low,
+        high,
+        weights[layer, :, own, keys],
+        mixed,
+        mixed_scale,
     )
-    weights[layer, low:high, first:end, first : window + end] = share
-    for g in range(low, high):
-        for i in range(queries):
-            out = mixed[g, i]
-            out[:] = np.float32(0)
-            for k in range(i, window + i + 1):
-                f = folded[g - low, i, k]
-                for j in range(hs):
-                    out[j] += f * value[k, g, j]
 
 
 @jit
@@ -401,7 +321,7 @@ def _add_products(
     """out[:, first:end] += these outputs of a linear layer for rows q * scale."""
     weight, weight_scale = linear[:2]
     products = np.empty((len(q), end - first), np.float32)
-    _products(q.astype(np.int16), weight[layer, first:end], 0, products)
+    multiply.in_int32(q.astype(np.int16), weight[layer, first:end], 0, products)
     kernels.add_scaled_outer(products, scale, weight_scale[layer, first:end], first, out)
 
 
@@ -420,7 +340,7 @@ def _up(
 ) -> None:
     """Outputs first..end of the first half of an MLP, unscaled: products (n, hidden)."""
     xq, _ = _enter(x, a, b, layer, up, rms, keep)
-    _products(xq, up[0][layer, first:end], first, products)
+    multiply.in_int32(xq, up[0][layer, first:end], first, products)
 
 
 @jit
@@ -488,7 +408,7 @@ def forward_columns(
                 # Layer 0 of one, as a variable: a constant would be compiled anew.
                 head = layer - count
                 xq, _ = _enter(x, a, b, head, linears[4], norms[2], True)
-                _products(xq, linears[4][0][head], 0, logits[a:b])
+                multiply.in_int32(xq, linears[4][0][head], 0, logits[a:b])
                 finish(a, b, layers, logits, tables, frequencies)
             shares.done(counters, layer)
             piece = shares.claim(counters, layer)
@@ -510,7 +430,7 @@ def finish(a: Any, b: Any, layers: Any, logits: Any, tables: Any, frequencies: A
     head, out = layers[0][4], logits[a:b]
     kernels.scale_outer(out, head[3][0, a:b], head[1][0], out)
     ngrams.add_logits(tables, a, out)
-    kernels.frequencies(out, TOTAL_BITS, frequencies[a:b])
+    softmax.frequencies(out, TOTAL_BITS, frequencies[a:b])
 
 
 @jit
@@ -561,7 +481,7 @@ def share_column(
             else:
                 head = layer - count
                 xq, _ = _enter(x, a, b, head, linears[4], norms[2], keep)
-                _products(xq, linears[4][0][head, first:end], first, logits[a:b])
+                multiply.in_int32(xq, linears[4][0][head, first:end], first, logits[a:b])
             shares.done(counters, phase)
             piece = shares.claim(counters, phase)
         shares.wait(counters, phase, pieces)
@@ -586,8 +506,8 @@ def _linear_backward(dy: Any, a: Any, b: Any, layer: Any, linear: Any, dx: Any) 
         for j in range(width):
             kept[layer, a + i, j] = dy[i, j] * f
             scaled[j] = dy[i, j] * column[j]
-        row_scale[i] = kernels.quantise_row(scaled, by_row[i])
-    _matmul(by_row, weight[layer], np.arange(width), dx)
+        row_scale[i] = scalars.quantise_row(scaled, by_row[i])
+    kernels.matmul(by_row, weight[layer], dx)
     return row_scale
 
 
@@ -616,68 +536,29 @@ def _mlp_backward(
 
 @jit
 def _attention_backward(
-    g: Any, layer: Any, streams: Any, heads: Any, gradient: Any, slope: Any, columns: Any
+    g: Any, layer: Any, heads: Any, gradient: Any, slope: Any, columns: Any
 ) -> None:
     """The gradient of one head's queries, keys and values, from that of what it puts out."""
     query, query_scale, key, key_scale, value, value_scale, weights = heads
     doq, do_scale, dots, dy = gradient
-    window = key.shape[1] - query.shape[1]
-    keys = window + columns
-    groups, hs = query.shape[2:]
-    per_stream = groups // streams
-    stream, a = g // per_stream, g % per_stream * hs
-    width = dy.shape[1] // 3
-    of_key, of_value = np.empty(keys, np.float32), np.empty(keys, np.float32)
-    for k in range(keys):
-        of_key[k] = key_scale[layer, k, g]
-        of_value[k] = value_scale[layer, k, g]
-    visible = window + 1
-    dscores, scaled = np.empty(visible, np.float32), np.empty(visible, np.float32)
-    quantised = np.empty(visible, np.float32)
-    for_key = np.zeros((columns, columns), np.float32)
-    for_value = np.zeros((columns, columns), np.float32)
-    row = np.empty(hs, np.int32)
-    out = np.empty(hs, np.float32)
-    for i in range(columns):
-        f, d, q = do_scale[i, g], dots[i, g], query_scale[layer, i, g]
-        for j in range(hs):
-            row[j] = np.int32(doq[i, g, j])
-        for v in range(visible):
-            total = np.int32(0)
-            for j in range(hs):
-                total = np.int32(total + np.int32(row[j] * np.int32(value[layer, i + v, g, j])))
-            dscores[v] = np.float32(total)
-        for v in range(visible):
-            p = weights[layer, g, i, i + v]
-            dscores[v] = p * (dscores[v] * (f * of_value[i + v]) - d)
-            scaled[v] = dscores[v] * of_key[i + v]
-        scale = kernels.quantise_row(scaled, quantised)
-        out[:] = np.float32(0)
-        for v in range(visible):
-            r = quantised[v]
-            for j in range(hs):
-                out[j] += r * key[layer, i + v, g, j]
-        for j in range(hs):
-            dy[i * streams + stream, a + j] = out[j] * scale * slope
-        for k in range(max(0, i - window), i + 1):
-            for_key[i, k] = dscores[window + k - i] * q
-            for_value[i, k] = weights[layer, g, i, window + k] * f
-    for_key_scale, for_value_scale = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    kernels.quantise_columns(for_key, for_key_scale)
-    kernels.quantise_columns(for_value, for_value_scale)
-    dk = np.zeros((columns, hs), np.float32)
-    dv = np.zeros((columns, hs), np.float32)
-    for i in range(columns):
-        for k in range(max(0, i - window), i + 1):
-            r, s = for_key[i, k], for_value[i, k]
-            for j in range(hs):
-                dk[k, j] += r * query[layer, i, g, j]
-                dv[k, j] += s * doq[i, g, j]
-    for k in range(columns):
-        r, s = for_key_scale[k], for_value_scale[k]
-        for j in range(hs):
-            dy[k * streams + stream, width + a + j] = dk[k, j] * r * slope
-            dy[k * streams + stream, 2 * width + a + j] = dv[k, j] * s
+    window, streams = key.shape[1] - query.shape[1], len(dy) // len(doq)
+    keys = slice(0, window + columns)
+    kernels.attention_backward(
+        doq,
+        do_scale,
+        dots,
+        query[layer, :columns],
+        query_scale[layer, :columns],
+        key[layer, keys],
+        key_scale[layer, keys],
+        value[layer, keys],
+        value_scale[layer, keys],
+        weights[layer],
+        slope,
+        g,
+        g + 1,
+        dy[: columns * streams],
+    )
 
 
 @jit
@@ -743,7 +624,7 @@ def backward(
         if layer > 0:
             g = shares.claim(counters, phase)
             while g < groups:
-                _attention_backward(g, layer - 1, streams, heads, gradient, slope, columns)
+                _attention_backward(g, layer - 1, heads, gradient, slope, columns)
                 shares.done(counters, phase)
                 g = shares.claim(counters, phase)
             shares.wait(counters, phase, groups)
@@ -755,41 +636,9 @@ def _enter_backward(dy: Any, inputs: Any, streams: Any, weight: Any, c: Any, dx:
     taps, mean, square, products, product_scale, quantised, scale = weight
     x = inputs[: len(taps) * streams + len(dy)]
     kernels.convolve_backward(dy, x, taps, streams, dx, products)
-    kernels.adam_rows(
+    kernels.descend(
         taps, mean, square, products, product_scale, quantised, scale, c,
     )  # fmt: skip
-
-
-@jit
-def weight_gradient(
-    dy: Any, xq: Any, streams: Any, group: Any, total: Any, products: Any, scale: Any
-) -> None:
-    """`tensors.weight_gradient`, for some of the outputs.
-
-    total (M, K) int32 is zero; if there are groups, it gets their sum, and products the same.
-    """
-    tokens, outputs = dy.shape
-    columns, each = tokens // streams, max(group, 1)
-    unit = kernels.unit_of(columns * each)
-    for b in range(0, streams, each):
-        count = min(each, streams - b)
-        rows = np.empty(columns * count, np.int64)
-        own = np.empty((len(rows), outputs), np.float32)
-        for i in range(len(rows)):
-            rows[i] = r = i // count * streams + b + i % count
-            for m in range(outputs):
-                own[i, m] = dy[r, m]
-        kernels.quantise_columns(own, scale)
-        _matmul(np.ascontiguousarray(own.T), xq, rows, products)
-        if group == 0:
-            return
-        for i in range(outputs):
-            f = scale[i] / unit
-            for k in range(total.shape[1]):
-                part = min(max(products[i, k] * f, -_GROUP_LIMIT), _GROUP_LIMIT)
-                total[i, k] += np.int32(np.rint(part))
-    products[:] = total
-    scale[:] = unit
 
 
 @jit
@@ -804,17 +653,16 @@ def _update_rows(
     group: Any,
     c: Any,
 ) -> None:
-    """One step of Adam on rows first..end of a weight."""
+    """One step on rows first..end of a weight."""
     quantised, scale, xq, _, dy = linear
     value, mean, square = moments
     rows = end - first
     products = np.empty((rows, xq.shape[2]), np.float32)
     product_scale = np.empty(rows, np.float32)
-    total = np.zeros((rows if group > 0 else 0, products.shape[1]), np.int32)
-    weight_gradient(
-        dy[layer, :tokens, first:end], xq[layer], streams, group, total, products, product_scale
+    kernels.weight_gradient(
+        dy[layer, :tokens, first:end], xq[layer], streams, group, products, product_scale
     )
-    kernels.adam_rows(
+    kernels.descend(
         value[layer, first:end],
         mean[layer, first:end],
         square[layer, first:end],
@@ -836,7 +684,7 @@ def _update(
     group: Any,
     constants: Any,
 ) -> None:
-    """One step of Adam on all weights, in pieces of some rows."""
+    """One step on all weights, in pieces of some rows."""
     piece = shares.claim(counters, 0)
     total = 0
     for kind in range(5):

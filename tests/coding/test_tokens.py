@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import noise, small, text
+from samples import noise, portable, small, text
 
 from prequential import codec
 from prequential.archive.container import ArchiveReader, Header, Tokens
@@ -21,7 +21,7 @@ from prequential.coding.coder import MEASURE, TOTAL_BITS
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config, MemoryConfig
 from prequential.errors import ArchiveError, DivergenceError
-from prequential.exact import kernels, tensors
+from prequential.exact import softmax
 from prequential.predictors.memory import Memory
 from prequential.training import checkpoint, run
 from prequential.training.learner import Learner
@@ -76,7 +76,7 @@ def test_a_vocabulary_beyond_one_block_of_a_sum() -> None:
     report = codec.encode(np.frombuffer(words, np.uint8), file, config=config)
     assert report.vocabulary > 1040
     assert codec.decompress(file.getvalue()) == words
-    with tensors.portable():
+    with portable():
         again = io.BytesIO()
         codec.encode(np.frombuffer(words, np.uint8), again, config=config)
     assert again.getvalue() == file.getvalue()
@@ -277,7 +277,7 @@ def test_floors_cost_nothing_on_peaked_distributions() -> None:
     logits = np.full((1, 16_384), -40, np.float32)
     logits[0, 5000] = 0
     frequencies = np.zeros(logits.shape, np.int32)
-    kernels.frequencies(logits, TOTAL_BITS, frequencies)
+    softmax.frequencies(logits, TOTAL_BITS, frequencies)
     assert frequencies.min() >= 1
     assert frequencies.sum() == 1 << TOTAL_BITS
     assert -np.log2(frequencies[0, 5000] / 2**TOTAL_BITS) < 0.002

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from samples import Loops
 
 from prequential.config import MAX_TERMS, OPERAND_MAX, ModelConfig, load, preset_names
 from prequential.errors import ConfigError
-from prequential.exact import bounds, kernels, tensors
+from prequential.exact import bounds, multiply, scalars, softmax, tensors
 from prequential.exact.bounds import LIMITS, Reduction
 from prequential.transformer.model import Transformer
-from prequential.transformer.steps import _products
 
 
 def extremes(rows: int, terms: int, seed: int) -> np.ndarray:
@@ -85,7 +84,7 @@ def test_products_of_extremes_are_python_s(terms: int) -> None:
     tensors.matmul(x.expand(2, 4, terms), y.expand(2, terms, 5), batched)
     assert batched.tolist() == [exact, exact]
     column = np.empty((4, 5), np.float32)
-    _products(a.astype(np.int16), np.ascontiguousarray(b.T, np.int16), 0, column)
+    multiply.in_int32(a.astype(np.int16), np.ascontiguousarray(b.T, np.int16), 0, column)
     assert column.tolist() == exact
     a[:, 0] -= np.sign(a[:, 0])  # odd totals, where a rounded sum would show
     tensors.matmul(torch.tensor(a).float(), y, out)
@@ -110,10 +109,9 @@ def test_row_sums_at_the_bound() -> None:
     a[:, 0] -= np.sign(a[:, 0])
     exact = [sum(map(int.__mul__, x, y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     x, y, one = torch.tensor(a).float(), torch.tensor(b).float(), torch.ones(4)
-    for mode in (nullcontext, tensors.portable):
+    for operations in (tensors, Loops()):
         doq, scale, dots = torch.empty(4, 1, 1024), torch.empty(4, 1), torch.empty(4, 1)
-        with mode():
-            tensors.split_gradient(y, one, x, one, doq, scale, dots)
+        operations.split_gradient(y, one, x, one, doq, scale, dots)
         assert torch.equal(doq[:, 0], y)
         assert dots[:, 0].tolist() == exact
 
@@ -124,12 +122,11 @@ def test_convolution_sums_beyond_float32_are_exact() -> None:
     exact = [
         sum(map(int.__mul__, a, b)) for a, b in zip(x[:n].T.tolist(), dy.T.tolist(), strict=True)
     ]
-    for mode in (nullcontext, tensors.portable):
+    for operations in (tensors, Loops()):
         dx, gradient = torch.empty(n, 2), torch.empty(1, 2)
-        with mode():
-            tensors.convolve_backward(
-                torch.tensor(dy).float(), torch.tensor(x).float(), torch.ones(1, 2), 1, dx, gradient
-            )
+        operations.convolve_backward(
+            torch.tensor(dy).float(), torch.tensor(x).float(), torch.ones(1, 2), 1, dx, gradient
+        )
         assert torch.equal(gradient, as_float32([exact]))
 
 
@@ -139,21 +136,18 @@ def test_softmax_sums_at_the_bound() -> None:
     one = torch.ones(1, 1)
     keys = torch.ones(MAX_TERMS, 1)
     weights, folded, scale = torch.empty_like(scores), torch.empty_like(scores), torch.empty(1, 1)
-    for portable in (False, True):
-        arguments = (scores, one, keys, keys, torch.zeros(1), 4, MAX_TERMS - 1, MAX_TERMS)
-        if portable:
-            with tensors.portable():
-                tensors.attention_weights(*arguments, weights, folded, scale)
-        else:
-            tensors.attention_weights(*arguments, weights, folded, scale)
+    half = np.float32(scalars.LOG2_E / 2)
+    for operations in (tensors, Loops()):
+        arguments = (scores, one, keys, keys, torch.zeros(1), half, MAX_TERMS - 1, MAX_TERMS)
+        operations.attention_weights(*arguments, weights, folded, scale)
         assert weights.unique().tolist() == [float(np.float32(1) / np.float32(MAX_TERMS))]
 
 
 def test_frequencies_stay_below_the_bound_of_float64() -> None:
     """256 symbols of 2^30 each, and 2^30 times the budget over the sum."""
-    assert LIMITS["float64"] >= 256 << kernels.EXP2_ONE_BITS
+    assert LIMITS["float64"] >= 256 << scalars.EXP2_ONE_BITS
     out = np.empty((1, 256), np.int32)
-    kernels.frequencies(np.zeros((1, 256), np.float32), 24, out)
+    softmax.frequencies(np.zeros((1, 256), np.float32), 24, out)
     assert out.tolist() == [[1 << 16] * 256]
 
 

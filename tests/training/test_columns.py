@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from samples import noise, small, text
+from samples import noise, portable, small, text
 
 from prequential import codec
 from prequential.coding.coder import Decoder
@@ -52,6 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> Iterator[list[in
         ("epochs=2", "streams=2", MIX),
         ("tokenizer=bpe:300", MIX),
         ("tokenizer=bpe:300", "streams=3"),
+        ("optimizer.name=sgd", MIX),
         ("model.width=20", "model.heads=2", "model.hidden=37", MIX),
     ],
 )
@@ -72,10 +73,11 @@ def test_the_same_as_one_by_one(
     assert not counted
 
 
-def test_other_optimizers_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = text(300)
-    with calls(monkeypatch, at_once=True) as counted:
-        archive = codec.compress(data, 2, small("optimizer.name=sgd"))
+def test_the_portable_form_goes_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, config = text(300), small("optimizer.name=sgd")
+    archive = codec.compress(data, 2, config)
+    with portable(), calls(monkeypatch, at_once=True) as counted:
+        assert codec.compress(data, 2, config) == archive
         assert codec.decompress(archive) == data
     assert not counted
 

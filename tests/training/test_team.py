@@ -7,19 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from samples import ROOT, small, text
+from samples import ROOT, portable, small, text
 
 from prequential import codec
 from prequential.cli import main
 from prequential.config import load
 from prequential.errors import ConfigError
-from prequential.exact import shares, tensors
+from prequential.exact.scalars import group_of
 from prequential.training.team import SharedLearner, Team, joined, share
 
 DATA = text(2500, 8)
@@ -69,9 +71,9 @@ class Counted(Team):
         ("streams=5", "model.conv=1", "optimizer.name=sgd"),
     ],
 )
-@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("form", [nullcontext, portable])
 def test_one_sum_of_integers_is_all_that_travels(
-    overrides: tuple[str, ...], portable: bool, monkeypatch: pytest.MonkeyPatch
+    overrides: tuple[str, ...], form: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """A message per step; the archive is the same, where a group has two streams as well.
 
@@ -79,10 +81,9 @@ def test_one_sum_of_integers_is_all_that_travels(
     """
     config, data = small(*overrides), text(17 * 600 * 2)
     expected, out, team = codec.compress(data, config=config), io.BytesIO(), Counted()
-    monkeypatch.setattr(shares, "COMPILED", not portable)
-    report = codec.encode(
-        np.frombuffer(data, np.uint8), out, config=config, new_learner=partial(SharedLearner, team)
-    )
+    source, shared = np.frombuffer(data, np.uint8), partial(SharedLearner, team)
+    with form():
+        report = codec.encode(source, out, config=config, new_learner=shared)
     assert out.getvalue() == expected
     assert len(team.sent) == report.steps
     rows = config.streams * config.chunk
@@ -114,7 +115,7 @@ def test_shares_are_whole_groups() -> None:
             team = Counted(size)
             team.rank = rank
             part = share(team, streams)
-            assert part.start % tensors.group_of(streams) == 0
+            assert part.start % group_of(streams) == 0
             assert part.stop > part.start
             streams_of += list(range(streams))[part]
         assert streams_of == list(range(streams))

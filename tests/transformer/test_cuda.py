@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samples import small, text
+from samples import portable, small, text
 
 from prequential import codec
 from prequential.config import MAX_TERMS, OPERAND_MAX, load
@@ -93,7 +93,7 @@ def test_columns_are_captured_once_and_launched_again() -> None:
             tensors = [*self.model.caches(), *of_weights, self.model.x]
             places.append([t.data_ptr() for t in tensors])
 
-    with tensors.portable(), pytest.MonkeyPatch.context() as patch:
+    with portable(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Learner", Captive)
         assert codec.decompress(archive) == DATA
     assert len(captured) == config.chunk
