@@ -306,7 +306,7 @@ NAMES = {
 PLACES = {
     ("coding/coder", "np.log2"): "the codelength that is reported, not coded with",
     ("predictors/memory", "np.log2"): "the codelength that is reported, not coded with",
-    ("predictors/memory", ".sum"): "of integers: the sizes of tables",
+    ("predictors/mixer", ".sum"): "of integers: the sizes of tables",
     ("coding/vocabulary", "np.cumsum"): "of integers: the lengths of pieces",
     ("coding/vocabulary", "np.append"): "of integers",
     ("transformer/graphs", "torch.cuda"): "streams and graphs launch kernels and compute nothing",

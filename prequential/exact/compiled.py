@@ -18,8 +18,8 @@ import numba
 import prequential
 
 _MODULES = (
-    "adagrad bits coder columns compiled config contexts embeddings kernels memory multiply ngrams"
-    " pieces scalars shares softmax steps vocabulary"
+    "adagrad bits coder columns compiled config contexts embeddings kernels matches memory mixer"
+    " multiply ngrams pieces scalars shares softmax steps tables vocabulary"
 )
 
 
@@ -34,13 +34,13 @@ def _digest() -> str:
 SOURCES = "_" + _digest()
 
 
-def jit(function: Callable[..., Any], counted: bool = True) -> Any:
+def jit(function: Callable[..., Any], counted: bool = True, inlined: bool = False) -> Any:
     """Compile a loop when it is first called: no fastmath, so the order of operations stays.
 
     Unless references are counted it must not make arrays.
     """
     function.__qualname__ += SOURCES
-    njit = partial(numba.njit, nogil=True, error_model="numpy", _nrt=counted)
+    njit = partial(numba.njit, nogil=True, error_model="numpy", _nrt=counted, forceinline=inlined)
     try:
         return njit(cache=True)(function)
     except RuntimeError:  # there is no folder to keep it in
@@ -50,3 +50,5 @@ def jit(function: Callable[..., Any], counted: bool = True) -> Any:
 # For loops that Python calls, whose arrays have no owner then, for all that they call: references
 # are not counted, by an atomic instruction each, which took a sixth of a decoder's column.
 outer = partial(jit, counted=False)
+# For parts of such a loop that take whole structures, which would all be passed at every call.
+inline = partial(jit, inlined=True)

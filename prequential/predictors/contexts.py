@@ -67,16 +67,13 @@ class History:
     """The last bytes, words and tokens of B streams, and where their lines and records are."""
 
     def __init__(self, streams: int, vocabulary: Vocabulary = SINGLE_BYTES) -> None:
-        def marks() -> np.ndarray:
-            return np.zeros(streams, np.int64)
-
         self.state = HistoryState(
-            bytes=np.zeros((streams, HISTORY_BYTES), np.uint8),
-            words=np.zeros((streams, HISTORY_WORDS), np.uint64),
-            tokens=np.zeros((streams, HISTORY_TOKENS), np.int64),
-            ring=np.zeros((streams, _RING), np.uint8),
-            met=np.zeros((streams, 256, 2), np.int64),
-            **{name: marks() for name in HistoryState._fields[5:]},
+            np.zeros((streams, HISTORY_BYTES), np.uint8),
+            np.zeros((streams, HISTORY_WORDS), np.uint64),
+            np.zeros((streams, HISTORY_TOKENS), np.int64),
+            np.zeros((streams, _RING), np.uint8),
+            np.zeros((streams, 256, 2), np.int64),
+            *np.zeros((8, streams), np.int64),
         )
         self.spelling = vocabulary.spelling
 

@@ -96,26 +96,26 @@ class Ngrams:
         self.state = NgramState(
             parse(config.contexts),
             Located(
-                hashes=np.zeros((n, C), np.uint64),
-                last=np.zeros(n, np.uint8),
-                rows=np.zeros((n, C), np.int64),
-                buckets=np.zeros((n, C), np.int64),
+                np.zeros((n, C), np.uint64),
+                np.zeros(n, np.uint8),
+                np.zeros((n, C), np.int64),
+                np.zeros((n, C), np.int64),
             ),
             NgramTables(
-                tags=np.zeros(rows, np.uint16),
-                counts=np.zeros(rows, np.uint16),
-                used=np.zeros(rows, np.uint8),
-                symbols=np.zeros((rows, K), np.uint8 if tokens <= SYMBOLS else np.uint16),
-                logits=np.zeros((rows, K), np.float32),
-                gates=np.ones((C, CONFIDENCES), np.float32),
-                biases=np.zeros((256, C), np.float32),
-                rows_log2=config.rows_log2,
+                np.zeros(rows, np.uint16),
+                np.zeros(rows, np.uint16),
+                np.zeros(rows, np.uint8),
+                np.zeros((rows, K), np.uint8 if tokens <= SYMBOLS else np.uint16),
+                np.zeros((rows, K), np.float32),
+                np.ones((C, CONFIDENCES), np.float32),
+                np.zeros((256, C), np.float32),
+                config.rows_log2,
             ),
         )
         self.squares = Squares(
-            logits=np.zeros((rows, K), np.float32),
-            gates=np.full((C, CONFIDENCES), _GATE_EPSILON, np.float32),
-            biases=np.full((256, C), _GATE_EPSILON, np.float32),
+            np.zeros((rows, K), np.float32),
+            np.full((C, CONFIDENCES), _GATE_EPSILON, np.float32),
+            np.full((256, C), _GATE_EPSILON, np.float32),
         )
 
     def add_logits(self, logits: np.ndarray, first: int) -> None:

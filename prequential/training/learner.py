@@ -132,7 +132,7 @@ class Learner:
             decoded: tuple[int, float] = columns.decode(
                 chunk, count, self.frequencies, backward[2], self.history.state,
                 self.history.spelling, self.embeddings.state, pieces, transformer,
-                self.ngrams.state, self.memory and self.memory.state(), state, payload, position,
+                self.ngrams.state, self.memory and self.memory.state, state, payload, position,
             )  # fmt: skip
         finally:
             # Whatever has happened, an assistant is not to wait for more columns.
@@ -212,7 +212,7 @@ class Learner:
         for gates in (tables.gates, tables.biases):
             sha.update(gates.astype("<f4").tobytes())
         if self.memory is not None:
-            weights = self.memory.weights[..., : self.memory.inputs]
+            weights = self.memory.state.mixer.weights[..., : self.memory.inputs]
             sha.update(weights.astype("<i4").tobytes())
         return sha.digest()
 
