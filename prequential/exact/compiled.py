@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +33,33 @@ def _digest() -> str:
 
 
 SOURCES = "_" + _digest()
+try:
+    _njit = import_module("prequential.exact.linking").njit
+except ImportError:  # a self-extracting file has no need of it
+    _njit = numba.njit
 
 
-def jit(function: Callable[..., Any], counted: bool = True, inlined: bool = False) -> Any:
+def jit(
+    function: Callable[..., Any], counted: bool = True, inlined: bool = False, apart: bool = False
+) -> Any:
     """Compile a loop when it is first called: no fastmath, so the order of operations stays.
 
-    Unless references are counted it must not make arrays.
+    Unless references are counted it must not make arrays. Apart: see `linking`.
     """
     function.__qualname__ += SOURCES
-    njit = partial(numba.njit, nogil=True, error_model="numpy", _nrt=counted, forceinline=inlined)
+    njit = partial(_njit, nogil=True, error_model="numpy", _nrt=counted, forceinline=inlined)
     try:
-        return njit(cache=True)(function)
+        loop = njit(cache=True)(function)
     except RuntimeError:  # there is no folder to keep it in
-        return njit(function)
+        loop = njit(function)
+    loop.apart = apart
+    return loop
 
 
 # For loops that Python calls, whose arrays have no owner then, for all that they call: references
 # are not counted, by an atomic instruction each, which took a sixth of a decoder's column.
-outer = partial(jit, counted=False)
+outer = partial(jit, counted=False, apart=True)
 # For parts of such a loop that take whole structures, which would all be passed at every call.
 inline = partial(jit, inlined=True)
+# For parts that several large loops call, some microseconds' work at a time.
+apart = partial(jit, apart=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import HISTORY_BYTES, HISTORY_TOKENS, HISTORY_WORDS, parse_context
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import apart, jit
 
 _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _START = np.uint64(0x9E3779B97F4A7C15)
@@ -127,7 +127,7 @@ def push_token(history: Any, b: Any, token: Any) -> None:
     tokens[0] = token
 
 
-@jit
+@apart
 def push_column(history: Any, spelling: Any, symbols: Any) -> None:
     """Append one token to each stream: symbols (B,)."""
     offsets = spelling.offsets

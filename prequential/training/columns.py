@@ -15,13 +15,13 @@ from typing import Any
 from prequential.coding import coder
 from prequential.coding.coder import DECODE, TOTAL_BITS
 from prequential.exact import shares, softmax
-from prequential.exact.compiled import jit, outer
+from prequential.exact.compiled import apart, jit, outer
 from prequential.predictors import embeddings, memory, ngrams
 from prequential.predictors.contexts import push_column
 from prequential.transformer import steps
 
 
-@jit
+@apart
 def locate(history: Any, column: Any, inputs: Any, tables: Any) -> None:
     """Remember what the predictions of a column rest on, which comes next in the history."""
     embeddings.locate(history, column, inputs)

@@ -24,7 +24,7 @@ import torch
 
 from prequential.coding.coder import TOTAL_BITS
 from prequential.exact import kernels, multiply, scalars, shares, softmax
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import apart, jit
 from prequential.predictors import ngrams
 from prequential.transformer.model import MLP, Attention, Linear, Transformer
 from prequential.transformer.optimizer import Weight
@@ -213,7 +213,7 @@ def _enter(x: Any, a: Any, b: Any, layer: Any, linear: Any, rms: Any, keep: Any)
     return xq.astype(np.int16), scale
 
 
-@jit
+@apart
 def _enter_qkv(
     x: Any,
     a: Any,
@@ -259,7 +259,7 @@ def _enter_qkv(
     )
 
 
-@jit
+@apart
 def _mix(
     a: Any,
     b: Any,
@@ -424,7 +424,7 @@ def convolve(convolution: Any, a: Any, b: Any, streams: Any, x: Any) -> None:
         kernels.convolve(inputs[a : past + b], taps, streams, x[a:b])
 
 
-@jit
+@apart
 def finish(a: Any, b: Any, layers: Any, logits: Any, tables: Any, frequencies: Any) -> None:
     """frequencies of rows a..b by the head's products, which are in logits, and the n-grams."""
     head, out = layers[0][4], logits[a:b]
@@ -433,7 +433,7 @@ def finish(a: Any, b: Any, layers: Any, logits: Any, tables: Any, frequencies: A
     softmax.frequencies(out, TOTAL_BITS, frequencies[a:b])
 
 
-@jit
+@apart
 def share_column(
     counters: Any,
     pieces: Any,
@@ -561,7 +561,7 @@ def _attention_backward(
     )
 
 
-@jit
+@apart
 def backward_rows(
     piece: Any,
     layer: Any,
@@ -599,7 +599,7 @@ def backward_rows(
         )
 
 
-@jit
+@apart
 def backward(
     counters: Any, streams: Any, dlogits: Any, dx: Any, layers: Any, gradient: Any, slope: Any
 ) -> None:

@@ -32,7 +32,7 @@ def test_every_module_with_loops_is_in_the_digest() -> None:
     with_loops = {
         path.stem
         for path in PACKAGE.rglob("*.py")
-        if re.search(r"^@(jit|intrinsic)$", path.read_text(), re.MULTILINE)
+        if re.search(r"^@(jit|outer|inline|apart|intrinsic)$", path.read_text(), re.MULTILINE)
     }
     # Those of `team` are compiled into no others, and numba watches their own file. Archives that
     # run do not have it.

@@ -1,0 +1,131 @@
+"""A loop is compiled once, and found again: inner ones only linked, those apart called."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+import prequential
+from prequential.exact.compiled import apart, jit
+
+# A loop in a loop apart in two loops; the second process finds all of them compiled.
+LOOPS = """
+import sys
+import numba.core.event as event
+import numpy as np
+from prequential.exact.compiled import apart, jit
+
+@jit
+def add(x, y):
+    return x + y
+
+@apart
+def total(x, start):
+    for n in x:
+        start = add(start, n)
+    if start > 1000:
+        raise ValueError("too much")
+    return start
+
+@jit
+def twice(x):
+    return total(x, 0) + total(x, np.int64(0))
+
+@jit
+def after(x):
+    return total(x, 5)
+
+with event.install_recorder("numba:compile") as compiled:
+    for name in sys.argv[1:]:
+        print(globals()[name](np.arange(4)))
+    try:
+        twice(np.array([1001]))
+    except ValueError as error:
+        print(error)
+names = [e.data["dispatcher"].__name__ for _, e in compiled.buffer if e.is_end]
+print(*sorted(names))
+"""
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")  # type: ignore[attr-defined]
+def test_another_process_takes_a_loop_apart_from_the_cache(tmp_path: Path) -> None:
+    program = tmp_path / "loops.py"
+    program.write_text(LOOPS)
+    package = Path(prequential.__file__).parent
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(package.parent),
+    }
+
+    def run(*names: str) -> list[str]:
+        command = [sys.executable, str(program), *names]
+        return subprocess.check_output(command, env=environment, text=True).splitlines()
+
+    assert run("twice") == ["12", "too much", "add total twice"]
+    assert run("after", "twice") == ["11", "12", "too much", "after"]
+    assert run("after", "twice") == ["11", "12", "too much", ""]
+    for kept in (tmp_path / "cache").rglob("loops.total*.nbc"):
+        kept.unlink()
+    assert run("after", "twice") == ["11", "12", "too much", "add total"]
+
+
+def test_a_loop_that_was_linked_can_be_called() -> None:
+    @jit
+    def inner(x: Any) -> Any:
+        return x + 1
+
+    @jit
+    def outer(x: Any) -> Any:
+        return inner(x) * 2
+
+    assert outer(3) == 8
+    if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        (linked,) = inner.overloads.values()
+        assert not linked.library._finalized
+    assert inner(3) == 4
+    assert outer(3.0) == 8.0
+    assert inner(3.0) == 4.0
+
+
+def test_other_packages_loops_may_call_what_was_linked() -> None:
+    @jit
+    def inner(n: Any) -> Any:
+        return np.full(n, 2.0).sum() + np.zeros((n, 2))[n - 1, 1]
+
+    @apart
+    def part(n: Any) -> Any:
+        return inner(n)
+
+    @numba.njit
+    def foreign(n: Any) -> Any:
+        return inner(n) + part(n) + np.full(n, 2.0).sum() + np.zeros((n, 2))[n - 1, 1]
+
+    assert part(3) == 6
+    assert foreign(3) == 18
+
+
+def test_threads_may_all_be_first() -> None:
+    @jit
+    def inner(x: Any) -> Any:
+        return x * x
+
+    @jit
+    def outer(x: Any) -> Any:
+        return inner(x) + 1
+
+    with ThreadPoolExecutor(6) as pool:
+        calls = [
+            pool.submit(outer if i % 2 else inner, kind(3)) for i in range(6) for kind in KINDS
+        ]
+    assert [call.result() for call in calls] == [9 + i % 2 for i in range(6) for _ in KINDS]
+
+
+KINDS = (int, float, np.float32)
