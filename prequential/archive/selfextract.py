@@ -20,39 +20,84 @@ _ZIP = b"PK\x03\x04"
 # What zipfile raises on bytes that are no zip archive, or one with unusual features.
 _ZIP_ERRORS = (zipfile.BadZipFile, LookupError, EOFError, RuntimeError, ValueError, struct.error)
 
-# Modules go to a folder of their own because numba compiles from files, not from archives.
+# Modules go to a folder because numba compiles from files, not from archives. It is kept, with what
+# was compiled, for all files with the same decoder: its name is a digest of the modules, which are
+# compared all the same.
 _MAIN = """\
-import argparse, lzma, os, pathlib, sys, tempfile, zipfile
+import argparse, hashlib, lzma, os, sys, tempfile, zipfile
+from pathlib import Path
 p = argparse.ArgumentParser(description="Restore the file that this archive describes.")
-p.add_argument("-o", "--output", required=True)
+p.add_argument("-o", "--output", required=True, help="a new file, or -")
 p.add_argument("--threads", type=int)
 p.add_argument("--prior")
 a = p.parse_args()
-with zipfile.ZipFile(sys.path[0]) as z, tempfile.TemporaryDirectory() as d:
-    code, at = lzma.decompress(z.read("code")), 0
-    os.mkdir(d + "/prequential")
+log = sys.stderr or open(os.devnull, "w")
+z = zipfile.ZipFile(sys.path[0])
+packed = z.read("code")
+code = lzma.decompress(packed)
+
+def place(folder):
+    at = 0
+    folder.mkdir(0o700, parents=True, exist_ok=True)
     while at < len(code):
         end = code.index(10, at)
         name, size = code[at:end].decode().split()
         at = end + 1 + int(size)
-        pathlib.Path(d, "prequential", name).write_bytes(code[end + 1 : at])
-    sys.path.insert(0, d)
-    from prequential import decoding, errors, prior
+        path, source = folder / name, code[end + 1 : at]
+        if not path.is_file() or path.read_bytes() != source:
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as f:
+                f.write(source)
+            os.replace(f.name, path)
+    tempfile.TemporaryFile(dir=folder).close()
+    sys.path.insert(0, str(folder.parent))
+
+def show(p):
+    print(f"{100 * p.bytes_done // p.bytes_total} %", end="\\r", file=log, flush=True)
+
+def restore(d):
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(cache, "prequential", hashlib.sha256(packed).hexdigest()[:16], "prequential")
+    known, when = folder.exists(), "once"
     try:
-        import numpy as np
-        with open(a.output, "xb+") as f:
-            try:
-                def allocate(n):
-                    f.truncate(n)
-                    return np.memmap(f, np.uint8, "r+", shape=(n,)) if n else np.empty(0, np.uint8)
-                given = prior.load(a.prior) if a.prior else None
-                decoding.decode(z.open("data.pq"), allocate, threads=a.threads, prior=given,
-                                limits=decoding.Limits(float("inf"), float("inf")))
-            except BaseException:
-                os.unlink(a.output)
-                raise
-    except (errors.PrequentialError, OSError) as e:
-        sys.exit(f"error: {e}")
+        place(folder)
+    except OSError:
+        known, when = False, f"each time, as {folder} cannot be written"
+        place(Path(d, "prequential"))
+    if not known:
+        print(f"compiling the decoder, {when}: a minute or two", file=log, flush=True)
+    import numpy as np
+    from prequential import decoding, errors, prior
+    f = sys.stdout.buffer if a.output == "-" else open(a.output, "xb+")
+    data = None
+    def allocate(n):
+        nonlocal data
+        if a.output == "-" or not n:
+            data = np.empty(n, np.uint8)
+            return data
+        f.truncate(n)
+        return np.memmap(f, np.uint8, "r+", shape=(n,))
+    try:
+        decoding.decode(z.open("data.pq"), allocate, threads=a.threads,
+                        prior=prior.load(a.prior) if a.prior else None,
+                        progress=show if log.isatty() else None,
+                        limits=decoding.Limits(float("inf"), float("inf")))
+        if data is not None:
+            f.write(data)
+            f.flush()
+    except BaseException as e:
+        if a.output != "-":
+            os.unlink(a.output)
+        if isinstance(e, errors.PrequentialError):
+            sys.exit(f"error: {e}")
+        raise
+
+try:
+    with tempfile.TemporaryDirectory() as d:
+        restore(d)
+except OSError as e:
+    sys.exit(f"error: {e.filename or a.output}: {e.strerror}")
+except KeyboardInterrupt:
+    sys.exit("interrupted")
 """
 
 
@@ -60,7 +105,7 @@ def write(archive: bytes, out: BinaryIO) -> int:
     """Write the runnable archive around a `.pq` archive; return its size in bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as pyz:
-        _add(pyz, "__main__.py", _MAIN.encode(), zipfile.ZIP_DEFLATED)
+        _add(pyz, "__main__.py", codesize.bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
         _add(pyz, "code", codesize.packed(), zipfile.ZIP_STORED)
         _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
     out.write(packed.getvalue())

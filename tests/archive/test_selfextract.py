@@ -1,0 +1,152 @@
+"""A self-extracting file has the manners of `preq decode`, and keeps its decoder.
+
+The decoder here is a stub that copies: what the real one restores is tested with the archives.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from prequential.archive import codesize, selfextract
+
+DECODER = {
+    "__init__.py": b"",
+    "errors.py": b"class PrequentialError(Exception): pass\n",
+    "prior.py": b"",
+    "decoding.py": b"""
+from prequential.errors import PrequentialError
+Limits = lambda *a: a
+def decode(archive, allocate, **options):
+    data = archive.read()
+    array = allocate(len(data))
+    if data == b"broken":
+        raise PrequentialError("archive: damaged")
+    if data == b"full":
+        raise OSError(28, "No space left on device")
+    array[:] = list(data)
+""",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(monkeypatch: pytest.MonkeyPatch, data: bytes, note: bytes = b"") -> None:
+    files = DECODER | {"prior.py": note}
+    code = b"".join(f"{name} {len(f)}\n".encode() + f for name, f in files.items())
+    monkeypatch.setattr(codesize, "packed", lambda: lzma.compress(code))
+    out = io.BytesIO()
+    selfextract.write(data, out)
+    Path("a.pyz").write_bytes(out.getvalue())
+
+
+def run(*options: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "a.pyz", *options], capture_output=True)
+
+
+def kept() -> list[Path]:
+    return sorted(Path("cache/prequential").glob("*/prequential/decoding.py"))
+
+
+def test_the_decoder_is_kept_for_all_files_that_have_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(monkeypatch, b"one")
+    first = run("-o", "a")
+    assert (first.returncode, Path("a").read_bytes()) == (0, b"one")
+    assert first.stderr == b"compiling the decoder, once: a minute or two\n"
+    (module,) = kept()
+    written = module.stat().st_mtime_ns
+    write(monkeypatch, b"two")
+    second = run("-o", "b")
+    assert (second.returncode, second.stderr, Path("b").read_bytes()) == (0, b"", b"two")
+    assert kept() == [module]
+    assert module.stat().st_mtime_ns == written
+    write(monkeypatch, b"three", b"another = 1\n")
+    assert run("-o", "c").returncode == 0
+    assert len(kept()) == 2
+
+
+def test_a_kept_decoder_that_was_changed_is_put_right(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(monkeypatch, b"one")
+    run("-o", "a")
+    (module,) = kept()
+    module.write_text("raise SystemExit(3)\n")
+    assert run("-o", "b").returncode == 0
+    assert module.read_bytes() == DECODER["decoding.py"]
+
+
+def test_without_a_cache_folder_it_says_what_that_costs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(monkeypatch, b"one")
+    Path("cache").write_text("no folder")
+    result = run("-o", "a")
+    assert (result.returncode, Path("a").read_bytes()) == (0, b"one")
+    assert b"each time, as " in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("data", [b"one", b""])
+def test_to_standard_output(folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    write(monkeypatch, data)
+    result = run("-o", "-")
+    assert (result.returncode, result.stdout) == (0, data)
+    assert not Path("-").exists()
+
+
+def test_an_existing_output_is_left_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(monkeypatch, b"one")
+    Path("a").write_text("mine")
+    result = run("-o", "a")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == b"error: a: File exists"
+    assert Path("a").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"broken", b"error: archive: damaged"), (b"full", b"error: a: No space left on device")],
+)
+def test_what_fails_leaves_one_line_and_no_output(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: bytes
+) -> None:
+    write(monkeypatch, data)
+    result = run("-o", "a")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[1:] == [message]
+    assert not Path("a").exists()
+
+
+def test_without_standard_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(monkeypatch, b"one")
+    command = f'"{sys.executable}" a.pyz -o a 2>&-'
+    assert os.system(command) == 0
+    assert Path("a").read_bytes() == b"one"
+
+
+def test_the_modules_carry_no_layout() -> None:
+    with zipfile.ZipFile(io.BytesIO(_written())) as pyz:
+        main = pyz.read("__main__.py")
+    assert len(main) < len(selfextract._MAIN)
+    compile(main, "main", "exec")
+
+
+def _written() -> bytes:
+    out = io.BytesIO()
+    selfextract.write(b"", out)
+    return out.getvalue()
