@@ -19,8 +19,8 @@ import numba
 import prequential
 
 _MODULES = (
-    "adagrad bits coder columns compiled config contexts embeddings kernels matches memory mixer"
-    " multiply ngrams pieces scalars shares softmax steps tables vocabulary"
+    "adagrad backward bits coder columns compiled config contexts embeddings forward kernels layout"
+    " matches memory mixer multiply ngrams pieces scalars shares softmax tables update vocabulary"
 )
 
 

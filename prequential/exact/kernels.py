@@ -74,16 +74,17 @@ def weight_gradient(dy: Any, xq: Any, streams: Any, group: Any, products: Any, s
         quantised = np.empty(own.shape, np.float32)
         quantise_columns(own, quantised, scale)
         multiply.in_float32(np.ascontiguousarray(quantised.T), xq, rows, part)
-        if group == 0:
-            products[:] = part
-            return
         for i in range(outputs):
             f = scale[i] / unit
             for k in range(products.shape[1]):
-                held = min(max(part[i, k] * f, -_GROUP_LIMIT), _GROUP_LIMIT)
-                total[i, k] += np.int32(np.rint(held))
-    products[:] = total
-    scale[:] = unit
+                if group > 0:
+                    held = min(max(part[i, k] * f, -_GROUP_LIMIT), _GROUP_LIMIT)
+                    total[i, k] += np.int32(np.rint(held))
+                    products[i, k] = total[i, k]
+                else:
+                    products[i, k] = part[i, k]
+    if group > 0:
+        scale[:] = unit
 
 
 @jit
@@ -325,9 +326,10 @@ def attention(
         folded,
         mixed_scale[first:end],
     )
-    weights[first:end] = share
     for g in range(first, end):
         for i in range(queries):
+            for k in range(keys):
+                weights[g, i, k] = share[g - first, i, k]
             out = mixed[g, i]
             out[:] = np.float32(0)
             for k in range(i, window + i + 1):
@@ -468,7 +470,9 @@ def convolve_backward(dy: Any, x: Any, taps: Any, streams: int, dx: Any, gradien
     x_scale, scale = np.empty(x.shape[0], np.float32), np.empty(width, np.float32)
     totals = np.empty(width, np.int64)
     quantise_rows(x, xq, x_scale)
-    dx[:] = dy
+    for i in range(rows):
+        for j in range(width):
+            dx[i, j] = dy[i, j]
     for k in range(1, taps.shape[0] + 1):
         delay = k * streams
         for i in range(rows - delay):

@@ -54,14 +54,14 @@ def _accumulate(a: Any, first: Any, end: Any, b: Any, rows: Any, out: Any) -> No
 @jit
 def in_float32(a: Any, b: Any, rows: Any, out: Any) -> None:
     """out (n, K) float32 = integers a (n, M) @ b[rows] (M, K), rounded once: `tensors.matmul`."""
-    out[:] = np.float32(0)
     terms = a.shape[1]
-    if terms <= MAX_TERMS:
-        _accumulate(a, 0, terms, b, rows, out)
-        return
-    total = np.zeros(out.shape, np.float64)
+    more = terms > MAX_TERMS
+    total = np.zeros(out.shape if more else (0, 0), np.float64)
     for start in range(0, terms, MAX_TERMS):
         out[:] = np.float32(0)
         _accumulate(a, start, min(start + MAX_TERMS, terms), b, rows, out)
-        total += out
-    out[:] = total
+        if more:
+            for i in range(len(out)):
+                for k in range(out.shape[1]):
+                    total[i, k] += out[i, k]
+                    out[i, k] = np.float32(total[i, k])

@@ -128,6 +128,13 @@ def done(counters: Any, phase: Any) -> None:
 
 
 @jit
+def next_piece(counters: Any, phase: Any) -> Any:
+    """The claimed piece is done; the number of the next one."""
+    done(counters, phase)
+    return claim(counters, phase)
+
+
+@jit
 def wait(counters: Any, phase: Any, pieces: Any) -> None:
     """Wait until all pieces of a phase are done."""
     spins = 0

@@ -29,15 +29,18 @@ import torch
 from prequential.coding.coder import TOTAL_BITS, Decoder, Direct
 from prequential.coding.encoder import Encoder
 from prequential.config import SYMBOLS, Config, ModelConfig
-from prequential.exact import multiply, selftest, softmax
+from prequential.exact import kernels, multiply, selftest, softmax
 from prequential.predictors import embeddings as embeddings_module
 from prequential.predictors import memory, ngrams
 from prequential.predictors.contexts import History
 from prequential.study.plain import Plain, PlainTrainer
 from prequential.training import columns, loop
 from prequential.training.learner import Learner
-from prequential.transformer import optimizer, steps
+from prequential.training.step import CompiledStep
+from prequential.training.threads import Threads
+from prequential.transformer import backward, forward, update
 from prequential.transformer.model import Transformer
+from prequential.transformer.optimizer import Optimizer
 
 ROUNDS, PROFILED = 8, 2
 # A turn of each kind of work: so many chunks, or as many as have so many tokens. A second processor
@@ -289,22 +292,19 @@ class _Bench:
     def _exact_step(self) -> Callable[[], None]:
         c = self.config
         net = Transformer(c.model, c.streams, c.chunk, 0, "cpu")
-        fused, step = steps.Steps(net), optimizer.Optimizer(c.optimizer)
+        step, optimizer = CompiledStep(net, Threads(1)), Optimizer(c.optimizer)
         rows = self._rows().numpy()
         none = ngrams.Ngrams(replace(c.ngrams, contexts=()), c.streams, c.chunk).state
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
+        dlogits = np.empty(frequencies.shape, np.float32)
 
         def work() -> None:
             for chunk in self.chunks:
-                fused.forward(rows, 0, none, frequencies)()
-                backward = fused.backward(self.tokens)
-                dlogits, dx = backward[2:4]
+                step.forward(rows, 0, none, frequencies)
+                step.settle()
                 softmax.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
-                constants = step.advance(self.tokens)
-                steps.backward(*backward)
-                fused.enter_backward(dx, constants)
-                fused.update(self.tokens, constants)()
-                fused.advance(c.chunk)
+                step.learn(dlogits, optimizer.advance(self.tokens))
+                step.advance(c.chunk)
 
         return work
 
@@ -354,10 +354,11 @@ BACKWARD = "backward: attention, norms, quantising"
 OPTIMIZER = "optimizer"
 COLUMNS = "a decoder's columns, all from embeddings to coder"
 _STAGES: list[tuple[str, Any, str]] = [
-    (FORWARD, steps, "forward_columns"),
-    (BACKWARD, steps, "backward"),
-    (BACKWARD, steps, "_enter_backward"),
-    (OPTIMIZER, steps, "_update"),
+    (FORWARD, forward, "forward"),
+    (BACKWARD, backward, "backward"),
+    (BACKWARD, kernels, "convolve_backward"),
+    (OPTIMIZER, update, "update"),
+    (OPTIMIZER, kernels, "descend"),
     ("contexts", columns, "take_in"),
     ("embeddings", embeddings_module.Embeddings, "gather learn"),
     ("n-grams", ngrams.Ngrams, "add_logits learn"),

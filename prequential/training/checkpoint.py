@@ -36,6 +36,14 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 LAYOUT = 3  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
+# What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
+_LEARNER = ("_past_count",)
+_OPTIMIZER = ("steps", "_power1", "_power2")
+_CODERS = {
+    "Encoder": ("loss_bits", "_buffer", "_state", "_size"),
+    "Decoder": ("loss_bits", "_payload", "_state", "_position"),
+    "Meter": ("loss_bits",),
+}
 
 
 class Checkpoints:
@@ -124,7 +132,8 @@ class Checkpoints:
 def save(file: BinaryIO, run: Run, identity: Mapping[str, Any]) -> None:
     """Write the state of a run, between two chunks, to an empty file."""
     arrays = {name: _on_host(view) for name, view in _state(run.learner).items()}
-    arrays |= {f"coder.{name}": array for name, array in _arrays(run.coder).items()}
+    for name, (part, names) in _parts(run).items():
+        arrays |= {f"{name}.{key}": array for key, array in _arrays(part, names).items()}
     arrays |= {f"output.{i:04}": part for i, part in enumerate(_output(run))}
     manifest = {
         **identity,
@@ -132,9 +141,7 @@ def save(file: BinaryIO, run: Run, identity: Mapping[str, Any]) -> None:
         "frames_done": run.frames_done,
         "seconds": time.monotonic() - run.started,
         "draws": run.learner.draw.count,
-        "learner": _numbers(run.learner),
-        "optimizer": _numbers(run.learner.optimizer),
-        "coder": _numbers(run.coder),
+        **{name: _numbers(part, names) for name, (part, names) in _parts(run).items()},
     }
     _write_tensors(file, arrays, manifest)
 
@@ -161,7 +168,7 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
                     found[name] = np.array(array)
         if targets or _checksum(sums, manifest) != metadata["crc32"]:
             raise ValueError("incomplete, or changed since it was written")
-        run.learner.quantise()
+        run.learner.step.quantise()
         _go_on(run, manifest, found)
     except OSError as error:
         raise FileError(f"{display(path)}: cannot be read: {error.strerror or error}") from error
@@ -181,7 +188,7 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
 
 def _state(learner: Learner) -> dict[str, _View]:
     """Views of all that is learned or remembered; the rest is computed anew in every chunk."""
-    learner.settle()
+    learner.step.settle()
     views: dict[str, _View] = {**learner.embeddings.arrays(), **learner.ngrams.arrays()}
     if learner.memory is not None:
         views |= learner.memory.arrays()
@@ -204,17 +211,12 @@ def _go_on(run: Run, manifest: Mapping[str, Any], found: Mapping[str, np.ndarray
     """Everything of a run but its learner's arrays."""
     run.steps_done, run.frames_done = int(manifest["steps_done"]), int(manifest["frames_done"])
     run.started -= float(manifest["seconds"])
-    learner = run.learner
-    learner.draw.skip(int(manifest["draws"]))
-    for name, part in (
-        ("learner", learner),
-        ("optimizer", learner.optimizer),
-        ("coder", run.coder),
-    ):
-        for key in _numbers(part):
+    run.learner.draw.skip(int(manifest["draws"]))
+    for name, (part, names) in _parts(run).items():
+        for key in _numbers(part, names):
             setattr(part, key, manifest[name][key])
-    for key in _arrays(run.coder):
-        setattr(run.coder, key, found[f"coder.{key}"])
+        for key in _arrays(part, names):
+            setattr(part, key, found[f"{name}.{key}"])
     if run.writer is not None:
         reader = ArchiveReader(io.BytesIO(found["output.0000"].tobytes()), "archive so far")
         for _ in range(run.frames_done):
@@ -260,12 +262,21 @@ def _differences(kept: str, wanted: str) -> list[str]:
     ]
 
 
-def _numbers(part: object) -> dict[str, int | float]:
-    return {key: value for key, value in vars(part).items() if type(value) in (int, float)}
+def _parts(run: Run) -> dict[str, tuple[object, tuple[str, ...]]]:
+    """By name, whatever of a run keeps numbers or arrays from chunk to chunk, and which."""
+    coder = run.coder, _CODERS[type(run.coder).__name__]
+    optimizer = run.learner.optimizer, _OPTIMIZER
+    return {"learner": (run.learner, _LEARNER), "optimizer": optimizer, "coder": coder}
 
 
-def _arrays(part: object) -> dict[str, np.ndarray]:
-    return {key: value for key, value in vars(part).items() if isinstance(value, np.ndarray)}
+def _numbers(part: object, names: tuple[str, ...]) -> dict[str, int | float]:
+    return {
+        name: value for name in names if not isinstance(value := getattr(part, name), np.ndarray)
+    }
+
+
+def _arrays(part: object, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return {name: value for name in names if isinstance(value := getattr(part, name), np.ndarray)}
 
 
 def _on_host(view: _View) -> np.ndarray:

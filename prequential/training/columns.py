@@ -18,7 +18,8 @@ from prequential.exact import shares, softmax
 from prequential.exact.compiled import apart, jit, outer
 from prequential.predictors import embeddings, memory, ngrams
 from prequential.predictors.contexts import push_column
-from prequential.transformer import steps
+from prequential.transformer import backward, forward
+from prequential.transformer.layout import linear_of, network
 
 
 @apart
@@ -37,63 +38,78 @@ def take_in(history: Any, spelling: Any, chunk: Any, inputs: Any, tables: Any) -
 
 
 @outer
-def assist(columns: Any, streams: Any, pieces: Any, transformer: Any, backward: Any) -> None:
-    """What a second thread does beside `decode` and after: pieces of columns, the backward pass.
+def assist(
+    columns: Any,
+    counters: Any,
+    pieces: Any,
+    packed: Any,
+    room: Any,
+    tables: Any,
+    frequencies: Any,
+    known: Any,
+) -> None:
+    """What a second thread does beside `decode`: pieces of columns.
 
-    It begins with the latter as far as columns are decoded.
+    It begins the backward pass, `known`, as far as columns are decoded. Phase 0 of the counters
+    says how many are entered.
     """
-    counters, _, forward, scratch = transformer
-    x, _, layers, temperature, logits = forward
+    net = network(packed)
+    layers = len(net.qkv.weight)
+    of_backward, _, dlogits, dx = known
     for t in range(columns):
         shares.wait(counters, 0, t + 1)
-        steps.share_column(counters, pieces, t, streams, x, layers, temperature, logits, scratch)
-        if t > 0 and t % steps.COLUMNS == 0:
-            count, piece = len(backward[4][0][0][0]), shares.claim(backward[0], 0)
+        phase = 1 + t * forward.phases(layers, pieces)
+        forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
+        if t > 0 and t % forward.COLUMNS == 0:
+            piece = shares.claim(of_backward, 0)
             # All may be decoded, and even learned, by now.
-            if piece * steps.COLUMNS < columns:
-                steps.backward_rows(piece, count, *backward[1:6])
-                shares.done(backward[0], 0)
+            if piece * forward.COLUMNS < columns:
+                backward.rows(net, layers, piece, dlogits, dx)
+                shares.done(of_backward, 0)
     shares.wait(counters, 0, columns + 1)
-    steps.backward(*backward)
 
 
 @outer
 def decode(
     chunk: Any,
     count: Any,
-    frequencies: Any,
-    dlogits: Any,
     history: Any,
     spelling: Any,
     inputs: Any,
-    pieces: Any,
-    transformer: Any,
-    tables: Any,
     past: Any,
     state: Any,
     payload: Any,
     position: Any,
+    counters: Any,
+    pieces: Any,
+    packed: Any,
+    room: Any,
+    tables: Any,
+    frequencies: Any,
+    entrance: Any,
+    dlogits: Any,
 ) -> Any:
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
-    frequencies (T * B, V) int32 receives those of every token, and dlogits (T * B, V) float32 the
-    gradient. history, inputs, transformer, tables and past are what the parts of a learner give as
-    their `state`; past is None where there is no memory. The transformer's phases have so many
-    pieces. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the payload's end
-    is not decoded.
+    history, inputs, past and tables are the `state` of the parts of a learner; past is None where
+    there is no memory. What follows `position` is as `assist` and `forward` take it; entrance (N,
+    D) is where rows enter, frequencies (N, V) int32 receives those of every token, and dlogits (N,
+    V) the gradient. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the
+    payload's end is not decoded.
     """
-    counters, entrance, forward, scratch = transformer
-    x, convolution, layers, temperature, logits = forward
+    net = network(packed)
+    head = linear_of(net.head, 0)
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
         locate(history, t, inputs, tables)
         embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
-        steps.convolve(convolution, a, b, streams, x)
+        forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
         shares.done(counters, 0)
-        steps.share_column(counters, pieces, t, streams, x, layers, temperature, logits, scratch)
-        steps.finish(a, b, layers, logits, tables, frequencies)
+        phase = 1 + t * forward.phases(len(net.qkv.weight), pieces)
+        forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
+        forward.finish(head, a, b, tables, net.logits, frequencies)
         symbols = chunk[t, : min(streams, count - a)]
         expected = frequencies[a:b]
         if past is None:

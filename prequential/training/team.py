@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,18 @@ from torch import Tensor
 
 from prequential.coding.coder import TOTAL_BITS
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
-from prequential.config import Config, ModelConfig
+from prequential.config import Config
 from prequential.errors import ConfigError
-from prequential.exact import kernels, scalars, softmax
+from prequential.exact import softmax
 from prequential.exact.compiled import jit
-from prequential.exact.scalars import GROUPS, group_of
-from prequential.predictors.ngrams import Located
+from prequential.exact.scalars import GROUPS, group_of, unit_of
+from prequential.predictors import ngrams
+from prequential.predictors.ngrams import Located, NgramState
 from prequential.training.learner import Learner
 from prequential.training.replay import Past
-from prequential.transformer import steps
+from prequential.training.step import CompiledStep, step_of
+from prequential.training.threads import Task, Threads
+from prequential.transformer import backward, update
 from prequential.transformer.model import Convolution, Transformer, keep
 from prequential.transformer.optimizer import update_of
 
@@ -83,104 +87,122 @@ class SharedLearner(Learner):
         vocabulary: Vocabulary = SINGLE_BYTES,
     ) -> None:
         """As `Learner`, but for the threads: a rank has one."""
-        self.team = team
-        self.own = share(team, config.streams)
-        assert config.streams > 1  # one has no groups, and nothing to share
-        self._waiting: list[Callable[[], object]] = []
-        super().__init__(config, seed, device, 1, past, vocabulary, self._transformer)
-        self._products = [weight for weight in self.model.weights if weight is not self._taps]
+        super().__init__(config, seed, device, 1, past, vocabulary, partial(SharedStep, team))
+        self.threads = _Later()
+
+    def _learn_tables(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
+        softmax.gradient(self.frequencies, targets, count, TOTAL_BITS, dlogits)
+        super()._learn_tables(dlogits, targets, count)
+
+
+class _Later(Threads):
+    """What others would do beside is done at last."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self._later: list[Task] = []
+
+    def beside(self, task: Task) -> None:
+        self._later.append(task)
+
+    def finish(self) -> None:
+        for task in self._later:
+            task()
+        self._later.clear()
+
+
+class SharedStep:
+    """A `Step` on a rank's streams; `learn` completes the frequencies of the others', too."""
+
+    def __init__(
+        self, team: Team, config: Config, tokens: int, seed: int, device: str, threads: Threads
+    ) -> None:
+        B, T = config.streams, config.chunk
+        self.team, self.streams, self.own = team, B, share(team, B)
+        assert B > 1  # one has no groups, and nothing to share
+        own = self.own.stop - self.own.start
+        model = Transformer(config.model, own, T, seed, device, tokens, group_of(B))
+        convolution, model.convolution = model.convolution, None
+        self.inner, self.model = step_of(model, threads), model
+        if convolution is not None:  # cheap, so all ranks compute that of all streams
+            model.convolution = Convolution(convolution.weight, B, T)
+        self._products = [
+            w for w in model.weights if not convolution or w is not convolution.weight
+        ]
         self._parameters = sum(weight.value.numel() for weight in self._products)
-        if self._taps is not None:  # cheap, so all ranks compute the convolution of all streams
-            self.model.convolution = Convolution(self._taps, config.streams, config.chunk)
+        self._frequencies = np.zeros((0, tokens), np.int32)
 
-    def _transformer(
-        self, config: ModelConfig, B: int, T: int, seed: int, device: str, tokens: int
-    ) -> Transformer:
-        streams = self.own.stop - self.own.start
-        model = Transformer(config, streams, T, seed, device, tokens, group_of(B))
-        self._taps = None if model.convolution is None else model.convolution.weight
-        model.convolution = None
-        return model
+    def settle(self) -> None:
+        """See `Step`: nothing waits."""
 
-    def _forward(self, first: int, end: int) -> tuple[Callable[[], None], np.ndarray]:
-        rows = torch.from_numpy(self.embeddings.gather(first, end)).to(self.device)
-        own = self._owned(self.model.enter(rows, first)).flatten(0, 1)
-        frequencies = self.frequencies[first * self.B : end * self.B]
-        logits = np.zeros((len(frequencies), self.frequencies.shape[1]), np.float32)
-        if self.steps is not None:
-            state = self.ngrams.state
-            parts = (self._owned(x).reshape(-1, *x.shape[1:]) for x in state.located)
-            located = Located(*parts)
-            every = np.empty((len(located.last), logits.shape[1]), np.int32)
-            self.steps.forward(own.numpy(), first, state._replace(located=located), every)()
-            found = every[first * self.model.B : end * self.model.B]
-            self.ngrams.add_logits(logits, first)  # for what it finds of the other streams
-        else:
-            owned = self._owned(logits)
-            owned[:] = self.model.forward_blocks(own, first).cpu().numpy().reshape(owned.shape)
-            self.ngrams.add_logits(logits, first)
-            found = np.empty((len(own), logits.shape[1]), np.int32)
-            softmax.frequencies(np.ascontiguousarray(owned).reshape(found.shape), TOTAL_BITS, found)
-        frequencies[:] = 0
-        owned = self._owned(frequencies)
-        owned[:] = found.reshape(owned.shape)
-        return lambda: None, frequencies
+    def quantise(self) -> None:
+        """See `Step`."""
+        self.inner.quantise()
 
-    def _beside(self, task: Callable[[], object]) -> None:
-        self._waiting.append(task)
+    def advance(self, columns: int) -> None:
+        """See `Step`."""
+        self.model.advance(columns)
 
-    def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
-        constants = self.optimizer.advance(count)
-        n, targets = chunk.size, chunk.reshape(-1)
-        frequencies = self.frequencies[:n]
-        dlogits = np.empty((n, self.frequencies.shape[1]), np.float32)
-        softmax.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
-        width = self.model.x.shape[1]
+    def forward(
+        self, rows: np.ndarray, first: int, tables: NgramState, frequencies: np.ndarray
+    ) -> Callable[[], object]:
+        """See `Step`; but those of other ranks' streams are 0."""
+        a, b = first * self.streams, first * self.streams + len(rows)
+        entered = self.model.enter(torch.from_numpy(rows).to(self.model.x.device), first)
+        own = self._owned(entered).flatten(0, 1).cpu().numpy()
+        located = Located(*(self._owned(x).reshape(-1, *x.shape[1:]) for x in tables.located))
+        every = np.empty((len(located.last), frequencies.shape[1]), np.int32)
+        self.inner.forward(own, first, tables._replace(located=located), every)()
+        # For what the tables find of the other streams.
+        ngrams.add_logits(tables, a, np.zeros((len(rows), every.shape[1]), np.float32))
+        self._frequencies = frequencies[a:b]
+        self._frequencies[:] = 0
+        owned, a = self._owned(self._frequencies), first * self.model.B
+        owned[:] = every[a : a + len(own)].reshape(owned.shape)
+        return self.settle
+
+    def learn(self, dlogits: np.ndarray, constants: np.ndarray) -> np.ndarray:
+        """See `Step`: one message travels."""
+        frequencies, n, width = self._frequencies, len(dlogits), self.model.x.shape[1]
+        columns, device = n // self.streams, self.model.x.device
         sizes = [frequencies.size, n * width, self._parameters]
-        message = torch.zeros(sum(sizes), dtype=torch.int32, device=self.device)
+        message = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
         predicted, inputs, gradients = torch.split(message, sizes)
         predicted.copy_(torch.from_numpy(frequencies).flatten())
         dx = inputs.view(torch.float32).view(n, width)
         own = self._owned(dlogits).reshape(-1, dlogits.shape[1])
-        self._owned(dx).copy_(self._backward_blocks(own, gradients).view(len(chunk), -1, width))
+        self._owned(dx).copy_(self._backward_blocks(own, gradients).view(columns, -1, width))
         self.team.total(message)
         frequencies[:] = predicted.view(frequencies.shape).cpu().numpy()
-        for task in self._waiting:
-            task()
-        self._waiting.clear()
-        if tables:
-            softmax.gradient(frequencies, targets, count, TOTAL_BITS, dlogits)
-            self.ngrams.learn(dlogits[:count], targets[:count])
-        self._update_blocks(gradients, len(chunk), constants)
-        dx = self.model.leave(dx, update_of(constants))
-        self.embeddings.learn(dx.cpu().numpy()[:count])
-        self.model.advance(len(chunk))
+        self._update_blocks(gradients, columns, constants)
+        return self.model.leave(dx, update_of(constants)).cpu().numpy()
 
     def _backward_blocks(self, dlogits: np.ndarray, gradients: Tensor) -> Tensor:
         """The own rows' gradient (n, D) behind the convolution, at dlogits (n, V).
 
         The weights' gradients (P,) int32 are filled in.
         """
-        if self.steps is not None:
-            arguments = self.steps.backward(len(dlogits))
-            arguments[2][:] = dlogits
-            steps.backward(*arguments)
-            layout = len(dlogits), self.model.B, self.model.head.group
-            _gradients(self.steps.layers[0], *layout, gradients.numpy())
-            return torch.from_numpy(arguments[3])
+        inner, B, group = self.inner, self.model.B, self.model.head.group
+        if isinstance(inner, CompiledStep):
+            known = inner.backward_of(dlogits)
+            backward.backward(*known)
+            total = gradients.numpy()
+            _gradients(inner.pieces, inner.packed[:5], len(dlogits), B, group, total)
+            return torch.from_numpy(known[3])
         for weight, products in zip(self._products, self._split(gradients), strict=True):
             weight.products = products
-        return self.model.backward_blocks(torch.from_numpy(dlogits).to(self.device), keep)
+        return self.model.backward_blocks(torch.from_numpy(dlogits).to(inner.device), keep)
 
     def _update_blocks(self, gradients: Tensor, columns: int, constants: np.ndarray) -> None:
         """One step on all weights but the convolution's, at their gradients (P,) int32."""
-        if self.steps is not None:
-            unit = scalars.unit_of(columns * self.model.head.group)
-            _update(self.steps.layers[0], self.steps.moments, unit, gradients.numpy(), constants)
+        inner = self.inner
+        if isinstance(inner, CompiledStep):
+            unit, total = unit_of(columns * self.model.head.group), gradients.numpy()
+            _descend(inner.pieces, inner.packed[:5], unit, total, constants)
             return
         step = update_of(constants)
-        for weight, total in zip(self._products, self._split(gradients), strict=True):
-            weight.products = total.float()
+        for weight, part in zip(self._products, self._split(gradients), strict=True):
+            weight.products = part.float()
             step(weight)
 
     def _split(self, gradients: Tensor) -> list[Tensor]:
@@ -191,7 +213,7 @@ class SharedLearner(Learner):
 
     def _owned(self, rows: Any) -> Any:
         """A view (columns, own streams, ...) of rows (columns * streams, ...)."""
-        return rows.reshape(-1, self.B, *rows.shape[1:])[:, self.own]
+        return rows.reshape(-1, self.streams, *rows.shape[1:])[:, self.own]
 
 
 def share(team: Team, streams: int) -> slice:
@@ -215,40 +237,35 @@ def share(team: Team, streams: int) -> slice:
 
 
 @jit
-def _gradients(linears: Any, tokens: Any, streams: Any, group: Any, gradients: Any) -> None:
-    """gradients (P,) int32, which are zero, get the weights' gradients over so many rows."""
-    at = 0
-    for kind in range(5):
-        _, scale, xq, _, dy = linears[kind]
-        layers, outputs = scale.shape
-        inputs = xq.shape[2]
-        rows = max(1, steps.NUMBERS // inputs)
-        for layer in range(layers):
-            for first in range(0, outputs, rows):
-                end = min(first + rows, outputs)
-                size = (end - first) * inputs
-                total = gradients[at : at + size].reshape(end - first, inputs)
-                product_scale = np.empty(end - first, np.float32)
-                kernels.weight_gradient(
-                    dy[layer, :tokens, first:end], xq[layer], streams, group, total, product_scale
-                )
-                at += size
+def _gradients(
+    pieces: Any, packed: Any, tokens: Any, streams: Any, group: Any, gradients: Any
+) -> None:
+    """gradients (P,) int32 = the weights' gradients over so many rows, piece by piece."""
+    kinds = update.kinds_of(packed)
+    for i in range(len(pieces)):
+        piece = update.piece_of(pieces, i)
+        kind = piece.kind
+        rows = piece.end - piece.first
+        update.gradient(
+            kinds[kind], piece, tokens, streams, group, _part(gradients, piece, kinds[kind]),
+            np.empty(rows, np.float32),
+        )  # fmt: skip
 
 
 @jit
-def _update(linears: Any, moments: Any, unit: Any, gradients: Any, c: Any) -> None:
-    """One step at gradients (P,) int32, in the order of `_gradients`, times unit."""
-    at = 0
-    for kind in range(5):
-        quantised, scale = linears[kind][:2]
-        value, mean, square = moments[kind]
-        layers, outputs, inputs = value.shape
-        product_scale = np.full(outputs, unit, np.float32)
-        for layer in range(layers):
-            size = outputs * inputs
-            products = gradients[at : at + size].reshape(outputs, inputs).astype(np.float32)
-            kernels.descend(
-                value[layer], mean[layer], square[layer], products, product_scale,
-                quantised[layer], scale[layer], c,
-            )  # fmt: skip
-            at += size
+def _descend(pieces: Any, packed: Any, unit: Any, gradients: Any, c: Any) -> None:
+    """One step at gradients (P,) int32 times unit."""
+    kinds = update.kinds_of(packed)
+    for i in range(len(pieces)):
+        piece = update.piece_of(pieces, i)
+        kind = piece.kind
+        products = _part(gradients, piece, kinds[kind]).astype(np.float32)
+        scale = np.full(len(products), unit, np.float32)
+        update.descend(kinds[kind], piece, products, scale, c)
+
+
+@jit
+def _part(gradients: Any, piece: Any, linear: Any) -> Any:
+    """A piece's gradient (rows, K)."""
+    rows, width = piece.end - piece.first, linear.weight.shape[2]
+    return gradients[piece.at : piece.at + rows * width].reshape(rows, width)

@@ -128,6 +128,23 @@ def test_resumed_twice(path: Path) -> None:
     assert encode(config, Keeper(path, "encode", resume=True)) == encode(config)
 
 
+def test_resumed_with_other_threads(path: Path) -> None:
+    """They are the new run's, not the interrupted one's."""
+    config, threads = small(*SMALL), list[int]()
+
+    class Watching(Keeper):
+        def chunk_done(self, run: Run) -> None:
+            threads.append(1 + run.learner.threads._others)
+            super().chunk_done(run)
+
+    archive = encode(config)
+    for before, after in ((1, 2), (2, 1), (3, 2)):
+        kept(path, config, threads=before)
+        threads.clear()
+        assert encode(config, Watching(path, "encode", resume=True), threads=after) == archive
+        assert set(threads) == {after}
+
+
 def test_the_report_is_that_of_the_whole_run(path: Path) -> None:
     config = small(*SMALL)
     kept(path, config)

@@ -146,7 +146,7 @@ def test_an_assistant_that_comes_late(kind: str, learned_first: bool) -> None:
         waiting.clear()
 
     learner, decoder = Learner(config, 1, threads=2), Decoder()
-    learner._pool = Late()
+    learner.threads._pool = Late()
     decoder.load(payload)
     for digest, count in zip(digests, (28, 28, 26), strict=True):
         chunk = np.zeros((28, 1), np.uint8)
@@ -169,8 +169,8 @@ def test_an_interrupt_releases_the_assistant(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(columns, "decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         decoder.code(np.zeros((28, 1), np.uint8), 28, learner)
-    assert learner._pool is not None
-    learner._pool.submit(lambda: None).result(timeout=60)
+    assert learner.threads._pool is not None
+    learner.threads._pool.submit(lambda: None).result(timeout=60)
 
 
 @pytest.mark.parametrize("streams", [1, 3])

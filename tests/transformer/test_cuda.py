@@ -16,6 +16,7 @@ from prequential.errors import ConfigError
 from prequential.exact import selftest, tensors
 from prequential.training import run
 from prequential.training.learner import Learner
+from prequential.training.step import PortableStep
 from prequential.transformer.graphs import Captured, ColumnGraphs
 
 needs_cuda = pytest.mark.skipif(
@@ -84,8 +85,8 @@ def test_columns_are_captured_once_and_launched_again() -> None:
     class Captive(Learner):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
-            assert self.steps is None
-            self._forward_column = ColumnGraphs(self.model, capture).forward
+            assert isinstance(self.step, PortableStep)
+            self.step.forward_column = ColumnGraphs(self.model, capture).forward
 
         def learn(self, chunk: np.ndarray, count: int) -> None:
             super().learn(chunk, count)

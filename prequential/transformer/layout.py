@@ -1,0 +1,188 @@
+"""What the transformer's compiled step works on: a model's arrays, stacked, in named structures.
+
+Weights, caches and buffers of all layers of a kind lie in one array. There are B streams and T
+columns, so N = T * B rows; L layers; G = B * heads, each hs wide; a window of W columns; D numbers
+in a row of the residual stream, F in the middle of an MLP, V tokens. Without a type: float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from prequential.exact.compiled import jit
+from prequential.transformer.model import MLP, Attention, Transformer
+
+
+class Linear(NamedTuple):
+    """Layers y = x W^T of one kind, K inputs and M outputs each.
+
+    Of one layer (`linear_of`), the arrays have an axis less.
+    """
+
+    value: np.ndarray  # (L, M, K): W
+    mean: np.ndarray  # (L, M, K), the optimizer's
+    square: np.ndarray  # (L, M, K), too
+    weight: np.ndarray  # (L, M, K) int8: what the products take, value ~ weight * scale
+    scale: np.ndarray  # (L, M)
+    xq: np.ndarray  # (L, N, K), integers: the rows that entered
+    x_scale: np.ndarray  # (L, N)
+    inverse_rms: np.ndarray  # (L, N) of the norm before the layer, where there is one
+    dy: np.ndarray  # (L, N, M): the gradient of the outputs times x_scale
+
+
+class Heads(NamedTuple):
+    """Attention's operands: the chunk's, and of keys and values the window's before it."""
+
+    query: np.ndarray  # (L, T, G, hs), integers
+    query_scale: np.ndarray  # (L, T, G)
+    key: np.ndarray  # (L, W + T, G, hs), integers
+    key_scale: np.ndarray  # (L, W + T, G)
+    value: np.ndarray  # (L, W + T, G, hs), integers
+    value_scale: np.ndarray  # (L, W + T, G)
+    weights: np.ndarray  # (L, G, T, W + T)
+
+
+class HeadsGradient(NamedTuple):
+    """Between the two halves of attention's backward pass, of one layer at a time."""
+
+    doq: np.ndarray  # (T, G, hs), integers: the gradient of what the heads put out
+    do_scale: np.ndarray  # (T, G)
+    dots: np.ndarray  # (T, G): its products with what they put out
+    dheads: np.ndarray  # (N, 3D): the gradient of queries, keys and values
+
+
+class Network(NamedTuple):
+    """A transformer, as the loops take it."""
+
+    qkv: Linear  # D to 3D
+    out: Linear  # D to D
+    up: Linear  # D to F
+    down: Linear  # F to D
+    head: Linear  # D to V, a single layer
+    heads: Heads
+    gradient: HeadsGradient
+    slopes: np.ndarray  # (G,) bits per position
+    temperature: np.float32  # makes bits of the product of a query and a key
+    slope: np.float32  # d(score) / d(query . key)
+    positive: np.ndarray  # (L, N, F): the MLPs' middles before they are squared
+    inputs: np.ndarray  # (past + N, D): rows before the convolution; past = taps * B
+    taps: np.ndarray  # (taps, D): the convolution; none, and no inputs, where there is none
+    x: np.ndarray  # (N, D), the residual stream
+    logits: np.ndarray  # (N, V)
+    streams: int  # B
+
+
+def pack(structure: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The structure in plain tuples, as a loop that Python calls is given it: see `network`.
+
+    Forty arrays in named ones would take 30 microseconds a call, in plain ones they take 4.
+    """
+    return tuple(pack(part) if isinstance(part, tuple) else part for part in structure)
+
+
+@jit
+def network(packed: Any) -> Any:
+    """The `Network` again, inside a loop, at no cost."""
+    qkv, out, up, down, head, heads, gradient = packed[:7]
+    return Network(
+        Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Linear(*head), Heads(*heads),
+        HeadsGradient(*gradient), *packed[7:],
+    )  # fmt: skip
+
+
+@jit
+def linear_of(kind: Any, layer: Any) -> Any:
+    """One of a kind's layers."""
+    return Linear(
+        kind.value[layer],
+        kind.mean[layer],
+        kind.square[layer],
+        kind.weight[layer], kind.scale[layer], kind.xq[layer], kind.x_scale[layer],
+        kind.inverse_rms[layer], kind.dy[layer],
+    )  # fmt: skip
+
+
+@jit
+def heads_of(heads: Any, layer: Any) -> Any:
+    """One layer's heads."""
+    return Heads(
+        heads.query[layer], heads.query_scale[layer], heads.key[layer], heads.key_scale[layer],
+        heads.value[layer], heads.value_scale[layer], heads.weights[layer],
+    )  # fmt: skip
+
+
+def stack(model: Transformer) -> Network:
+    """Room for a model's step.
+
+    What lasts from chunk to chunk is shared: the model's weights and caches become views.
+    """
+    attentions = [block for block in model.blocks if isinstance(block, Attention)]
+    mlps = [block for block in model.blocks if isinstance(block, MLP)]
+    kinds = (
+        [block.qkv for block in attentions],
+        [block.out for block in attentions],
+        [block.up for block in mlps],
+        [block.down for block in mlps],
+        [model.head],
+    )
+    x, convolution = model.x.numpy(), model.convolution
+    N, D = x.shape
+    linears = []
+    for kind in kinds:
+        weights = [linear.weight for linear in kind]
+        value, mean, square = (_stacked(weights, name, 3) for name in Linear._fields[:3])
+        L, M, K = value.shape
+        quantised, scale = np.zeros(value.shape, np.int8), _zeros((L, M))
+        rows = _zeros((L, N, K)), _zeros((L, N)), _zeros((L, N)), _zeros((L, N, M))
+        linears.append(Linear(value, mean, square, quantised, scale, *rows))
+    qkv, out, up, down, head = linears
+    cached = (_stacked(attentions, name, 3 + ("scale" not in name)) for name in Heads._fields[2:6])
+    key, key_scale, value, value_scale = cached
+    L, keys, G, hs = key.shape
+    T = N // model.B
+    heads = Heads(
+        _zeros((L, T, G, hs)),
+        _zeros((L, T, G)),
+        key,
+        key_scale,
+        value,
+        value_scale,
+        _zeros((L, G, T, keys)),
+    )
+    of_scores = np.zeros(0, np.float32), np.float32(1), np.float32(1)
+    for first in attentions[:1]:
+        of_scores = first.slopes.numpy(), first.temperature, first.slope
+    return Network(
+        qkv,
+        out,
+        up,
+        down,
+        head,
+        heads,
+        HeadsGradient(*map(_zeros, ((T, G, hs), (T, G), (T, G), (N, 3 * D)))),
+        *of_scores,
+        _zeros((len(mlps), *up.dy.shape[1:])),
+        convolution.x.numpy() if convolution else _zeros((0, D)),
+        convolution.weight.value.numpy() if convolution else _zeros((0, D)),
+        x,
+        _zeros((N, head.dy.shape[2])),
+        model.B,
+    )
+
+
+def _zeros(shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def _stacked(owners: Sequence[Any], name: str, rank: int) -> np.ndarray:
+    """The owners' tensors of this name in one array of so many axes, of which they become views."""
+    parts = [getattr(owner, name) for owner in owners]
+    whole = _zeros((len(parts), *(parts[0].shape if parts else (0,) * (rank - 1))))
+    for i, (owner, part) in enumerate(zip(owners, parts, strict=True)):
+        whole[i] = part.numpy()
+        setattr(owner, name, torch.from_numpy(whole[i]))
+    return whole

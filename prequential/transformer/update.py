@@ -1,0 +1,106 @@
+"""The optimizer's step on the CPU, compiled: `optimizer` on the stacked arrays.
+
+The weights are walked in pieces of some rows (`pieces_of`), by threads that share them or, where
+ranks share streams (`training.team`), first for the gradients and then for the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prequential.exact import kernels, shares
+from prequential.exact.compiled import jit, outer
+from prequential.transformer.layout import Linear
+
+_NUMBERS = 4096  # of a piece, about
+
+
+class Piece(NamedTuple):
+    """Some rows of a weight."""
+
+    kind: int  # in the order of `Network`
+    layer: int
+    first: int
+    end: int
+    at: int  # numbers in the pieces before
+
+
+def pieces_of(kinds: Sequence[Linear]) -> np.ndarray:
+    """Every `Piece` of all weights but the convolution's: (pieces, 5) int64."""
+    found, at = [], 0
+    for kind, linear in enumerate(kinds):
+        layers, outputs, inputs = linear.value.shape
+        rows = max(1, _NUMBERS // max(1, inputs))
+        for layer in range(layers):
+            for first in range(0, outputs, rows):
+                end = min(first + rows, outputs)
+                found.append(Piece(kind, layer, first, end, at))
+                at += (end - first) * inputs
+    return np.array(found)
+
+
+@jit
+def piece_of(pieces: Any, i: Any) -> Any:
+    """The i-th of them."""
+    return Piece(pieces[i, 0], pieces[i, 1], pieces[i, 2], pieces[i, 3], pieces[i, 4])
+
+
+@jit
+def kinds_of(packed: Any) -> Any:
+    """The kinds of linear layers; they are of one type, so a loop's variable may choose."""
+    qkv, out, up, down, head = packed
+    return Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Linear(*head)
+
+
+@jit
+def gradient(
+    linear: Any, piece: Any, tokens: Any, streams: Any, group: Any, products: Any, scale: Any
+) -> None:
+    """The gradient of a piece's rows, over so many tokens: `kernels.weight_gradient`."""
+    dy = linear.dy[piece.layer, :tokens, piece.first : piece.end]
+    kernels.weight_gradient(dy, linear.xq[piece.layer], streams, group, products, scale)
+
+
+@jit
+def descend(linear: Any, piece: Any, products: Any, scale: Any, c: Any) -> None:
+    """One step on a piece's rows, at the gradient products * scale[:, None]."""
+    layer, rows = piece.layer, slice(piece.first, piece.end)
+    kernels.descend(
+        linear.value[layer, rows],
+        linear.mean[layer, rows],
+        linear.square[layer, rows],
+        products,
+        scale,
+        linear.weight[layer, rows],
+        linear.scale[layer, rows],
+        c,
+    )
+
+
+@jit
+def _step(linear: Any, piece: Any, tokens: Any, streams: Any, group: Any, c: Any) -> None:
+    rows = piece.end - piece.first
+    products = np.empty((rows, linear.xq.shape[2]), np.float32)
+    scale = np.empty(rows, np.float32)
+    gradient(linear, piece, tokens, streams, group, products, scale)
+    descend(linear, piece, products, scale, c)
+
+
+@outer
+def update(
+    counters: Any, pieces: Any, packed: Any, tokens: Any, streams: Any, group: Any, c: Any
+) -> None:
+    """One step on all weights but the convolution's, after so many rows.
+
+    Any number of threads may call it; when it returns, the step is done.
+    """
+    kinds = kinds_of(packed)
+    i = shares.claim(counters, 0)
+    while i < len(pieces):
+        piece = piece_of(pieces, i)
+        _step(kinds[piece.kind], piece, tokens, streams, group, c)
+        i = shares.next_piece(counters, 0)
+    shares.wait(counters, 0, len(pieces))
