@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -122,9 +123,11 @@ class SharedStep:
         assert B > 1  # one has no groups, and nothing to share
         own = self.own.stop - self.own.start
         model = Transformer(config.model, own, T, seed, device, tokens, group_of(B))
-        convolution, model.convolution = model.convolution, None
-        self.inner, self.model = step_of(model, threads), model
-        if convolution is not None:  # cheap, so all ranks compute that of all streams
+        # The convolution is cheap, so all ranks compute that of all streams, and before the rest.
+        blocks, convolution = copy(model), model.convolution
+        blocks.convolution = None
+        self.inner, self.model = step_of(blocks, threads), model
+        if convolution is not None:
             model.convolution = Convolution(convolution.weight, B, T)
         self._products = [
             w for w in model.weights if not convolution or w is not convolution.weight
