@@ -14,6 +14,7 @@ import zipfile
 from typing import BinaryIO
 
 from prequential.archive import codesize
+from prequential.archive.bare import bare
 from prequential.errors import FileError
 
 _ZIP = b"PK\x03\x04"
@@ -105,7 +106,7 @@ def write(archive: bytes, out: BinaryIO) -> int:
     """Write the runnable archive around a `.pq` archive; return its size in bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as pyz:
-        _add(pyz, "__main__.py", codesize.bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
+        _add(pyz, "__main__.py", bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
         _add(pyz, "code", codesize.packed(), zipfile.ZIP_STORED)
         _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
     out.write(packed.getvalue())
