@@ -117,21 +117,21 @@ class CompiledStep:
 
     def __init__(self, model: Transformer, threads: Threads) -> None:
         self.model, self._threads = model, threads
-        self.network = layout.stack(model)
-        self.packed = layout.pack(self.network)
-        self.pieces = update.pieces_of(self.network[:5])
-        self._layers = len(self.network.qkv.weight)
-        self._room = forward.scratch(self.network, 1)  # of one column, which threads share
+        self.network = net = layout.stack(model)
+        self._kinds = net.qkv, net.out, net.up, net.down, net.head
+        self.pieces = update.pieces_of(self._kinds)
+        self.packed, self.kinds, self._heads = map(layout.pack, (net, self._kinds, net.heads))
+        self._layers = len(net.qkv.weight)
+        self._room = forward.scratch(net, 1)  # of one column, which threads share
         # Rows enter where the convolution reads them, or else the residual stream itself.
-        x, inputs = self.network.x, self.network.inputs
-        self._entrance = inputs[len(inputs) - len(x) :] if len(inputs) else x
+        self._entrance = net.inputs[len(net.inputs) - len(net.x) :] if len(net.inputs) else net.x
         self._pending: Call = _nothing  # what `settle` completes
         self._known: tuple[Any, ...] = ()  # the backward pass of a chunk that was decoded
         self.quantise()
 
     def quantise(self) -> None:
         """See `Step`. From then on the int8 copies follow by `learn`; the model's own do not."""
-        for linear in self.network[:5]:
+        for linear in self._kinds:
             for layer in zip(linear.value, linear.weight, linear.scale, strict=True):
                 kernels.quantise_rows(*layer)
 
@@ -201,7 +201,7 @@ class CompiledStep:
         known, self._known = self._known, ()
         known = known or self.backward_of(dlogits)
         arguments = (
-            shares.phases(1), self.pieces, self.packed[:5], len(dlogits), self.model.B,
+            shares.phases(1), self.pieces, self.kinds, len(dlogits), self.model.B,
             self.model.head.group, constants,
         )  # fmt: skip
 
@@ -213,25 +213,25 @@ class CompiledStep:
         self._pending = step
         if not self._threads.together:
             self.settle()
-        return self._leave(known[3], constants)
+        *_, dx = known
+        return self._leave(dx, constants)
 
     def _leave(self, dy: np.ndarray, constants: np.ndarray) -> np.ndarray:
         """The gradient (n, D) before the convolution, which takes its step, at dy (n, D) behind."""
         if self.model.convolution is None:
             return dy
-        dx, w, inputs = np.empty_like(dy), self.model.convolution.weight, self.network.inputs
+        dx, w, net = np.empty_like(dy), self.model.convolution.weight, self.network
         parts = w.value, w.mean, w.square, w.products, w.product_scale, w.quantised, w.scale
-        taps, *rest = (part.numpy() for part in parts)
-        x = inputs[: len(taps) * self.model.B + len(dy)]
-        kernels.convolve_backward(dy, x, taps, self.model.B, dx, rest[2])
-        kernels.descend(taps, *rest, constants)
+        x = net.inputs[: len(net.taps) * net.streams + len(dy)]
+        kernels.convolve_backward(dy, x, net.taps, net.streams, dx, w.products.numpy())
+        kernels.descend(*(part.numpy() for part in parts), constants)
         return dx
 
     def advance(self, columns: int) -> None:
         """See `Step`."""
         net = self.network
         past = len(net.taps) * net.streams
-        forward.advance(self.packed[5], net.inputs, past, net.streams, columns)
+        forward.advance(self._heads, net.inputs, past, net.streams, columns)
 
 
 def _nothing() -> None:

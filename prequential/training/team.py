@@ -190,8 +190,9 @@ class SharedStep:
             known = inner.backward_of(dlogits)
             backward.backward(*known)
             total = gradients.numpy()
-            _gradients(inner.pieces, inner.packed[:5], len(dlogits), B, group, total)
-            return torch.from_numpy(known[3])
+            _gradients(inner.pieces, inner.kinds, len(dlogits), B, group, total)
+            *_, dx = known
+            return torch.from_numpy(dx)
         for weight, products in zip(self._products, self._split(gradients), strict=True):
             weight.products = products
         return self.model.backward_blocks(torch.from_numpy(dlogits).to(inner.device), keep)
@@ -201,7 +202,7 @@ class SharedStep:
         inner = self.inner
         if isinstance(inner, CompiledStep):
             unit, total = unit_of(columns * self.model.head.group), gradients.numpy()
-            _descend(inner.pieces, inner.packed[:5], unit, total, constants)
+            _descend(inner.pieces, inner.kinds, unit, total, constants)
             return
         step = update_of(constants)
         for weight, part in zip(self._products, self._split(gradients), strict=True):
