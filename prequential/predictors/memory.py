@@ -87,9 +87,13 @@ class Memory:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
         s = self.state
-        named = s.tables._asdict() | s.matches._asdict() | s.mixer._asdict()
-        named |= s.matches.pointers._asdict() | self.history.arrays()
-        return {f"memory.{k}": v for k, v in named.items() if isinstance(v, np.ndarray)}
+        named = {f"memory.{name}": array for name, array in self.history.arrays().items()}
+        structures: list[Any] = [s.tables, s.matches, s.matches.pointers, s.mixer]
+        for structure in structures:  # some of whose fields have the same names
+            for name, array in structure._asdict().items():
+                if isinstance(array, np.ndarray):
+                    named[f"memory.{type(structure).__name__.lower()}.{name}"] = array
+        return named
 
 
 @jit
