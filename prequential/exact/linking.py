@@ -15,19 +15,33 @@ are compiled as numba does it.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 from numba.core import sigutils, types
+from numba.core.caching import (
+    CacheImpl,
+    CompileResultCacheImpl,
+    FunctionCache,
+    InTreeCacheLocator,
+    UserWideCacheLocator,
+)
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.environment import lookup_environment
 from numba.core.registry import CPUDispatcher
+
+_PATIENCE_S, _LOOK_S = 120, 0.1  # with another process that compiles the same
 
 
 class Load(NamedTuple):
@@ -135,6 +149,96 @@ class _Compiler(Compiler):
         return super()._compile_bytecode()
 
 
+class Temporary(UserWideCacheLocator):
+    """The last resort: a folder of this user's alone in that for temporary files."""
+
+    def get_cache_path(self) -> str:
+        """The folder for the loops of this file."""
+        folder = Path(tempfile.gettempdir(), f"prequential-{os.getuid()}")
+        return str(folder / self.get_suitable_cache_subpath(self._py_file))
+
+    def ensure_cache_path(self) -> None:
+        """Make it, and see that nobody else could have written there what is loaded from it."""
+        folder = Path(self.get_cache_path()).parent
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o170077 != 0o040000:
+            raise PermissionError(f"{folder}: is not a folder of this user alone")
+        super().ensure_cache_path()
+
+
+class _Kept(CompileResultCacheImpl):
+    """Where machine code is kept."""
+
+    @property
+    def _locator_classes(self) -> list[Any]:
+        return [*CacheImpl._locator_classes, Temporary]
+
+
+class _Installed(CompileResultCacheImpl):
+    """Where the package is, which need not be writable."""
+
+    class _Beside(InTreeCacheLocator):
+        def ensure_cache_path(self) -> None:
+            pass  # nothing is written
+
+    _locator_classes = (_Beside,)
+
+
+class _InstalledCache(FunctionCache):
+    _impl_class = _Installed
+
+
+class _Cache(FunctionCache):
+    """numba's cache of one loop; of processes that miss the same in it, one compiles."""
+
+    _impl_class = _Kept
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._installed = _InstalledCache(function)
+        self._lock: Any = None
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept for a signature, if anything; until `unlock`, nobody else compiles it."""
+        found = super().load_overload(sig, target_context)
+        if found is None and not numba.config.CACHE_DIR:
+            found = self._installed.load_overload(sig, target_context)
+        if found is None and not _State.inner and self._wait():
+            found = super().load_overload(sig, target_context)
+        return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep it, unless it is only linked into others."""
+        if data.library._finalized:
+            super().save_overload(sig, data)
+
+    def _wait(self) -> bool:
+        """Wait for another process that is at this loop; whether there was one."""
+        if self._lock is not None:
+            return False
+        waited = False
+        path = Path(self.cache_path, self._impl.filename_base + ".lock")
+        with suppress(OSError):  # without locks, several compile the same
+            self._lock = path.open("wb")
+            for _ in range(int(_PATIENCE_S / _LOOK_S)):
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waited = True
+                    time.sleep(_LOOK_S)
+        return waited
+
+    def unlock(self) -> None:
+        """Let others go on."""
+        if self._lock is not None:
+            with suppress(OSError):
+                os.unlink(self._lock.name)
+            self._lock.close()
+            self._lock = None
+
+
 class Loop(CPUDispatcher):
     """A loop of this package, compiled as the module says."""
 
@@ -158,7 +262,11 @@ class Loop(CPUDispatcher):
             known = self.overloads.get(arguments)
             if known is not None and not (_State.inner or known.library._finalized):
                 del self.overloads[arguments]  # Python calls what was only linked until now
-            return super().compile(sig)
+            try:
+                return super().compile(sig)
+            finally:
+                if isinstance(self._cache, _Cache):
+                    self._cache.unlock()
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
         """What a compiled caller calls: not one function more for every constant argument."""
@@ -188,10 +296,8 @@ class Loop(CPUDispatcher):
         super().add_overload(cres)
 
     def enable_caching(self) -> None:
-        """Keep machine code in numba's cache."""
-        super().enable_caching()
-        save = self._cache.save_overload
-        self._cache.save_overload = lambda sig, cres: cres.library._finalized and save(sig, cres)
+        """Keep machine code, and look for it where the package is installed as well."""
+        self._cache = _Cache(self.py_func)
 
 
 def njit(function: Callable[..., Any] | None = None, *, cache: bool = False, **options: Any) -> Any:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numba
@@ -64,6 +65,7 @@ def test_a_loop_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.Monkey
     """As for a user without a home of a package that root has installed."""
     cache = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # its older name
     monkeypatch.setattr(cache, "_locator_classes", [])
+    monkeypatch.setattr(tempfile, "tempdir", os.devnull)
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(_one_more)
     loop = compiled.jit(_one_more)

@@ -129,3 +129,57 @@ def test_threads_may_all_be_first() -> None:
 
 
 KINDS = (int, float, np.float32)
+
+
+PROGRAM = """
+import sys
+from numba.core.caching import CacheImpl
+if "barred" in sys.argv:
+    CacheImpl._locator_classes = []
+from loops import total, np
+import numba.core.event as event
+with event.install_recorder("numba:compile") as compiled:
+    assert total(np.arange(4), 0) == 6
+print(total.stats.cache_path, sum(e.is_end for _, e in compiled.buffer))
+"""
+
+
+def test_a_read_only_installation_is_used_and_a_temporary_folder_is_the_last_resort(
+    tmp_path: Path,
+) -> None:
+    """As for a user without a home."""
+    (tmp_path / "loops.py").write_text(LOOPS[: LOOPS.index("with event")])
+    temporary, beside = tmp_path / "temporary", tmp_path / "__pycache__"
+    temporary.mkdir()
+    package = Path(prequential.__file__).parent.parent
+    paths = {"TMPDIR": str(temporary), "PYTHONPATH": f"{tmp_path}:{package}"}
+    environment = os.environ | paths
+    environment.pop("NUMBA_CACHE_DIR", None)
+
+    def run(*options: str) -> list[str]:
+        command = [sys.executable, "-c", PROGRAM, *options]
+        return subprocess.check_output(command, env=environment, text=True).split()
+
+    assert run() == [str(beside), "2"]
+    folder, compiled = run("barred")
+    own = temporary / f"prequential-{os.getuid()}"
+    assert (Path(folder).parent, compiled) == (own, "0")  # what is beside the file is used
+    for kept in beside.glob("loops.*"):
+        kept.unlink()
+    assert run("barred")[1] == "2"
+    assert run("barred")[1] == "0"
+    own.chmod(0o777)  # now others could have written there what would be run
+    assert run("barred") == ["None", "2"]
+
+
+def test_of_two_processes_one_compiles(tmp_path: Path) -> None:
+    (tmp_path / "loops.py").write_text(LOOPS[: LOOPS.index("with event")])
+    package = Path(prequential.__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{package}"}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+    command = [sys.executable, "-c", PROGRAM]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+    counts = sorted(int(process.communicate()[0].split()[1]) for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert counts == [0, 2]
+    assert not list((tmp_path / "cache").rglob("*.lock"))
