@@ -36,7 +36,7 @@ def sweep(data: bytes, folder: Path) -> dict[str, Any]:
     source.write_bytes(data)
     settings = [part for setting in MODEL for part in ("--set", setting)]
     command = ["mdl", str(source), "--preset", "tiny", *settings, *GRID, "--keep", str(folder)]
-    if preq([*command, "--json", str(result), "-f", "-q"]):
+    if preq([*command, "--json-file", str(result), "-f", "-q"]):
         raise SystemExit(1)
     found: dict[str, Any] = json.loads(result.read_text())
     return found

@@ -1,18 +1,16 @@
 """Online prequential trainer-compressor: code a chunk, then learn it.
 
 >>> import prequential
->>> archive = prequential.compress(b"a" * 1000, config=prequential.load("tiny"))
+>>> archive = prequential.compress(b"a" * 1000, config="tiny")
 >>> prequential.decompress(archive) == b"a" * 1000
 True
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from prequential.config import Config, load
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from prequential.archive.container import Limits
     from prequential.codec import (
         codelength,
         compress,
@@ -20,12 +18,30 @@ if TYPE_CHECKING:
         decompress,
         decompress_file,
     )
+    from prequential.config import Config, load
+    from prequential.errors import (
+        ArchiveError,
+        ConfigError,
+        DivergenceError,
+        FileError,
+        PlatformError,
+        PrequentialError,
+    )
     from prequential.report import Report
+    from prequential.training.prior import Prior
+    from prequential.training.prior import load as load_prior
 
 __version__ = "0.1.0.dev0"
-_TRAINING = ("codelength", "compress", "compress_file", "decompress", "decompress_file")
 __all__ = [
+    "ArchiveError",
     "Config",
+    "ConfigError",
+    "DivergenceError",
+    "FileError",
+    "Limits",
+    "PlatformError",
+    "PrequentialError",
+    "Prior",
     "Report",
     "codelength",
     "compress",
@@ -33,17 +49,25 @@ __all__ = [
     "decompress",
     "decompress_file",
     "load",
+    "load_prior",
 ]
+# Where a name is, if not in `codec` or `errors`.
+_PLACES = {
+    "Config": "config",
+    "Limits": "archive.container",
+    "Prior": "training.prior",
+    "Report": "report",
+    "load": "config",
+}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # PyTorch takes seconds to import: only what trains imports it, and only when used.
-    if name in _TRAINING:
-        from prequential import codec
+    from importlib import import_module
 
-        return getattr(codec, name)
-    if name == "Report":
-        from prequential.report import Report
-
-        return Report
-    raise AttributeError(f"module 'prequential' has no attribute {name!r}")
+    if name == "load_prior":
+        return import_module("prequential.training.prior").load
+    if name not in __all__:
+        raise AttributeError(f"module 'prequential' has no attribute {name!r}")
+    place = _PLACES.get(name, "errors" if name.endswith("Error") else "codec")
+    return getattr(import_module(f"prequential.{place}"), name)

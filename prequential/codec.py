@@ -10,7 +10,7 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,37 +28,39 @@ from prequential.coding import pieces
 from prequential.coding.encoder import Encoder, Meter
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import AUTO, BYTES, Config, load
+from prequential.errors import ConfigError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
 from prequential.training import decoding
 from prequential.training import prior as priors
-from prequential.training.learner import Learner
 from prequential.training.prior import Prior
-from prequential.training.run import Bytes, Checkpoints, Run, check_memory, exact, sha256_of
+from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
 
-_LIMITS = Limits()
+_DEFAULT = Options()
 
 
 def compress(
     data: bytes,
     seed: int = 0,
-    config: Config | None = None,
+    config: Config | str | None = None,
     *,
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    prior: Prior | None = None,
 ) -> bytes:
-    """The archive of `data`, with the default preset unless a config is given."""
+    """The archive of `data`.
+
+    config is a `Config`, a preset's name, or None for the default preset. With a prior (see
+    `load_prior`) the weights start from it, and the decoder needs it too.
+
+    Raises:
+        ConfigError: no such preset or device, or the prior does not fit the config.
+    """
     archive = io.BytesIO()
-    encode(
-        np.frombuffer(data, np.uint8),
-        archive,
-        config=config or load(),
-        seed=seed,
-        device=device,
-        threads=threads,
-        progress=progress,
-    )
+    options = Options(device=device, threads=threads, progress=progress, prior=prior)
+    array = np.frombuffer(data, np.uint8)
+    encode(array, archive, config=_config(config), seed=seed, options=options)
     return archive.getvalue()
 
 
@@ -68,7 +70,8 @@ def decompress(
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
-    limits: Limits = _LIMITS,
+    prior: Prior | None = None,
+    limits: Limits = LIMITS,
 ) -> bytes:
     """The data of an archive.
 
@@ -78,8 +81,9 @@ def decompress(
     """
     data = io.BytesIO()
     decompress_file(
-        io.BytesIO(archive), data, device=device, threads=threads, progress=progress, limits=limits
-    )
+        io.BytesIO(archive), data, device=device, threads=threads, progress=progress, prior=prior,
+        limits=limits,
+    )  # fmt: skip
     return data.getvalue()
 
 
@@ -87,24 +91,25 @@ def compress_file(
     source: BinaryIO,
     archive: BinaryIO,
     seed: int = 0,
-    config: Config | None = None,
+    config: Config | str | None = None,
     *,
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    prior: Prior | None = None,
 ) -> Report:
     """Read source to its end, once, and write its archive where `archive` stands.
 
     It may be a pipe, or have content, which stays: nothing is written before the archive is
     complete, as with `decompress_file`. The streams are coded side by side, so all of the source is
-    needed, and held, from the start.
+    needed, and held, from the start. Otherwise as `compress`.
     """
     archive.write(b"")  # what cannot be written to fails before the work
+    config = _config(config)
     complete = io.BytesIO()
-    report = encode(
-        np.frombuffer(source.read(), np.uint8), complete, config=config or load(), seed=seed,
-        device=device, threads=threads, progress=progress,
-    )  # fmt: skip
+    options = Options(device=device, threads=threads, progress=progress, prior=prior)
+    array = np.frombuffer(source.read(), np.uint8)
+    report = encode(array, complete, config=config, seed=seed, options=options)
     _write(archive, complete.getbuffer())
     return report
 
@@ -116,7 +121,8 @@ def decompress_file(
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
-    limits: Limits = _LIMITS,
+    prior: Prior | None = None,
+    limits: Limits = LIMITS,
 ) -> Report:
     """Write the data of an archive, which may be a pipe, once all of it is decoded and checked.
 
@@ -132,12 +138,19 @@ def decompress_file(
         decoded = np.empty(size, np.uint8)
         return decoded
 
-    report = decode(
-        archive, allocate, name=str(getattr(archive, "name", "archive")), device=device,
-        threads=threads, progress=progress, limits=limits, in_memory=True,
-    )  # fmt: skip
+    name = str(getattr(archive, "name", "archive"))
+    options = Options(name, device, threads, progress, prior, limits, in_memory=True)
+    report = decode(archive, allocate, options)
     _write(target, decoded.data)
     return report
+
+
+def _config(config: Config | str | None) -> Config:
+    if config is None or isinstance(config, str):
+        return load(config)
+    if not isinstance(config, Config):
+        raise ConfigError(f"config is {config!r}: give a Config, as of load(), or a preset's name")
+    return config
 
 
 def _write(file: BinaryIO, content: memoryview) -> None:
@@ -149,27 +162,29 @@ def _write(file: BinaryIO, content: memoryview) -> None:
 def codelength(
     data: bytes,
     seed: int = 0,
-    config: Config | None = None,
+    config: Config | str | None = None,
     *,
     device: str = "cpu",
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    prior: Prior | None = None,
 ) -> Report:
     """Measure without coding: archive_bytes and payload_bytes are what the loss integral implies.
 
-    Data that an archive would store is measured as it is, above 8 bits per byte.
+    Data that an archive would store is measured as it is, above 8 bits per byte, unless there is
+    none. Otherwise as `compress`.
     """
     started = time.monotonic()
     array = np.frombuffer(data, np.uint8)
-    config, symbols, vocabulary, tokens = _tokenized(array, config or load())
-    resolved = _resolved(config, len(array), tokens, vocabulary, _LIMITS)
-    header = Header(len(array), seed, sha256_of(array), resolved, tokens=tokens)
+    config = _config(config)
+    if len(array) == 0:
+        return _store(array, io.BytesIO(), seed, sha256_of(array), started)
+    options = Options(device=device, threads=threads, progress=progress, prior=prior)
+    header, config, symbols, vocabulary = _described(array, config, seed, options)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
     with exact(device):
-        run = Run(
-            header, resolved, device, threads, symbols, vocabulary, meter, progress, started
-        )  # fmt: skip
+        run = Run(header, config, options, symbols, vocabulary, meter, started)
         for _ in run.frames():
             archive.data(b"", bytes(DIGEST_BYTES))
         digest = run.learner.digest()
@@ -187,39 +202,27 @@ def encode(
     *,
     config: Config,
     seed: int = 0,
-    device: str = "cpu",
-    threads: int | None = None,
-    progress: ProgressCallback | None = None,
-    prior: Prior | None = None,
+    options: Options = _DEFAULT,
     weights: BinaryIO | None = None,
-    new_learner: Callable[..., Learner] | None = None,
-    limits: Limits = _LIMITS,
-    checkpoints: Checkpoints | None = None,
 ) -> Report:
-    """Write the archive of data (n,) uint8 into a seekable file that is at its beginning.
+    """Write the archive of data (n,) uint8 into an empty, seekable file.
 
     With a prior the weights start from it instead of the seed's; the decoder will need it too.
     The final weights go to the file `weights`; they are no part of the archive. Of the limits only
-    memory counts here. new_learner makes a `Learner` that computes the same bits in another way.
+    memory counts here.
 
     Raises:
         ConfigError: the model would need more than the memory limit, no such device, or the prior
             does not fit the config.
     """
     started = time.monotonic()
-    sha256 = sha256_of(data)
     if len(data) == 0:
-        return _store(data, archive, seed, sha256, started)
-    config, symbols, vocabulary, tokens = _tokenized(data, config)
-    resolved = _resolved(config, len(data), tokens, vocabulary, limits)
-    header = Header(len(data), seed, sha256, resolved, prior.identity if prior else None, tokens)
+        return _store(data, archive, seed, sha256_of(data), started)
+    header, config, symbols, vocabulary = _described(data, config, seed, options)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder()
-    with exact(device):
-        run = Run(
-            header, resolved, device, threads, symbols, vocabulary, encoder, progress, started,
-            prior, new_learner, writer, checkpoints,
-        )  # fmt: skip
+    with exact(options.device):
+        run = Run(header, config, options, symbols, vocabulary, encoder, started, writer)
         for _ in run.frames():
             writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])
         digest = run.learner.digest()
@@ -229,7 +232,7 @@ def encode(
     if writer.bytes_written > stored_bytes(len(data), seed):
         archive.seek(0)
         archive.truncate()
-        return _store(data, archive, seed, sha256, started)
+        return _store(data, archive, seed, header.sha256, started)
     return report_of(
         header, writer.header_bytes, writer.payload_bytes, writer.bytes_written,
         encoder.loss_bits, digest, run, run.started,
@@ -239,25 +242,52 @@ def encode(
 def decode(
     archive: BinaryIO,
     allocate: Callable[[int], np.ndarray],
-    *,
-    name: str = "archive",
-    device: str = "cpu",
-    threads: int | None = None,
-    progress: ProgressCallback | None = None,
-    prior: Prior | None = None,
-    limits: Limits = _LIMITS,
-    in_memory: bool = False,
-    checkpoints: Checkpoints | None = None,
+    options: Options = _DEFAULT,
     decoded: list[slice] | None = None,
 ) -> Report:
     """Fill allocate(original_bytes) with the original: `decoding.decode`, and its report."""
+    started = time.monotonic()
+    reader, run = decoding.decode(archive, allocate, options, decoded)
+    loss_bits, digest = 8.0 * reader.payload_bytes, b""
+    if run is not None:
+        loss_bits, digest, started = run.coder.loss_bits, run.learner.digest(), run.started
     return report_of(
-        *decoding.decode(
-            archive, allocate, name=name, device=device, threads=threads, progress=progress,
-            prior=prior, limits=limits, in_memory=in_memory, checkpoints=checkpoints,
-            decoded=decoded,
-        )
+        reader.header, reader.header_bytes, reader.payload_bytes, reader.bytes_read, loss_bits,
+        digest, run, started,
     )  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """What encoding would take."""
+
+    config: Config  # every size filled in
+    tokens: int
+    memory_bytes: int
+    seconds: float  # at most, on two cores
+
+
+def plan(data: Bytes, config: Config, limits: Limits = LIMITS) -> Plan:
+    """What encoding data (n,) uint8 would take, without doing it.
+
+    Raises:
+        ConfigError: the model would need more than the memory limit.
+    """
+    config, symbols, vocabulary, tokens = _tokenized(data, config)
+    config = _resolved(config, len(data), tokens, vocabulary, limits)
+    size = len(vocabulary.pieces)
+    seconds = config.seconds_per_token(size, len(data) / max(1, len(symbols)))
+    return Plan(config, len(symbols), config.memory_bytes(size), len(symbols) * seconds)
+
+
+def _described(
+    data: Bytes, config: Config, seed: int, options: Options
+) -> tuple[Header, Config, Bytes, Vocabulary]:
+    """The header of the data's archive, its config, the data's tokens and what they stand for."""
+    config, symbols, vocabulary, tokens = _tokenized(data, config)
+    config = _resolved(config, len(data), tokens, vocabulary, options.limits)
+    prior = options.prior.identity if options.prior else None
+    header = Header(len(data), seed, sha256_of(data), config, prior, tokens)
+    return header, config, symbols, vocabulary
 
 
 def _tokenized(data: Bytes, config: Config) -> tuple[Config, Bytes, Vocabulary, Tokens | None]:
@@ -306,7 +336,7 @@ def report_of(
     """What a run comes to; run is None for a stored archive."""
     seconds = time.monotonic() - started
     code = codesize.code_bytes()
-    prior = run.prior.compressed_bytes if run and run.prior else 0
+    prior = run.options.prior.compressed_bytes if run and run.options.prior else 0
     size = header.original_bytes
     return Report(
         original_bytes=size,

@@ -258,16 +258,18 @@ def preset_names() -> list[str]:
 
 
 def load(
-    preset: str | None = None, path: str | None = None, overrides: Sequence[str] = ()
+    preset: str | None = None,
+    path: str | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Config:
-    """A preset or a TOML file, changed by overrides such as `"model.width=64"`.
+    """A preset or a TOML file, changed by overrides: `["model.width=64"]`, `{"model.width": 64}`.
 
     Raises:
         ConfigError: an unknown preset or key, a wrong type, a value out of range.
     """
     if path is not None:
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a config ({error})") from error
         source = path
@@ -276,16 +278,13 @@ def load(
         if source not in preset_names():
             raise ConfigError(f"no preset {source!r}; there are {', '.join(preset_names())}")
         text = (resources.files("prequential.configs") / f"{source}.toml").read_text("utf-8")
-    for override in overrides:
-        if "=" not in override or "\n" in override:
-            raise ConfigError(f"--set {override!r}: expected KEY=VALUE, as in model.width=64")
     try:
         tree = tomllib.loads(text)
-        for override in overrides:
-            key, value = override.split("=", 1)
-            _set(tree, key.strip(), _parse_value(value.strip()))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    changes = overrides.items() if isinstance(overrides, Mapping) else map(_parse, overrides)
+    for key, value in changes:
+        _set(tree, key, value)
     return from_tree(tree, source)
 
 
@@ -392,12 +391,15 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def _parse_value(text: str) -> Any:
-    """A TOML value; anything that is not one is taken as a bare string."""
+def _parse(override: str) -> tuple[str, Any]:
+    """Key and value; anything that is not a TOML value is taken as a bare string."""
+    key, found, text = override.partition("=")
+    if not found or "\n" in override:
+        raise ConfigError(f"--set {override!r}: expected KEY=VALUE, as in model.width=64")
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        return key.strip(), text.strip()
 
 
 # Canonical bytes: integers as LEB128 varints, floats as the length and text of their shortest
@@ -420,6 +422,19 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+def varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, least significant first, high bit on all but the last.
+
+    >>> varint(300).hex()
+    'ac02'
+    """
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
 def _pack(value: Any) -> bytes:
     r"""One value's bytes.
 
@@ -427,11 +442,7 @@ def _pack(value: Any) -> bytes:
     (b'\xac\x02', b'\x030.5', b'\x04o1w0')
     """
     if isinstance(value, int):
-        out = bytearray()
-        while value >= 0x80:
-            out.append(value & 0x7F | 0x80)
-            value >>= 7
-        return bytes([*out, value])
+        return varint(value)
     if isinstance(value, tuple):
         value = "".join(value)
     text = (repr(value) if isinstance(value, float) else value).encode()

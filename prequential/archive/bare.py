@@ -119,7 +119,12 @@ def _imported(source: bytes) -> bytes:
     lines = source.splitlines(keepends=True)
     tree = ast.parse(source)
     kept = [node for node in tree.body if not for_types(node)]
-    names = {n.id for node in kept for n in ast.walk(node) if isinstance(n, ast.Name)}
+    used = [n for node in kept for n in ast.walk(node)]
+    fields = [n.annotation for n in used if isinstance(n, ast.AnnAssign)]
+    if b"from __future__ import annotations" in source:  # then those of fields are not evaluated
+        annotations = {id(n) for field in fields for n in ast.walk(field)}
+        used = [n for n in used if id(n) not in annotations]
+    names = {n.id for n in used if isinstance(n, ast.Name)}
     for node in tree.body:
         instead = b"" if node not in kept else None
         if isinstance(node, ast.ImportFrom) and node.module != "__future__":

@@ -9,12 +9,19 @@ bytes.
 from __future__ import annotations
 
 import ast
+import hashlib
 import lzma
+import os
+from contextlib import suppress
 from functools import cache
 from importlib import resources
+from pathlib import Path
+from threading import RLock
 
+import prequential
 from prequential.archive.bare import bare, running
 
+_LOCK = RLock()
 _ROOT = "training/decoding"
 
 
@@ -45,9 +52,14 @@ def closure(*roots: str) -> dict[str, bytes]:
     return found
 
 
-@cache
 def packed() -> bytes:
     """The closure as one LZMA stream: for each file a line "name size", then its bytes."""
+    with _LOCK:  # or threads that start together would each do it
+        return _packed()
+
+
+@cache
+def _packed() -> bytes:
     files = {path.split("/")[-1] + ".py": bare(source) for path, source in _files().items()}
     joined = b"".join(f"{name} {len(f)}\n".encode() + f for name, f in files.items())
     lzma1 = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0}
@@ -55,8 +67,32 @@ def packed() -> bytes:
 
 
 def code_bytes() -> int:
-    """Compressed bytes of the closure."""
-    return len(packed())
+    """Compressed bytes of the closure.
+
+    Packing takes more than a second, so their number is kept beside the compiled modules, under a
+    digest of all sources, where that folder can be written.
+    """
+    with _LOCK:
+        return _code_bytes()
+
+
+@cache
+def _code_bytes() -> int:
+    package, sha = Path(prequential.__file__).parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        sha.update(path.read_bytes())
+    kept = package / "__pycache__" / f"code_bytes-{sha.hexdigest()[:32]}"
+    with suppress(OSError, ValueError):
+        return int(kept.read_text())
+    size = len(_packed())
+    with suppress(OSError):
+        for old in kept.parent.glob("code_bytes-*"):
+            old.unlink(missing_ok=True)
+        kept.parent.mkdir(exist_ok=True)
+        part = kept.with_name(f"{kept.name}.{os.getpid()}")
+        part.write_text(str(size))
+        part.replace(kept)
+    return size
 
 
 def listing() -> list[tuple[str, int, int]]:
@@ -65,6 +101,4 @@ def listing() -> list[tuple[str, int, int]]:
 
 
 def _files() -> dict[str, bytes]:
-    # The package itself loads nothing until it is asked for.
-    init = (resources.files("prequential") / "__init__.py").read_bytes()
-    return {**closure(), "__init__": init}
+    return {**closure(), "__init__": b""}  # what the package offers its users, no decoder needs

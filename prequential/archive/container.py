@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from prequential.config import Config
+from prequential.config import Config, varint
 from prequential.errors import ArchiveError, ConfigError
 
 # High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
@@ -118,20 +118,6 @@ class Limits:
     memory_bytes: float = 2**32
     seconds: float = 600.0
     seconds_per_archive_byte: float = 15.0
-
-
-def varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, least significant first, high bit on all but the last.
-
-    >>> varint(300).hex()
-    'ac02'
-    """
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 class ArchiveReader:

@@ -83,7 +83,14 @@ def check_target(target: str, source: str, *, force: bool, binary: bool) -> None
                 " redirect it or name a file with -o"
             )
         return
-    shown = printable(target)
+    shown = display_target(target)
+    try:
+        os.stat(target)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # too long a name, for one
+        told = f"{shown}: cannot be written: {error.strerror}: name another output with -o"
+        raise FileError(told) from error
     if os.path.isdir(target):
         raise FileError(f"{shown}: is a folder: name a file with -o")
     if _same_file(source, target):
@@ -167,15 +174,15 @@ def open_input(source: str) -> Iterator[Input]:
             large.check_unchanged()
             return
         try:
-            # One byte more than expected, to notice a file that grows.
-            data = np.frombuffer(file.read(-1 if status is None else status.st_size + 1), np.uint8)
+            # To its end, whatever its size is said to be: in /proc that is 0.
+            data = np.frombuffer(file.read(), np.uint8)
             after = None if status is None else os.fstat(file.fileno())
         except OSError as error:
             raise _unreadable(source, error) from error
     if status is None or after is None:
         yield Input(data)
         return
-    if (data.size, after.st_mtime_ns) != (after.st_size, status.st_mtime_ns):
+    if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
         raise _changed(source)
     yield Input(data, stat.S_IMODE(status.st_mode) & 0o777)
 
@@ -286,6 +293,18 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
             _drop(file)
 
 
+def sibling(final: str, suffix: str) -> str:
+    """The name of a file that goes with `final`; short where a name may not be so long."""
+    folder, name = os.path.split(final)
+    try:
+        most = os.pathconf(folder or os.curdir, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        most = 255
+    if len(os.fsencode(name + suffix)) <= most:
+        return final + suffix
+    return os.path.join(folder, f".preq-{_token(name)}{suffix}")
+
+
 def remove_leftover(target: str) -> None:
     """Remove what a killed process left of writing ``target``, which nobody else may be doing."""
     with suppress(FileNotFoundError):
@@ -295,8 +314,11 @@ def remove_leftover(target: str) -> None:
 def _temporary(final: str) -> str:
     """The name under which a file is written; short, however long its own is."""
     folder, name = os.path.split(final)
-    token = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    return os.path.join(folder, f".preq-{token}.tmp")
+    return os.path.join(folder, f".preq-{_token(name)}.tmp")
+
+
+def _token(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _settle(file: BinaryIO, target: str) -> None:

@@ -67,7 +67,7 @@ def restore(d):
     if not known:
         print(f"compiling the decoder, {when}: a minute or two", file=log, flush=True)
     import numpy as np
-    from prequential import decoding, errors, prior
+    from prequential import decoding, errors, prior, run
     f = sys.stdout.buffer if a.output == "-" else open(a.output, "xb+")
     data = None
     def allocate(n):
@@ -78,10 +78,11 @@ def restore(d):
         f.truncate(n)
         return np.memmap(f, np.uint8, "r+", shape=(n,))
     try:
-        decoding.decode(z.open("data.pq"), allocate, threads=a.threads,
-                        prior=prior.load(a.prior) if a.prior else None,
-                        progress=show if log.isatty() else None,
-                        limits=decoding.Limits(float("inf"), float("inf")))
+        options = run.Options(threads=a.threads,
+                              prior=prior.load(a.prior) if a.prior else None,
+                              progress=show if log.isatty() else None,
+                              limits=run.Limits(float("inf"), float("inf")))
+        decoding.decode(z.open("data.pq"), allocate, options)
         if data is not None:
             f.write(data)
             f.flush()

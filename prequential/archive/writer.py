@@ -12,8 +12,8 @@ from prequential.archive.container import (
     MAX_PAYLOAD_BYTES,
     SHA256_BYTES,
     Header,
-    varint,
 )
+from prequential.config import varint
 
 
 def stored_bytes(original_bytes: int, seed: int) -> int:

@@ -1,13 +1,17 @@
 """A progress bar on standard error, when that is a terminal."""
 
 import math
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prequential.cli import terminal
 from prequential.cli.warmup import announced
 from prequential.progress import Progress, ProgressCallback
 
+LINE_SECONDS = 60.0  # from line to line, where there is no bar
 CURRENT_BYTES = 2**14  # the "current" rate forgets older bytes over about this many
 
 
@@ -52,21 +56,40 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
-def progress_bar(label: str, *, wanted: bool) -> Iterator[ProgressCallback | None]:
-    """Give a callback that keeps a bar on standard error up to date.
+def progress_bar(
+    label: str, *, wanted: bool, lines: bool = False
+) -> Iterator[ProgressCallback | None]:
+    """Give a callback that keeps a bar on standard error up to date, or writes a line now and then.
 
-    None when it is not wanted or standard error is not a terminal. If it is wanted, standard error
-    also says when loops have to be compiled first.
+    A bar where standard error is a terminal that can show one; lines on another terminal, or where
+    it is none if lines are wanted; else None. If nothing is wanted, standard error does not say
+    either when loops have to be compiled first.
     """
     if not wanted or sys.stderr is None:
         yield None
         return
     with announced():
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
             with _bar(label) as show:
                 yield show
+        elif lines or sys.stderr.isatty():
+            yield _lines(label)
         else:
             yield None
+
+
+def _lines(label: str) -> ProgressCallback:
+    """A callback that writes a line every minute."""
+    rates, due = Rates(), time.monotonic() + LINE_SECONDS
+
+    def show(p: Progress) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + LINE_SECONDS
+            share = p.bytes_done / max(1, p.bytes_total)
+            terminal.say(f"{label}: {share:.1%}, {rates.update(p)}")
+
+    return show
 
 
 @contextmanager

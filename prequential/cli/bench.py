@@ -1,58 +1,64 @@
 """``preq bench``: what exactness costs on this machine."""
 
+from __future__ import annotations
+
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from prequential import config
-from prequential.cli import terminal
+from prequential.cli import guard, terminal
+from prequential.cli import options as flags
 
 if TYPE_CHECKING:
     from prequential.study.bench import Result
 
-    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+_BUSY = 0.5  # processes that were at work in the last minute: more belie the figures
 
 
-def add_bench(commands: "_Commands") -> None:
+def add(commands: flags.Commands) -> None:
     """The parser of ``preq bench``."""
     text = "compare exact training, encoding and decoding with plain float32 training"
-    parser = commands.add_parser("bench", help=text, description=text + ".")
-    parser.set_defaults(action=_bench, output=None, files=[""])
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--preset", choices=config.preset_names(), help="a packaged configuration")
-    source.add_argument("--config", metavar="FILE.toml", help="a configuration file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser = flags.add_command(commands, "bench", text, _run)
+    flags.add_preset(parser)
     parser.add_argument(
         "--threads", type=_thread_counts, default=(1, 2), metavar="N,N", help="counts to try; 1,2"
     )
-    parser.add_argument("--rounds", type=_positive, default=8, metavar="N", help="8")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--rounds", type=flags.whole(1, 4096), default=8, metavar="N", help="8")
+    parser.add_argument("-q", "--quiet", action="store_true", help="results and errors only")
+    flags.add_json(parser)
 
 
 def _thread_counts(text: str) -> tuple[int, ...]:
-    counts = tuple(_positive(part) for part in text.split(","))
+    counts = tuple(flags.whole(1, 4096)(part) for part in text.split(","))
     if len(set(counts)) < len(counts):
         raise argparse.ArgumentTypeError(f"{text!r} names a count twice")
     return counts
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 4096")
-    return int(text)
+def _run(args: argparse.Namespace) -> int:
+    return guard.once("bench", lambda: _bench(args))
 
 
-def _bench(args: argparse.Namespace, _: str) -> None:
+def _bench(args: argparse.Namespace) -> None:
     cfg = config.load(args.preset, args.config, args.overrides)
     from prequential.study import bench
 
-    result = bench.run(cfg, args.threads, args.rounds)
+    load = os.getloadavg()[0]
+    if load > _BUSY:
+        terminal.say(
+            f"warning: this machine is busy (load {load:.1f}), which belies the figures: run again"
+            " when it is idle"
+        )
+    told = (lambda _: None) if args.quiet else terminal.say
+    result = bench.run(cfg, args.threads, args.rounds, told)
     if args.json:
         terminal.out(result.to_json())
     else:
         _show(result)
 
 
-def _show(result: "Result") -> None:
+def _show(result: Result) -> None:
     from rich.table import Table
 
     speeds = Table("tokens/s", box=None)

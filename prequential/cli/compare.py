@@ -1,59 +1,61 @@
 """``preq compare``: our presets beside well-known compressors, on the user's own files."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prequential import config
 from prequential.archive.files import atomic_output, check_target, display
-from prequential.cli import terminal
+from prequential.cli import guard, terminal
+from prequential.cli import options as flags
 from prequential.errors import FileError, PrequentialError
 
 if TYPE_CHECKING:
     from prequential.study.compare import Row
 
-    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 _REFERENCE = "zlib -9"  # of the Weissman score
 
 
-def add_compare(commands: "_Commands") -> None:
+def add(commands: flags.Commands) -> None:
     """The parser of ``preq compare``."""
     text = "run presets and well-known compressors on FILE and show a table"
-    parser = commands.add_parser("compare", help=text, description=text + ".")
-    parser.set_defaults(action=_compare, output=None)
-    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser = flags.add_command(commands, "compare", text, _run, "FILE")
     parser.add_argument(
-        "--presets", default="fast,default", metavar="A,B", help="ours to run; fast,default"
+        "--presets",
+        type=flags.names,
+        default=["fast", "default"],
+        metavar="A,B",
+        help="ours to run; fast,default",
     )
     parser.add_argument(
-        "--methods", metavar="A,B", help="others to run; all that are installed by default"
+        "--methods",
+        type=flags.names,
+        metavar="A,B",
+        help="others to run, as xz or 'xz -9e'; all that are installed by default",
     )
     parser.add_argument("--decode", action="store_true", help="decode, check and time that too")
     parser.add_argument("--weissman", action="store_true", help=f"score against {_REFERENCE}")
-    parser.add_argument("--json", metavar="OUT", help="write all figures as JSON")
-    parser.add_argument("--threads", type=int, metavar="N", help="of our presets")
+    flags.add_json_file(parser)
+    parser.add_argument("--threads", type=flags.whole(1, 4096), metavar="N", help="of our presets")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing OUT")
 
 
-def _compare(args: argparse.Namespace, source: str) -> None:
-    """All files are handled at the first one, for one table and one JSON document."""
-    if source != args.files[0]:
-        return
+def _run(args: argparse.Namespace) -> int:
+    return guard.once(args.files[0], lambda: _compare(args))
+
+
+def _compare(args: argparse.Namespace) -> None:
     from prequential.study import compare
 
-    here, missing = compare.available()
-    others = here if args.methods is None else [m for m in args.methods.split(",") if m]
-    if unknown := [name for name in others if name not in here]:
-        raise FileError(f"{', '.join(unknown)}: not installed here; there are {', '.join(here)}")
-    methods = [f"preq {name}" for name in args.presets.split(",") if name] + others
-    if args.weissman and _REFERENCE not in methods:
-        methods.append(_REFERENCE)
+    methods, missing = _methods(args)
     paths = [Path(name) for name in args.files]
     for path in paths:
         if not path.is_file():
             raise FileError(f"{display(str(path))}: not a file that can be compared")
-    if args.json:
-        check_target(args.json, source, force=args.force, binary=False)
+        if args.json_file:
+            check_target(args.json_file, str(path), force=args.force, binary=False)
     rows: list[Row] = []
     failed: list[str] = []
     for path in paths:
@@ -64,15 +66,40 @@ def _compare(args: argparse.Namespace, source: str) -> None:
             except PrequentialError as error:  # the others' figures stand
                 terminal.say(f"left out: {error}")
                 failed.append(str(error))
-    _show(rows, args.weissman)
+    document = compare.to_json(rows, missing, failed)
     if args.json:
-        with atomic_output(args.json, force=args.force) as output:
-            output.file.write(compare.to_json(rows, missing, failed).encode() + b"\n")
+        terminal.out(document)
+    else:
+        _show(rows, args.weissman)
+        if not args.decode:
+            terminal.note("decode s: not measured without --decode")
+    if args.json_file:
+        with atomic_output(args.json_file, force=args.force) as output:
+            output.file.write(document.encode() + b"\n")
     if failed:
         raise PrequentialError(f"{len(failed)} runs failed, see above")
 
 
-def _show(rows: "list[Row]", scores: bool) -> None:
+def _methods(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What to run, and what is not installed. Raises FileError for a name that is neither."""
+    from prequential.study import compare
+
+    here, missing = compare.available()
+    if unknown := [name for name in args.presets if name not in config.preset_names()]:
+        presets = ", ".join(config.preset_names())
+        raise FileError(f"{', '.join(unknown)}: no such preset; there are {presets}")
+    found = [f"preq {name}" for name in args.presets]
+    for wanted in here if args.methods is None else args.methods:
+        fitting = [name for name in here if name == wanted or name.split()[0] == wanted]
+        if not fitting:
+            raise FileError(f"{wanted}: not installed here; there are {', '.join(here)}")
+        found += [name for name in fitting if name not in found]
+    if args.weissman and _REFERENCE not in found:
+        found.append(_REFERENCE)
+    return found, missing
+
+
+def _show(rows: list[Row], scores: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -88,7 +115,7 @@ def _show(rows: "list[Row]", scores: bool) -> None:
             f"{row.archive_bytes:,}",
             f"{row.bits_per_byte:.3f}",
             f"{row.encode_seconds:.1f}",
-            "" if row.decode_seconds is None else f"{row.decode_seconds:.1f}",
+            "-" if row.decode_seconds is None else f"{row.decode_seconds:.1f}",
             f"{row.encode_peak_bytes / 1e6:.0f}",
         ]
         if scores:

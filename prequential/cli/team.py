@@ -1,14 +1,15 @@
 """``preq encode --distributed``: one archive by several processes, started with torchrun."""
 
+from __future__ import annotations
+
 import argparse
 import io
 import json
 from functools import partial
 
-from prequential.archive.container import Limits
 from prequential.archive.files import STDIO, atomic_output, check_target, default_target, open_input
 from prequential.cli import terminal
-from prequential.config import Config
+from prequential.cli.options import Options
 from prequential.errors import ConfigError
 
 
@@ -21,37 +22,43 @@ def add_distributed(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def encode(args: argparse.Namespace, source: str, config: Config, limits: Limits) -> None:
+def encode(options: Options, source: str) -> None:
     """Encode with the other ranks; the first one alone writes the archive and reports."""
     others = ("verify", "self_extracting", "save_weights", "prior", "resume")
-    if given := [name for name in others if getattr(args, name)]:
+    if given := [name for name in others if getattr(options, name)]:
         raise ConfigError(f"--distributed does not go with --{given[0].replace('_', '-')}")
     if source == STDIO:
         raise ConfigError("--distributed: every process reads the input: give a file")
+    config = options.model()
     from prequential import codec
+    from prequential.training import run as runs
     from prequential.training import team
+    from prequential.training.learner import Learner
 
-    target = args.output or default_target(source, decoding=False)
-    with team.joined(args.device) as ranks, open_input(source) as original:
+    target = options.output or default_target(source, decoding=False)
+    with team.joined(options.device) as ranks, open_input(source) as original:
+        shared = partial(team.SharedLearner, ranks) if ranks.size > 1 else Learner
         run = partial(
             codec.encode,
             original.data,
             config=config,
-            seed=args.seed,
-            device=args.device,
-            threads=args.threads or 1,
-            limits=limits,
+            seed=options.seed,
+            options=runs.Options(
+                device=options.device,
+                threads=options.threads or 1,
+                limits=options.limits(),
+                new_learner=shared,
+            ),
         )
-        if ranks.size > 1:
-            run = partial(run, new_learner=partial(team.SharedLearner, ranks))
         if ranks.rank > 0:
             run(io.BytesIO())
             return
-        check_target(target, source, force=args.force, binary=True)
-        with atomic_output(target, force=args.force, mode=original.mode) as output:
+        check_target(target, source, force=options.force, binary=True)
+        with atomic_output(target, force=options.force, mode=original.mode) as output:
             report = run(output.file)
-    if args.json:
-        terminal.out_json({**json.loads(report.to_json()), "ranks": ranks.size})
-    if not args.quiet:
+    if options.json:
+        named = {"file": source, "output": target, "ranks": ranks.size}
+        terminal.out_json(named | json.loads(report.to_json()))
+    if not options.quiet:
         rate = f"{report.archive_bytes:,} bytes, {report.seconds:.1f} s by {ranks.size} processes"
         terminal.say(f"{target}: {rate}")

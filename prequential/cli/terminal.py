@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
@@ -99,6 +99,21 @@ def pairs(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:
         width = max((len(name) for name, _ in rows), default=0)
         text = "\n".join(f"{name:{width}}  {value}".rstrip() for name, value in rows)
         note(text) if stderr else out(text)
+
+
+def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Rows for `pairs` from nested dictionaries, None left out.
+
+    >>> list(flatten({"a": 1, "b": {"c": ("o1", "o2"), "d": None}}))
+    [('a', '1'), ('b.c', 'o1 o2')]
+    """
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple):
+            yield prefix + key, " ".join(map(str, value))
+        elif value is not None:
+            yield prefix + key, str(value)
 
 
 def show(table: Table, *, stderr: bool = False) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prequential.coding.bits import CODED_BITS, SQUASH, STRETCH, code_bit
-from prequential.coding.coder import DECODE, ENCODE, narrow
+from prequential.coding.coder import DECODE, ENCODE, interval, narrow
 from prequential.coding.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary
 from prequential.exact.compiled import jit
 
@@ -37,7 +37,7 @@ def pack(vocabulary: Vocabulary) -> bytes:
         row[: len(piece)] = np.frombuffer(piece, np.uint8)
     # At most 18 bits for each decision: 9 a byte, and one for each byte no longer shared.
     buffer = np.zeros(len(vocabulary.spelling.bytes) * 24 + len(vocabulary) * 4 + 16, np.uint8)
-    size = _code(ENCODE, rows, vocabulary.lengths.copy(), _interval(0), buffer, 0)
+    size = _code(ENCODE, rows, vocabulary.lengths.copy(), interval(), buffer, 0)
     return len(vocabulary).to_bytes(2, "big") + buffer[:size].tobytes().rstrip(b"\0")
 
 
@@ -55,17 +55,13 @@ def unpack(packed: bytes) -> Vocabulary:
     rows = np.zeros((count, MAX_PIECE_BYTES), np.uint8)
     lengths = np.zeros(count, np.int64)
     payload = np.frombuffer(bytearray(packed[2:] + bytes(8)), np.uint8)
-    state = _interval(int.from_bytes(payload[:8].tobytes(), "big"))
+    state = interval(int.from_bytes(payload[:8].tobytes(), "big"))
     _code(DECODE, rows, lengths, state, payload, 8)
     pieces = (row[:n].tobytes() for row, n in zip(rows, lengths, strict=True))
     vocabulary = Vocabulary(tuple(pieces))
     if pack(vocabulary) != packed:
         raise ValueError("the vocabulary is damaged, or bytes follow it")
     return vocabulary
-
-
-def _interval(low: int) -> np.ndarray:
-    return np.array([low, (1 << 64) - 1], np.uint64)
 
 
 @jit

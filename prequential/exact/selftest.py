@@ -47,7 +47,10 @@ def run(device: str = "cpu") -> list[Result]:
     Raises:
         ConfigError: no such device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {device}: is none of cpu, cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this PyTorch sees no CUDA device; use --device cpu")
     return [Result(fact, _holds(fact, torch.device(device))) for fact in FACTS]
 

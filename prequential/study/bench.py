@@ -83,8 +83,13 @@ class Result:
         return json.dumps(asdict(self))
 
 
-def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS) -> Result:
-    """Measure; config is resolved here, for INPUT_BYTES."""
+def run(
+    config: Config,
+    threads: tuple[int, ...] = (1, 2),
+    rounds: int = ROUNDS,
+    told: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Measure; config is resolved here, for INPUT_BYTES. `told` hears what is being done."""
     config = config.resolve(INPUT_BYTES)
     tokens_per_chunk = config.streams * config.chunk
     chunks = max(CHUNKS, -(-TOKENS // tokens_per_chunk))
@@ -95,12 +100,18 @@ def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS)
         with torch.inference_mode():
             selftest.require()
             bench = _Bench(config, chunks)
+            told("warming up, which may compile")
             bench.warm_up()
             first = time.perf_counter() - started
             works = {(name, n): work for n in threads for name, work in bench.works(n).items()}
             seconds: dict[tuple[str, int], list[float]] = {key: [] for key in works}
             gflops = []
             for index in range(-1, rounds):  # one more before what counts
+                told(
+                    f"round {index + 1} of {rounds}"
+                    if index >= 0
+                    else "a round that does not count"
+                )
                 bench.turn(index + 1)
                 gflops.append(_sgemm_gflops())
                 for key, work in works.items():
@@ -110,6 +121,7 @@ def run(config: Config, threads: tuple[int, ...] = (1, 2), rounds: int = ROUNDS)
             # The same learners go on: in new ones, the tables' first pages would weigh most.
             clocks = {name: _Clock() for name in ("exact learner", "encode", "decode")}
             products = _products_seconds(config)
+            told("a profile")
             for index in range(PROFILED):
                 bench.turn(rounds + index + 1)
                 for name, clock in clocks.items():

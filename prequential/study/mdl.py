@@ -53,6 +53,7 @@ class Job:
     prior: str | None
     verify: bool
     folder: str
+    memory_bytes: float = Limits().memory_bytes  # limit of what the model may allocate
 
     @property
     def label(self) -> str:
@@ -316,6 +317,7 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
     """Encode, verify if asked, and keep archive and row in the job's folder."""
     from prequential import codec
     from prequential.training import prior
+    from prequential.training import run as runs
 
     points: list[tuple[int, float]] = [(0, 0.0)]
 
@@ -334,10 +336,13 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
                 output.file,
                 config=job.config(),
                 seed=job.own_seed,
-                device=job.device,
-                threads=job.threads,
-                progress=follow,
-                prior=given,
+                options=runs.Options(
+                    device=job.device,
+                    threads=job.threads,
+                    progress=follow,
+                    prior=given,
+                    limits=Limits(memory_bytes=job.memory_bytes),
+                ),
             )
     if job.verify:
         _verify(job, archive, report.original_bytes)
@@ -430,7 +435,7 @@ def _verify(job: Job, archive: Path, original_bytes: int) -> None:
         str(archive),
         f"{archive.name}: does not decode",
         original_bytes=original_bytes,
-        memory_bytes=Limits().memory_bytes,
+        memory_bytes=job.memory_bytes,
         threads=job.threads,
         device=job.device,
         prior=job.prior,

@@ -69,6 +69,7 @@ class Checkpoints:
         self.cost = 0.0  # seconds that the last checkpoint took
         self.written = 0
         self._interrupted = False
+        self._told = ""
         self._due = 0.0
 
     def begin(self, run: Run) -> None:
@@ -118,7 +119,10 @@ class Checkpoints:
                 save(output.file, run, _identity(self.command, run.header))
             self.written += 1
         except (OSError, FileError) as error:
-            self.warn(f"{display(self.path)}: no checkpoint written ({error}); the run goes on")
+            told = f"{display(self.path)}: no checkpoint written ({error}); the run goes on"
+            if told != self._told:  # once for each reason
+                self.warn(told)
+            self._told = told
             return False
         finally:
             self.cost = time.monotonic() - started
@@ -247,7 +251,9 @@ def _check_identity(path: str, kept: Mapping[str, Any], wanted: Mapping[str, Any
             continue
         differs = f"{key} is {ascii(kept[key])[:80]}, this run's is {ascii(value)[:80]}"
         if key == "config":
-            differs = f"config has {', '.join(_differences(kept[key], value))}"
+            found = _differences(kept[key], value)
+            more = f" and {len(found) - 3} settings more" if len(found) > 3 else ""
+            differs = f"config has {', '.join(found[:3])}{more}"
         raise FileError(
             f"{display(path)}: is the checkpoint of another run: its {differs}:"
             " give what it was made with, or start at the beginning with -f instead of --resume"

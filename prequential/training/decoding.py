@@ -4,120 +4,107 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from dataclasses import replace
+from typing import BinaryIO
 
 import numpy as np
 
-from prequential.archive.container import DIGEST_BYTES, ArchiveReader, Header, Limits
+from prequential.archive.container import DIGEST_BYTES, ArchiveReader, Header
 from prequential.coding import pieces
 from prequential.coding.coder import Decoder
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import BYTES
 from prequential.errors import ArchiveError, ConfigError, DivergenceError
-from prequential.progress import ProgressCallback
 from prequential.training.prior import Prior
-from prequential.training.run import Checkpoints, Run, check_memory, exact, sha256_of
-
-LIMITS = Limits()
-
-
-class Outcome(NamedTuple):
-    """What a decoder did: `codec.report_of` says it in the terms of a report."""
-
-    header: Header
-    header_bytes: int
-    payload_bytes: int
-    archive_bytes: int
-    loss_bits: float
-    digest: bytes  # of the final weights; empty if stored
-    run: Run | None
-    started: float
+from prequential.training.run import Bytes, Options, Run, check_memory, exact, sha256_of
 
 
 def decode(
     archive: BinaryIO,
     allocate: Callable[[int], np.ndarray],
-    *,
-    name: str = "archive",
-    device: str = "cpu",
-    threads: int | None = None,
-    progress: ProgressCallback | None = None,
-    prior: Prior | None = None,
-    limits: Limits = LIMITS,
-    in_memory: bool = False,
-    checkpoints: Checkpoints | None = None,
+    options: Options,
     decoded: list[slice] | None = None,
-) -> Outcome:
+) -> tuple[ArchiveReader, Run | None]:
     """Fill allocate(original_bytes), a writable uint8 array, with the original.
 
     Slices of the array that are decoded and checked are listed in `decoded` as the run goes on, for
-    a caller that wants what comes before a fault. in_memory says that the array counts against the
-    limit of memory.
+    a caller that wants what comes before a fault. The reader has counted the archive's parts; there
+    is no run if they are stored.
 
     Raises:
         ArchiveError: not an archive, damaged, of an unsupported version, made with a prior that
             is not the given one, or beyond the limits.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
-    started = time.monotonic()
+    started, name = time.monotonic(), options.name
+    decoded = [] if decoded is None else decoded
     reader = ArchiveReader(archive, name)
     header = reader.header
-    prior = _needed_prior(name, header, prior)
-    decoder = Decoder()
-    decoded = [] if decoded is None else decoded
-    run = None
+    options = replace(options, prior=_needed_prior(name, header, options.prior))
     vocabulary = _vocabulary(name, header)
-    held = header.original_bytes if in_memory else 0
-    held += 2 * header.tokens.count if header.tokens else 0
-    try:
-        check_memory(header.config, held, vocabulary, limits)
-    except ConfigError as error:
-        raise ArchiveError(f"{name}: {error}") from error
+    _check_header(header, vocabulary, options)
+    data = _allocated(allocate, header.original_bytes, name)
+    run = None
     if header.config is None:
-        data = _allocated(allocate, header.original_bytes, name)
-        while (start := reader.payload_bytes) < len(data):
-            payload, _ = reader.data()
-            data[start : start + len(payload)] = np.frombuffer(payload, np.uint8)
-            decoded[:] = [slice(0, start + len(payload))]
-        digest = b""
+        _copy(reader, data, decoded)
     else:
-        count = header.tokens.count if header.tokens else header.original_bytes
-        if header.config != header.config.resolve(header.original_bytes, count):
-            raise ArchiveError(f"{name}: the header's config does not fit its original_bytes")
-        data = _allocated(allocate, header.original_bytes, name)
-        symbols = np.zeros(count, np.uint16) if header.tokens else data
-        joined = _Joined(name, vocabulary, symbols, data)
-        with exact(device):
-            run = Run(
-                header, header.config, device, threads, symbols, vocabulary, decoder, progress,
-                started, prior, checkpoints=checkpoints,
-            )  # fmt: skip
-            frames = run.frames()
-            resumed = run.frames_done if run.steps_done else None
-            for index in range(run.frame_count):
-                payload, expected = reader.data()
-                if index < run.frames_done:
-                    continue
-                _check_work(name, run, index, reader.bytes_read, limits)
-                if index != resumed:
-                    decoder.load(payload)
-                try:
-                    next(frames)
-                except DivergenceError as error:
-                    raise DivergenceError(_diverged(name, f"data in frame {index + 1}")) from error
-                if run.learner.digest()[:DIGEST_BYTES] != expected:
-                    raise DivergenceError(_diverged(name, f"model after frame {index + 1}"))
-                decoded[:] = joined.add(run.finished()) if header.tokens else run.finished()
-            digest = run.learner.digest()
+        with exact(options.device):
+            symbols = np.zeros(header.tokens.count, np.uint16) if header.tokens else data
+            decoder = Decoder()
+            run = Run(header, header.config, options, symbols, vocabulary, decoder, started)
+            _run(run, decoder, reader, data, decoded)
     reader.end()
     if sha256_of(data) != header.sha256:
         decoded.clear()
         raise DivergenceError(_diverged(name, "output"))
-    return Outcome(
-        header, reader.header_bytes, reader.payload_bytes, reader.bytes_read,
-        decoder.loss_bits if run else 8.0 * reader.payload_bytes, digest, run,
-        run.started if run else started,
-    )  # fmt: skip
+    return reader, run
+
+
+def _copy(reader: ArchiveReader, data: np.ndarray, decoded: list[slice]) -> None:
+    """The frames of a stored archive."""
+    while (start := reader.payload_bytes) < len(data):
+        payload, _ = reader.data()
+        data[start : start + len(payload)] = np.frombuffer(payload, np.uint8)
+        decoded[:] = [slice(0, start + len(payload))]
+
+
+def _run(
+    run: Run, decoder: Decoder, reader: ArchiveReader, data: np.ndarray, decoded: list[slice]
+) -> None:
+    """The frames of a coded archive, each checked by the digest after it."""
+    name = run.options.name
+    joined = _Joined(name, run.vocabulary, run.symbols, data)
+    frames = run.frames()
+    done = run.frames_done
+    resumed = done if run.steps_done else None
+    for index in range(run.frame_count):
+        payload, expected = reader.data()
+        if index < done:
+            continue
+        _check_work(name, run, index, reader.bytes_read)
+        if index != resumed:  # a checkpoint has the decoder's state within the payload
+            decoder.load(payload)
+        try:
+            next(frames)
+        except DivergenceError as error:
+            raise DivergenceError(_diverged(name, f"data in frame {index + 1}")) from error
+        if run.learner.digest()[:DIGEST_BYTES] != expected:
+            raise DivergenceError(_diverged(name, f"model after frame {index + 1}"))
+        decoded[:] = joined.add(run.finished()) if run.header.tokens else run.finished()
+
+
+def _check_header(header: Header, vocabulary: Vocabulary, options: Options) -> None:
+    """See that the header's parts fit together, and the limit of memory."""
+    name, config, tokens = options.name, header.config, header.tokens
+    held = header.original_bytes if options.in_memory else 0
+    held += 2 * tokens.count if tokens else 0
+    try:
+        check_memory(config, held, vocabulary, options.limits)
+    except ConfigError as error:
+        raise ArchiveError(f"{name}: {error}") from error
+    count = tokens.count if tokens else header.original_bytes
+    if config is not None and config != config.resolve(header.original_bytes, count):
+        raise ArchiveError(f"{name}: the header's config does not fit its original_bytes")
 
 
 def _needed_prior(name: str, header: Header, prior: Prior | None) -> Prior | None:
@@ -152,9 +139,7 @@ def _vocabulary(name: str, header: Header) -> Vocabulary:
 class _Joined:
     """The bytes of an archive's tokens, put into the output as they are decoded."""
 
-    def __init__(
-        self, name: str, vocabulary: Vocabulary, symbols: np.ndarray, data: np.ndarray
-    ) -> None:
+    def __init__(self, name: str, vocabulary: Vocabulary, symbols: Bytes, data: np.ndarray) -> None:
         self.name, self.vocabulary, self.symbols, self.data = name, vocabulary, symbols, data
         self.tokens_done = self.bytes_done = 0
 
@@ -193,11 +178,11 @@ def _diverged(name: str, what: str) -> str:
     )
 
 
-def _check_work(name: str, run: Run, index: int, archive_bytes: int, limits: Limits) -> None:
+def _check_work(name: str, run: Run, index: int, archive_bytes: int) -> None:
     """See that the archive is large enough for the work up to the end of frame `index`."""
     steps = min(run.steps, (index + 1) * run.frame_steps)
     done = min(len(run.symbols), steps * run.config.chunk * run.config.streams)
-    size = len(run.vocabulary.pieces)
+    size, limits = len(run.vocabulary.pieces), run.options.limits
     needed = done * run.config.seconds_per_token(size, run.bytes_per_token)
     allowed = limits.seconds + limits.seconds_per_archive_byte * archive_bytes
     if needed > allowed:

@@ -52,34 +52,49 @@ class Bytes(Protocol):
     def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is made: nothing here but the prior changes what it computes."""
+
+    name: str = "archive"  # of the archive, in messages
+    device: str = "cpu"
+    threads: int | None = None
+    progress: ProgressCallback | None = None
+    prior: Prior | None = None
+    limits: Limits = LIMITS
+    checkpoints: Checkpoints | None = None
+    in_memory: bool = False  # the original counts against the limit of memory
+    # Makes a learner that computes the same bits in another way.
+    new_learner: Callable[..., Learner] = Learner
+
+
 @dataclass
 class Run:
     """One pass of the loop over the data, in frames of whole chunks."""
 
     header: Header
     config: Config
-    device: str
-    threads: int | None
+    options: Options
     symbols: Bytes  # tokens (n,)
     vocabulary: Vocabulary
     coder: Encoder | Decoder | Meter
-    progress: ProgressCallback | None
     started: float  # by time.monotonic, of the time that an earlier run took as well
-    prior: Prior | None = None
-    new_learner: Callable[..., Learner] | None = None
     writer: ArchiveWriter | None = None
-    checkpoints: Checkpoints | None = None
     steps_done: int = 0  # chunks coded and learned
     frames_done: int = 0  # frames whose payload is complete
 
     def __post_init__(self) -> None:
-        threads = self.threads or DEFAULT_THREADS
-        self.learner = (self.new_learner or Learner)(
-            self.config, self.header.seed, self.device, threads, self._past, self.vocabulary
+        options = self.options
+        threads = options.threads or DEFAULT_THREADS
+        self.learner = options.new_learner(
+            self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
-        if self.prior is not None:
-            priors.check(self.prior, self.learner.learned(), self.config.ngrams.slots)
-            self.learner.restore(self.prior.arrays)
+        if options.prior is not None:
+            priors.check(options.prior, self.learner.learned(), self.config.ngrams.slots)
+            self.learner.restore(options.prior.arrays)
         B, T = self.config.streams, self.config.chunk
         self.bytes_per_token = self.header.original_bytes / max(1, len(self.symbols))
         # Streams of equal length; the first ones take the rest, one token each.
@@ -91,8 +106,8 @@ class Run:
         self.frame_steps = -(-frame_tokens // (B * T))
         self.frame_count = -(-self.steps // self.frame_steps)
         self._dtype = np.uint8 if self.header.tokens is None else np.uint16
-        if self.checkpoints is not None:
-            self.checkpoints.begin(self)
+        if options.checkpoints is not None:
+            options.checkpoints.begin(self)
 
     def frames(self) -> Iterator[None]:
         """Run the loop, from where it stands; stops after each frame's last chunk."""
@@ -122,8 +137,8 @@ class Run:
             # The loop asks for the next chunk once this one is learned.
             self.steps_done = step + 1
             self._show(min(len(self.symbols), step * self.config.chunk * len(parts) + count))
-            if self.checkpoints is not None:
-                self.checkpoints.chunk_done(self)
+            if self.options.checkpoints is not None:
+                self.options.checkpoints.chunk_done(self)
 
     def _past(self, step: int) -> tuple[np.ndarray, int]:
         """A chunk that is known already, to be replayed, and its count of real tokens."""
@@ -142,11 +157,11 @@ class Run:
         return chunk, parts, sum(own)
 
     def _show(self, done: int) -> None:
-        if self.progress is not None:
+        if self.options.progress is not None:
             seconds = time.monotonic() - self.started
             size = self.header.original_bytes
             done = done * size // len(self.symbols)
-            self.progress(Progress(done, size, self.coder.loss_bits, seconds))
+            self.options.progress(Progress(done, size, self.coder.loss_bits, seconds))
 
 
 def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
@@ -157,13 +172,14 @@ def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
 
 @contextmanager
 def exact(device: str) -> Iterator[None]:
-    """PyTorch as the arithmetic needs it, whatever the host program has set; restored after.
+    """PyTorch and NumPy as the arithmetic needs them, whatever a host program has set; restored.
 
     Raises:
         ConfigError: no such device.
         PlatformError: this platform's arithmetic is not what the bits rest on.
     """
     with (
+        np.errstate(all="ignore"),
         _host_settings(),
         torch.inference_mode(),
         torch.autocast("cpu", enabled=False),
@@ -216,10 +232,13 @@ def check_memory(
     needed = held_bytes + (config.memory_bytes(len(vocabulary.pieces)) if config else 0)
     if needed > limits.memory_bytes:
         raise ConfigError(
-            f"the model and what it decodes in memory would need about {needed / 2**30:.1f} GiB,"
-            f" more room than the limit of {limits.memory_bytes / 2**30:.1f} GiB: raise it with"
-            " --max-memory"
+            f"the model and what it decodes in memory would need about {_size(needed)}, more room"
+            f" than the limit of {_size(limits.memory_bytes)}: raise it with --max-memory"
         )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def sha256_of(data: Bytes) -> bytes:

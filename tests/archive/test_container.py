@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from samples import ROOT
 
 from prequential.archive import container
-from prequential.archive.container import ArchiveReader, Header, varint
+from prequential.archive.container import ArchiveReader, Header
 from prequential.archive.writer import ArchiveWriter
-from prequential.config import Config
+from prequential.config import Config, varint
 from prequential.errors import ArchiveError, PrequentialError
 
 Frame = tuple[bytes, bytes]

@@ -29,6 +29,7 @@ from prequential.config import Config, load
 from prequential.errors import ArchiveError, DivergenceError, PrequentialError
 from prequential.training import decoding, run
 from prequential.training.learner import Learner
+from prequential.training.run import Options
 
 UNTOUCHED = 0xAA
 
@@ -116,7 +117,7 @@ def decoded(archive: bytes, frame_bytes: int = 500, **options: object) -> tuple[
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PrequentialError) as caught:
         patch.setattr(run, "FRAME_BYTES", frame_bytes)
-        codec.decode(io.BytesIO(archive), allocate, name="a.pq", **options)  # type: ignore[arg-type]
+        codec.decode(io.BytesIO(archive), allocate, Options(name="a.pq", **options))  # type: ignore[arg-type]
     check_message(caught.value)
     return out, str(caught.value)
 

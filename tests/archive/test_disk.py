@@ -20,8 +20,7 @@ from samples import text
 
 import prequential
 from prequential import codec
-from prequential.cli import entry as cli
-from prequential.cli import main
+from prequential.cli import archives, main
 from prequential.training import checkpoint
 from prequential.training.run import Run
 
@@ -232,13 +231,13 @@ def test_an_input_that_changes_during_the_run(monkeypatch: pytest.MonkeyPatch) -
 def test_an_archive_that_shrinks_during_the_run(
     monkeypatch: pytest.MonkeyPatch, says: Callable[[], str]
 ) -> None:
-    real = cli._run_decoder
+    real = archives.decode
 
     def decode(*args: Any, **options: Any) -> Any:
         os.truncate("good.pq", 200)
         return real(*args, **options)
 
-    monkeypatch.setattr(cli, "_run_decoder", decode)
+    monkeypatch.setattr(archives, "decode", decode)
     assert main(["decode", "-q", "-o", "b", "good.pq"]) == 1
     assert "truncated" in says()
     assert names() == ["a", "good.pq"]

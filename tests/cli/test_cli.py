@@ -27,6 +27,7 @@ from prequential.cli.bar import Rates, progress_bar
 from prequential.config import Config
 from prequential.errors import DivergenceError
 from prequential.progress import Progress
+from prequential.training.run import Options
 
 CONTENT = b"some content\n" * 10
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -39,11 +40,13 @@ class StandIn:
         self.calls: list[dict[str, Any]] = []
         self.fail: Callable[[], None] = lambda: None
 
-    def encode(self, data: Bytes, archive: BinaryIO, **options: Any) -> SimpleNamespace:
-        self.calls.append(options)
+    def encode(
+        self, data: Bytes, archive: BinaryIO, *, options: Options, **given: Any
+    ) -> SimpleNamespace:
+        self.calls.append({**vars(options), **given})
         original = data.tobytes()
         writer = ArchiveWriter(
-            archive, Header(data.size, options["seed"], hashlib.sha256(original).digest(), None)
+            archive, Header(data.size, given["seed"], hashlib.sha256(original).digest(), None)
         )
         if original:
             writer.data(original)
@@ -52,10 +55,10 @@ class StandIn:
         return self.report(data.size, writer.bytes_written)
 
     def decode(
-        self, archive: BinaryIO, allocate: Callable[[int], Bytes], **options: Any
+        self, archive: BinaryIO, allocate: Callable[[int], Bytes], options: Options, *_: Any
     ) -> SimpleNamespace:
-        self.calls.append(options)
-        reader = ArchiveReader(archive, options["name"])
+        self.calls.append(vars(options))
+        reader = ArchiveReader(archive, options.name)
         size = reader.header.original_bytes
         out = allocate(size)
         if size:
@@ -154,7 +157,7 @@ def test_json_is_one_object_per_file(archive: Path, capsys: pytest.CaptureFixtur
     assert main(["test", "--json", "a.pq", "a.pq"]) == 0
     lines = capsys.readouterr().out.splitlines()
     size = archive.stat().st_size
-    assert [json.loads(line) for line in lines] == [{"archive_bytes": size}] * 2
+    assert [json.loads(line) for line in lines] == [{"file": "a.pq", "archive_bytes": size}] * 2
 
 
 def test_info(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:

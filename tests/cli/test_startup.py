@@ -67,7 +67,7 @@ from prequential.training import loop
 from prequential.coding.encoder import Encoder
 from prequential.archive.container import Header
 from prequential.archive.files import FileBytes, open_input
-from prequential.training.run import Run
+from prequential.training.run import Options, Run
 from prequential.coding.vocabulary import SINGLE_BYTES
 
 config = load("tiny", overrides=["memory.kind=mix"])
@@ -76,7 +76,7 @@ with open_input(sys.argv[1]) as original:
     assert data.size == 8 << 30 and isinstance(data, FileBytes)
     header = Header(data.size, 0, bytes(32), config.resolve(data.size))
     coder = Encoder()
-    run = Run(header, header.config, "cpu", 1, data, SINGLE_BYTES, coder, None, 0.0)
+    run = Run(header, header.config, Options(threads=1), data, SINGLE_BYTES, coder, 0.0)
     loop.run(run._chunks(0, 8), run.coder, run.learner)
     assert run.coder.loss_bits > 0
 """

@@ -25,6 +25,7 @@ from prequential.exact import softmax
 from prequential.predictors.memory import Memory
 from prequential.training import checkpoint, run
 from prequential.training.learner import Learner
+from prequential.training.run import Options
 
 DATA = text(4000) + noise(300) + b"\r\n  \xff\xfe\0 the end \xe2\x96\x81" + text(2000, 1)
 MIX = ("memory.kind=mix", "streams=1")
@@ -36,7 +37,8 @@ def tokens(*overrides: str, kind: str = "bpe:320") -> Config:
 
 def encode(data: bytes, config: Config, **options: object) -> bytes:
     file = io.BytesIO()
-    codec.encode(np.frombuffer(data, np.uint8), file, config=config, seed=1, **options)  # type: ignore[arg-type]
+    how = Options(**options)  # type: ignore[arg-type]
+    codec.encode(np.frombuffer(data, np.uint8), file, config=config, seed=1, options=how)
     return file.getvalue()
 
 
@@ -150,7 +152,7 @@ def test_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             out = np.zeros(size, np.uint8)
             return out
 
-        codec.decode(io.BytesIO(archive), allocate, checkpoints=keeper)
+        codec.decode(io.BytesIO(archive), allocate, Options(checkpoints=keeper))
         return out.tobytes()
 
     for stop in (1, 60, 120):

@@ -90,6 +90,7 @@ HOSTS = {
     "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
     "default device": lambda: setting(device, "meta", None),
     "NumPy's errors": lambda: np.errstate(under="ignore", over="raise", invalid="raise"),
+    "NumPy's every error": lambda: np.errstate(all="raise"),
     "threads": lambda: setting(torch.set_num_threads, 7, 2),
     "random seeds": lambda: setting(torch.manual_seed, 1, 0),
 }
@@ -114,13 +115,14 @@ def state():
         torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype(),
         torch.are_deterministic_algorithms_enabled(), torch.is_inference_mode_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(), torch.is_autocast_enabled("cpu"),
-        float(np.float32(2.0**-126) * np.float32(0.5)) == 0.0,
+        float(np.float32(2.0**-126) * np.float32(0.5)) == 0.0, np.geterr(),
     ]
 
 torch.set_num_threads(2)
 torch.set_float32_matmul_precision("high")
 torch.use_deterministic_algorithms(True, warn_only=True)
 torch.set_flush_denormal(True)
+np.seterr(over="raise", divide="print")
 before = state()
 archive()
 print(json.dumps([str(before), str(state())]))

@@ -18,7 +18,7 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     file.write_bytes(text(5000))
     out = tmp_path / "figures.json"
     command = ["compare", str(file), "--presets", "tiny", "--methods", "zlib -9,xz -9e"]
-    assert main([*command, "--decode", "--weissman", "--json", str(out)]) == 0
+    assert main([*command, "--decode", "--weissman", "--json-file", str(out)]) == 0
     shown = capsys.readouterr().out
     rows = {row["method"]: row for row in json.loads(out.read_text())["rows"]}
     assert set(rows) == {"preq tiny", "zlib -9", "xz -9e"}
@@ -46,7 +46,7 @@ def test_one_that_fails_leaves_the_others_figures(
     file, out = tmp_path / "words.txt", tmp_path / "figures.json"
     file.write_bytes(text(500))
     methods = ["--presets", "tiny", "--methods", "broken,zlib -9"]
-    assert main(["compare", str(file), *methods, "--weissman", "--json", str(out)]) == 1
+    assert main(["compare", str(file), *methods, "--weissman", "--json-file", str(out)]) == 1
     shown = capsys.readouterr()
     assert "left out: broken failed" in shown.err
     assert "zlib -9" in shown.out

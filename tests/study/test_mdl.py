@@ -43,7 +43,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["--epochs", "1,2", "--grid", "model.width=16,32"]
-    outputs = ["--json", "o.json", "--csv", "o.csv"]
+    outputs = ["--json-file", "o.json", "--csv", "o.csv"]
     assert main(["mdl", "a", *FLAGS, *grid, *outputs, "--keep", "kept"]) == 0
     err = capsys.readouterr().err
     assert "to choose 1 of 4 runs" in err
@@ -108,7 +108,7 @@ def test_jobs_give_the_same(source: Path) -> None:
 
 
 def test_verify(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["mdl", "a", "-q", *FLAGS, "--keep", "k", "--json", "o", "-f"]
+    command = ["mdl", "a", "-q", *FLAGS, "--keep", "k", "--json-file", "o", "-f"]
     assert main([*command, "--verify"]) == 0
     assert json.loads(Path("o").read_text())["rows"][0]["verified"]
     (kept,) = Path("k").glob("*.json")
@@ -130,7 +130,7 @@ def test_verify(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--grid", "preset=none"], "no preset"),
         (["--grid", "seed=x"], "a seed is"),
         (["--plot", "a.gif"], "name the plot"),
-        (["--json", "a"], "is the input itself"),
+        (["--json-file", "a"], "is the input itself"),
     ],
 )
 def test_refusals(
@@ -182,7 +182,7 @@ def test_without_matplotlib(
 
 def test_stored_files_are_rows_too(source: Path) -> None:
     source.write_bytes(b"")
-    assert main(["mdl", "a", "-q", "--json", "o.json"]) == 0
+    assert main(["mdl", "a", "-q", "--json-file", "o.json"]) == 0
     assert json.loads(Path("o.json").read_text())["rows"][0]["report"]["mode"] == "stored"
 
 

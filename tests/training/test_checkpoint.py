@@ -28,7 +28,7 @@ from prequential.config import _CONTEXT_SIZES, Config
 from prequential.errors import FileError
 from prequential.training import checkpoint, prior, run
 from prequential.training.checkpoint import Checkpoints
-from prequential.training.run import Run
+from prequential.training.run import Options, Run
 
 SMALL = ["model.input_rows_log2=8"]
 DATA = text(1501)
@@ -65,7 +65,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def encode(config: Config, keeper: Keeper | None = None, **options: Any) -> bytes:
     archive = io.BytesIO()
     data = np.frombuffer(options.pop("data", DATA), np.uint8)
-    codec.encode(data, archive, config=config, checkpoints=keeper, **options)
+    run = {key: options.pop(key) for key in ("seed", "weights") if key in options}
+    how = Options(checkpoints=keeper, **options)
+    codec.encode(data, archive, config=config, options=how, **run)
     return archive.getvalue()
 
 
@@ -77,7 +79,7 @@ def decode(archive: bytes, keeper: Keeper | None = None, **options: Any) -> byte
         out = np.zeros(size, np.uint8)
         return out
 
-    codec.decode(io.BytesIO(archive), allocate, checkpoints=keeper, **options)
+    codec.decode(io.BytesIO(archive), allocate, Options(checkpoints=keeper, **options))
     return out.tobytes()
 
 
@@ -151,7 +153,7 @@ def test_the_report_is_that_of_the_whole_run(path: Path) -> None:
     data = np.frombuffer(DATA, np.uint8)
     whole = codec.encode(data, io.BytesIO(), config=config)
     keeper = Keeper(path, "encode", resume=True)
-    resumed = codec.encode(data, io.BytesIO(), config=config, checkpoints=keeper)
+    resumed = codec.encode(data, io.BytesIO(), config=config, options=Options(checkpoints=keeper))
     measured = {"seconds": 0.0, "bytes_per_second": 0.0}
     assert replace(resumed, **measured) == replace(whole, **measured)  # type: ignore[arg-type]
 
@@ -271,7 +273,10 @@ def test_the_cost_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             keeper.chunk_done(run)
 
     codec.encode(
-        np.frombuffer(DATA, np.uint8), io.BytesIO(), config=small(*SMALL), checkpoints=Slow()
+        np.frombuffer(DATA, np.uint8),
+        io.BytesIO(),
+        config=small(*SMALL),
+        options=Options(checkpoints=Slow()),
     )
     assert written[0] == 300
     assert len(written) >= 4

@@ -17,6 +17,7 @@ from prequential.cli import main
 from prequential.errors import ArchiveError, ConfigError, FileError
 from prequential.report import Report
 from prequential.training import prior
+from prequential.training.run import Options
 
 CONFIG = small("model.input_rows_log2=8")
 
@@ -24,7 +25,9 @@ CONFIG = small("model.input_rows_log2=8")
 def encode(data: bytes, given: prior.Prior | None = None) -> tuple[bytes, bytes, Report]:
     archive, weights = io.BytesIO(), io.BytesIO()
     array = np.frombuffer(data, np.uint8)
-    report = codec.encode(array, archive, config=CONFIG, prior=given, weights=weights)
+    report = codec.encode(
+        array, archive, config=CONFIG, options=Options(prior=given), weights=weights
+    )
     return archive.getvalue(), weights.getvalue(), report
 
 
@@ -35,7 +38,7 @@ def decode(archive: bytes, given: prior.Prior | None) -> bytes:
         out.extend(bytes(size))
         return np.frombuffer(out, np.uint8)
 
-    codec.decode(io.BytesIO(archive), allocate, prior=given)
+    codec.decode(io.BytesIO(archive), allocate, Options(prior=given))
     return bytes(out)
 
 
@@ -84,7 +87,7 @@ def test_it_must_fit(trained: Path, tmp_path: Path) -> None:
     given = prior.load(str(trained))
     array = np.frombuffer(text(500), np.uint8)
     with pytest.raises(ConfigError, match="this config's is"):
-        codec.encode(array, io.BytesIO(), config=small(), prior=given)
+        codec.encode(array, io.BytesIO(), config=small(), options=Options(prior=given))
 
     def changed(**arrays: np.ndarray) -> prior.Prior:
         path = str(tmp_path / "changed")

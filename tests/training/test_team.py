@@ -22,6 +22,7 @@ from prequential.cli import main
 from prequential.config import load
 from prequential.errors import ConfigError
 from prequential.exact.scalars import group_of
+from prequential.training.run import Options
 from prequential.training.team import SharedLearner, Team, joined, share
 
 DATA = text(2500, 8)
@@ -83,7 +84,7 @@ def test_one_sum_of_integers_is_all_that_travels(
     expected, out, team = codec.compress(data, config=config), io.BytesIO(), Counted()
     source, shared = np.frombuffer(data, np.uint8), partial(SharedLearner, team)
     with form():
-        report = codec.encode(source, out, config=config, new_learner=shared)
+        report = codec.encode(source, out, config=config, options=Options(new_learner=shared))
     assert out.getvalue() == expected
     assert len(team.sent) == report.steps
     rows = config.streams * config.chunk
@@ -102,7 +103,9 @@ def test_a_sum_that_is_not_exact_would_be_seen() -> None:
     archives = []
     for team in (Counted(), Wrong()):
         out, shared = io.BytesIO(), partial(SharedLearner, team)
-        codec.encode(np.frombuffer(DATA, np.uint8), out, config=small(), new_learner=shared)
+        codec.encode(
+            np.frombuffer(DATA, np.uint8), out, config=small(), options=Options(new_learner=shared)
+        )
         archives.append(out.getvalue())
     assert archives[0] != archives[1]
 

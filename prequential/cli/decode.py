@@ -1,0 +1,89 @@
+"""``preq decode``: an archive to its original."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+from prequential.archive.files import (
+    Output,
+    atomic_output,
+    check_target,
+    default_target,
+    display_target,
+)
+from prequential.cli import archives, checkpoints, guard, summary
+from prequential.cli import options as flags
+from prequential.cli.options import Options
+from prequential.errors import ArchiveError, DivergenceError
+
+
+def add(commands: flags.Commands) -> None:
+    """The parser of ``preq decode``."""
+    text = "restore the original of ARCHIVE"
+    parser = flags.add_command(commands, "decode", text, _run, "ARCHIVE")
+    flags.add_json(parser, "one JSON object per file")
+    flags.add_output(parser)
+    flags.add_checkpoints(parser)
+    parser.add_argument(
+        "--salvage", action="store_true", help="of a damaged archive, write what comes before"
+    )
+    flags.add_compute(parser)
+    flags.add_memory(parser)
+    flags.add_hours(parser)
+    flags.add_prior(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = Options.of(args)
+    return guard.each(options.files, partial(_decode, options))
+
+
+def _decode(options: Options, source: str) -> None:
+    target = options.output or default_target(source, decoding=True)
+    check_target(target, source, force=options.force, binary=False)
+    keeper = checkpoints.keeper(options, "decode", target)
+    fault, decoded = None, list[slice]()
+    with (
+        archives.open_archive(source) as archive,
+        atomic_output(target, force=options.force, mode=archive.mode) as output,
+    ):
+        try:
+            report = archives.decode(
+                options, source, archive, output.allocate, keeper=keeper, decoded=decoded
+            )
+        except (ArchiveError, DivergenceError) as error:
+            if not options.salvage:
+                raise
+            if not decoded:
+                raise type(error)(f"{error}; nothing comes before it, none was salvaged") from error
+            fault = error
+            _zero_gaps(output, decoded)
+    if fault is not None:
+        raise type(fault)(f"{fault}; {_salvaged(target, decoded)}")
+    if keeper is not None:
+        keeper.remove()
+    summary.show(options, source, target, report)
+
+
+def _zero_gaps(output: Output, decoded: Sequence[slice]) -> None:
+    """Keep what is decoded, where it was; what is not becomes zeros, or is cut off at the end."""
+    import numpy as np
+
+    size = decoded[-1].stop
+    output.file.truncate(size)
+    array = np.memmap(output.file, np.uint8, "r+", shape=(size,))
+    for part, following in pairwise(decoded):
+        array[part.stop : following.start] = 0
+
+
+def _salvaged(target: str, decoded: Sequence[slice]) -> str:
+    """What of the original is in a salvaged output."""
+    size = sum(part.stop - part.start for part in decoded)
+    parts = ", ".join(f"{part.start}..{part.stop - 1}" for part in decoded[:8])
+    more = f" and {len(decoded) - 8} parts more" if len(decoded) > 8 else ""
+    gaps = ", zeros between them" if len(decoded) > 1 else ""
+    name = display_target(target)
+    return f"salvaged to {name}: {size} bytes, the original's bytes {parts}{more}{gaps}"

@@ -1,0 +1,162 @@
+"""``preq encode``: a file to its archive, or to a program that restores it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+from prequential.archive.files import (
+    RUNNABLE_SUFFIX,
+    STDIO,
+    Output,
+    atomic_output,
+    check_target,
+    default_target,
+    display,
+    display_target,
+    open_input,
+)
+from prequential.cli import checkpoints, guard, summary, team, terminal
+from prequential.cli import options as flags
+from prequential.cli.options import Options
+from prequential.cli.warmup import compile_apart
+
+if TYPE_CHECKING:
+    from prequential.report import Report
+
+
+def add(commands: flags.Commands) -> None:
+    """The parser of ``preq encode``."""
+    parser = flags.add_command(commands, "encode", "compress FILE to FILE.pq", _run, "FILE")
+    flags.add_json(parser, "one JSON object per file")
+    flags.add_output(parser)
+    flags.add_checkpoints(parser)
+    flags.add_compute(parser)
+    flags.add_memory(parser)
+    flags.add_config(parser)
+    parser.add_argument("--verify", action="store_true", help="decode in a second process first")
+    parser.add_argument(
+        "--epochs",
+        dest="overrides",
+        action="append",
+        type=lambda text: f"epochs={flags.whole(1, 64)(text)}",
+        metavar="E",
+        help="steps per chunk, E - 1 of them on past chunks",
+    )
+    parser.add_argument(
+        "--self-extracting",
+        action="store_true",
+        help="write FILE.pyz, decoder included: python FILE.pyz -o FILE restores the file",
+    )
+    flags.add_prior(parser)
+    parser.add_argument("--save-weights", metavar="OUT", help="write the final weights to a file")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show settings, memory and estimated time, and write nothing",
+    )
+    team.add_distributed(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = Options.of(args)
+    return guard.each(options.files, partial(_encode, options))
+
+
+def _encode(options: Options, source: str) -> None:
+    if options.dry_run:
+        return _plan(options, source)
+    if options.distributed:
+        return team.encode(options, source)
+    config, limits = options.model(), options.limits()
+    target = _target(options, source)
+    check_target(target, source, force=options.force, binary=True)
+    keeper = checkpoints.keeper(options, "encode", target)
+    with ExitStack() as stack:
+        original = stack.enter_context(open_input(source))
+        output = stack.enter_context(atomic_output(target, force=options.force, mode=original.mode))
+        weights = None
+        if options.save_weights:
+            check_target(options.save_weights, source, force=options.force, binary=True)
+            weights = stack.enter_context(
+                atomic_output(options.save_weights, force=options.force)
+            ).file
+        from prequential import codec
+        from prequential.training import run as runs
+
+        compile_apart(config.resolve(len(original.data)).memory_bytes())
+        archive = io.BytesIO() if options.self_extracting else output.file
+        with options.bar(source) as progress, checkpoints.interruptible(keeper):
+            run = runs.Options(
+                device=options.device,
+                threads=options.threads,
+                progress=progress,
+                prior=options.load_prior(),
+                limits=limits,
+                checkpoints=keeper,
+            )
+            report = codec.encode(
+                original.data, archive, config=config, seed=options.seed, options=run,
+                weights=weights,
+            )  # fmt: skip
+        if isinstance(archive, io.BytesIO):
+            report = _write_self_extracting(archive, output, report)
+        if options.verify:
+            _verify(options, output, report.original_bytes)
+    if keeper is not None:
+        keeper.remove()
+    summary.show(options, source, target, report)
+
+
+def _target(options: Options, source: str) -> str:
+    if options.output is None and options.self_extracting and source != STDIO:
+        return source + RUNNABLE_SUFFIX
+    return options.output or default_target(source, decoding=False)
+
+
+def _write_self_extracting(archive: io.BytesIO, output: Output, report: Report) -> Report:
+    from prequential.archive import selfextract
+
+    return summary.of_runnable(report, selfextract.write(archive.getvalue(), output.file))
+
+
+def _verify(options: Options, output: Output, original_bytes: int) -> None:
+    from prequential.study import child
+
+    output.file.flush()
+    child.verify(
+        output.path,
+        f"{display_target(output.target)}: not written, --verify could not decode it",
+        original_bytes=original_bytes,
+        memory_bytes=options.limits().memory_bytes,
+        threads=options.threads,
+        device=options.device,
+        prior=options.prior,
+    )
+
+
+def _plan(options: Options, source: str) -> None:
+    """Settings, memory and estimated time, of a file that is read and not encoded."""
+    with open_input(source) as original:
+        from prequential import codec
+
+        plan = codec.plan(original.data, options.model(), options.limits())
+        size = len(original.data)
+    figures: dict[str, object] = {
+        "file": source,
+        "original_bytes": size,
+        "tokens": plan.tokens,
+        "memory_bytes": plan.memory_bytes,
+        "seconds_at_most": round(plan.seconds, 1),
+        "config": dataclasses.asdict(plan.config),
+    }
+    if options.json:
+        return terminal.out_json(figures)
+    figures["file"] = display(source)
+    figures["memory_bytes"] = f"{plan.memory_bytes:,}"
+    figures["seconds_at_most"] = f"{figures['seconds_at_most']} on two cores"
+    terminal.pairs(list(terminal.flatten(figures)))

@@ -1,0 +1,52 @@
+"""The code's size is computed once, however many ask, and again when the code changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import prequential
+from prequential.archive import codesize
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Another place for the package's files, as far as the kept number goes."""
+    (tmp_path / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(prequential, "__file__", str(tmp_path / "__init__.py"))
+    codesize._code_bytes.cache_clear()
+    yield tmp_path
+    codesize._code_bytes.cache_clear()
+
+
+def test_threads_that_start_together_pack_once(package: Path) -> None:
+    codesize._packed.cache_clear()
+    with ThreadPoolExecutor(6) as pool:
+        sizes = list(pool.map(lambda _: codesize.code_bytes(), range(6)))
+    assert set(sizes) == {len(codesize.packed())}
+    assert codesize._packed.cache_info().misses == 1
+
+
+def test_the_number_is_kept_until_the_code_changes(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codesize, "_packed", lambda: bytes(7))
+    assert codesize.code_bytes() == 7
+    monkeypatch.setattr(codesize, "_packed", lambda: bytes(8))
+    codesize._code_bytes.cache_clear()
+    assert codesize.code_bytes() == 7
+    (package / "a.py").write_text("x = 2\n")
+    codesize._code_bytes.cache_clear()
+    assert codesize.code_bytes() == 8
+    assert len(list((package / "__pycache__").iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_does_no_harm(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "__pycache__").write_text("in the way")
+    monkeypatch.setattr(codesize, "_packed", lambda: bytes(9))
+    assert codesize.code_bytes() == 9
