@@ -202,3 +202,37 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path
     with (tmp_path / "file").open("rb") as file, pytest.raises(io.UnsupportedOperation):
         prequential.compress_file(source, file)
     assert source.tell() == 0
+
+
+def test_configs_of_every_kind() -> None:
+    data = text(400)
+    archive = prequential.compress(data, config="tiny")
+    assert archive == prequential.compress(data, config=prequential.load("tiny"))
+    for wrong in ({}, "none such", b"tiny"):
+        with pytest.raises(ConfigError):
+            prequential.compress(data, config=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="xpu: is none of cpu, cuda"):
+        prequential.compress(data, config="tiny", device="xpu")
+    assert prequential.load("tiny", overrides={"streams": 2}).streams == 2
+    with pytest.raises(ConfigError, match="unknown key"):
+        prequential.load("tiny", overrides={"stream": 2})
+
+
+def test_the_codelength_of_nothing() -> None:
+    report = prequential.codelength(b"")
+    assert (report.original_bytes, report.mode) == (0, "stored")
+    assert report.archive_bytes == len(prequential.compress(b""))
+
+
+def test_priors_in_python(tmp_path: Path) -> None:
+    data, config, weights = text(800), small(), io.BytesIO()
+    codec.encode(np.frombuffer(data, np.uint8), io.BytesIO(), config=config, weights=weights)
+    (tmp_path / "w.safetensors").write_bytes(weights.getvalue())
+    prior = prequential.load_prior(str(tmp_path / "w.safetensors"))
+    archive = prequential.compress(data, 0, config, prior=prior)
+    assert len(archive) < len(prequential.compress(data, 0, config))
+    assert prequential.decompress(archive, prior=prior) == data
+    report = prequential.codelength(data, 0, config, prior=prior)
+    assert report.prior_bytes == prior.compressed_bytes
+    with pytest.raises(prequential.ArchiveError, match="give it with --prior"):
+        prequential.decompress(archive)
