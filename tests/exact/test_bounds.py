@@ -99,7 +99,7 @@ def test_long_products_are_rounded_once(terms: int) -> None:
     out = torch.empty(4, 5)
     tensors.matmul(torch.tensor(a).float(), torch.tensor(b).float(), out)
     assert torch.equal(out, expected)
-    columns = tensors.column_sums(torch.tensor(a.T).float(), torch.tensor(a.T).float()).float()
+    columns = tensors._column_sums(torch.tensor(a.T).float(), torch.tensor(a.T).float()).float()
     totals = [sum(x * x for x in row) for row in a.tolist()]
     assert torch.equal(columns, as_float32([totals])[0])
 
