@@ -266,14 +266,14 @@ class Plan(NamedTuple):
     seconds: float  # at most, on two cores
 
 
-def plan(data: Bytes, config: Config, limits: Limits = LIMITS) -> Plan:
+def plan(data: Bytes, config: Config, limits: Limits = LIMITS, device: str = "cpu") -> Plan:
     """What encoding data (n,) uint8 would take, without doing it.
 
     Raises:
         ConfigError: the model would need more than the memory limit.
     """
     config, symbols, vocabulary, tokens = _tokenized(data, config)
-    config = _resolved(config, len(data), tokens, vocabulary, limits)
+    config = _resolved(config, len(data), tokens, vocabulary, limits, device)
     size = len(vocabulary.pieces)
     seconds = config.seconds_per_token(size, len(data) / max(1, len(symbols)))
     return Plan(config, len(symbols), config.memory_bytes(size), len(symbols) * seconds)
@@ -284,7 +284,7 @@ def _described(
 ) -> tuple[Header, Config, Bytes, Vocabulary]:
     """The header of the data's archive, its config, the data's tokens and what they stand for."""
     config, symbols, vocabulary, tokens = _tokenized(data, config)
-    config = _resolved(config, len(data), tokens, vocabulary, options.limits)
+    config = _resolved(config, len(data), tokens, vocabulary, options.limits, options.device)
     prior = options.prior.identity if options.prior else None
     header = Header(len(data), seed, sha256_of(data), config, prior, tokens)
     return header, config, symbols, vocabulary
@@ -304,10 +304,15 @@ def _tokenized(data: Bytes, config: Config) -> tuple[Config, Bytes, Vocabulary, 
 
 
 def _resolved(
-    config: Config, size: int, tokens: Tokens | None, vocabulary: Vocabulary, limits: Limits
+    config: Config,
+    size: int,
+    tokens: Tokens | None,
+    vocabulary: Vocabulary,
+    limits: Limits,
+    device: str,
 ) -> Config:
     resolved = config.resolve(size, tokens.count if tokens else None)
-    check_memory(resolved, 2 * tokens.count if tokens else 0, vocabulary, limits)
+    check_memory(resolved, 2 * tokens.count if tokens else 0, vocabulary, limits, device)
     return resolved
 
 

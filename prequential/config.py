@@ -124,6 +124,8 @@ class OptimizerConfig:
     beta2: float = _bounded(0.999, 0.0, 0.999999)
     epsilon: float = _bounded(1e-6, 1e-12, 1.0)
     warmup: int = _bounded(100, 0, 1_000_000)
+    # At most so many groups of streams have scales of their own in the weights' gradients.
+    groups: int = _bounded(16, 1, 16)
 
 
 @dataclass(frozen=True)
@@ -188,16 +190,20 @@ class Config:
             memory += B * (1 + longer) << self.memory.window_log2
             memory += (64 << min(19, self.memory.window_log2)) + (1 << 24)
             contexts += len(self.memory.contexts) + OWN_CONTEXTS
+        outputs = tokens * (32 * V + 8 * contexts)
+        tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
+        return embeddings + tables + memory + outputs + 10_000 * B + self.device_bytes(V)
+
+    def device_bytes(self, vocabulary: int = SYMBOLS) -> int:
+        """As much of `memory_bytes` as is the transformer's, which may lie on a GPU."""
+        m, V, B = self.model, vocabulary, self.streams
         weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
         largest = 48 * m.width * max(3 * m.width, m.hidden, V)  # of one matrix, while it is made
         scores = B * m.heads * self.chunk * (m.window + self.chunk)
         attention = scores * (4 * m.layers + 40 * min(1, m.layers))
-        activations = tokens * (m.layers + 1) * (80 * m.width + 32 * m.hidden)
-        outputs = tokens * (32 * V + 8 * contexts)
+        activations = B * self.chunk * (m.layers + 1) * (80 * m.width + 32 * m.hidden)
         window = 8 * (m.layers + 1) * B * (m.window + m.conv) * m.width * (1 + (self.epochs > 1))
-        tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
-        learner = embeddings + tables + memory + weights + largest + 10_000 * B
-        return learner + attention + activations + outputs + window
+        return weights + largest + attention + activations + window
 
     def seconds_per_token(self, vocabulary: int = SYMBOLS, bytes_per_token: float = 1.0) -> float:
         """About how long a decoder of this resolved config takes for a token, on two cores."""

@@ -241,7 +241,11 @@ def test_what_is_not_exact_is_caught(message: str) -> None:
 
 
 # Whatever takes part in a prediction, a step, or the coding of a symbol.
-MODULES = sorted(codesize.closure("training/learner", "training/loop", "training/team"))
+MODULES = sorted(
+    codesize.closure(
+        "training/learner", "training/loop", "training/team", "training/device", "exact/fused"
+    )
+)
 
 TYPE = "a type, or a conversion rounded at most once"
 MADE = "makes or moves values"
@@ -300,7 +304,8 @@ NAMES = {
     "torch.inference_mode": "a setting: no gradient is recorded",
     "torch.set_num_threads": "a setting: no sum depends on it",
     "torch.matmul": "a sum of integers; checked above as it runs",
-    "torch._int_mm": "a sum of int8 products in int32, on CUDA only",
+    "torch.as_tensor": MADE,
+    "torch.contiguous_format": "a layout",
 }
 # (module, name) where a name that is otherwise refused is in its place.
 PLACES = {
@@ -309,7 +314,17 @@ PLACES = {
     ("predictors/mixer", ".sum"): "of integers: the sizes of tables",
     ("coding/vocabulary", "np.cumsum"): "of integers: the lengths of pieces",
     ("coding/vocabulary", "np.append"): "of integers",
-    ("transformer/graphs", "torch.cuda"): "streams and graphs launch kernels and compute nothing",
+    ("transformer/graphs", "torch.cuda.CUDAGraph"): "launches kernels and computes nothing",
+    ("transformer/graphs", "torch.cuda.graph"): "likewise",
+    ("training/device", "torch.cuda"): "streams and events wait for copies and compute nothing",
+    ("exact/fused", ".dot"): "of integers; attention is compared at the bound, on the device",
+    ("exact/fused", ".sum"): "of integers",
+    ("exact/fused", "@"): "of integers, at the bound",
+    ("exact/fused", "**"): "a power of two",
+    ("exact/fused", "torch.Size"): "a type",
+    ("exact/fused", "torch.equal"): "compares",
+    ("exact/fused", "torch.Generator"): "of operands for a test of the device",
+    ("exact/fused", "torch.randint"): "likewise",
     ("training/team", ".all_reduce"): "of integers",
     ("training/team", "sum"): "of integers: sizes of the message's parts",
     ("exact/kernels", "np.rint"): "rounds to an integer, ties to even",

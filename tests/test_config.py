@@ -10,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prequential.archive.container import Limits
-from prequential.config import OPERAND_MAX, Config, from_tree, load, parse_context, preset_names
+from prequential.config import (
+    MAX_TERMS,
+    OPERAND_MAX,
+    Config,
+    from_tree,
+    load,
+    parse_context,
+    preset_names,
+)
 from prequential.errors import ConfigError
 from prequential.exact import bounds
+from prequential.exact.scalars import group_of
 
 
 def test_presets_load_and_survive_their_bytes() -> None:
@@ -42,13 +51,16 @@ def test_gpu_has_tens_of_millions_of_weights_within_the_limits() -> None:
     assert 20e6 < weights < 50e6
     assert config.streams > 128
     bounds.check(m, config.streams, config.chunk)
-    assert config.memory_bytes() < Limits.memory_bytes
-    # What the int8 tensor cores take: see `tensors.matmul`.
+    # The host's part, and the GPU's.
+    assert config.memory_bytes() - config.device_bytes() < Limits.memory_bytes
+    assert config.device_bytes() < 8 << 30
+    # What tensor cores take, and a group's tokens in one product.
     rows = config.streams * config.chunk
     assert rows > 16
     assert rows * OPERAND_MAX**2 < 1 << 31
     for size in (m.width, m.hidden, 3 * m.width, rows):
         assert size % 8 == 0
+    assert group_of(config.streams, config.optimizer.groups) * config.chunk <= MAX_TERMS
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class SymbolCoder(Protocol):
     ) -> tuple[int, float]:
         """Encode, decode in place, or measure symbols (n,), in time-major order.
 
-        They start at the chunk's column `first`; frequencies (n, V) int32. state holds the
+        The first is of the stream `first`; frequencies (n, V) int32. state holds the
         interval (2,) uint64, position counts the bytes of buffer used. Returns the new position
         and the codelength in bits.
         """
@@ -112,7 +112,7 @@ class Decoder:
             frequencies = predictor.predict_column(t)[:valid]
             code = predictor.symbol_coder.code
             symbols, state = chunk[t, :valid], self._state
-            self._add(code(DECODE, symbols, frequencies, t, state, self._payload, self._position))
+            self._add(code(DECODE, symbols, frequencies, 0, state, self._payload, self._position))
             predictor.observe(chunk[t])
 
     def _add(self, decoded: tuple[int, float]) -> None:

@@ -15,15 +15,18 @@ _EPSILON = np.float32(1e-6)
 
 
 @jit
-def learn(table: Any, squares: Any, rows: Any, gradient: Any, rate: Any) -> None:
+def learn(
+    table: Any, squares: Any, rows: Any, gradient: Any, rate: Any, first: Any, end: Any
+) -> None:
     """One update, in order, of every row (n, C) of a table (R, D) that a token used.
 
     gradient (n, D) is that of the sum of a token's rows; squares (R, D) holds the sums of squares.
+    Only the columns first..end of all are meant.
     """
     for i in range(rows.shape[0]):
         for c in range(rows.shape[1]):
             r = rows[i, c]
-            for j in range(table.shape[1]):
+            for j in range(first, end):
                 g = gradient[i, j]
                 squares[r, j] += g * g
                 table[r, j] -= rate * g / np.sqrt(squares[r, j] + _EPSILON)

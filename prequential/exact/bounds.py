@@ -32,9 +32,17 @@ class Reduction(NamedTuple):
 
 
 def reductions(
-    config: ModelConfig, streams: int, chunk: int, tokens: int = SYMBOLS
+    config: ModelConfig,
+    streams: int,
+    chunk: int,
+    tokens: int = SYMBOLS,
+    group: int | None = None,
 ) -> list[Reduction]:
-    """What `Transformer` adds up, by the places in `model` and `tensors`."""
+    """What `Transformer` adds up, by the places in `model` and `tensors`.
+
+    group streams, by itself as many as make `GROUPS`, have scales of their own in gradients.
+    """
+    group = group_of(streams) if group is None else group
     keys, rows, head_width = config.window + chunk, streams * chunk, config.width // config.heads
     sums = [
         Reduction("norm", config.width, _PRODUCT, "float32"),
@@ -54,7 +62,7 @@ def reductions(
         ("layer's input", config.width),
         ("MLP's middle", config.hidden),
         *((f"gradient of {n} outputs", n) for n in outputs),
-        ("weights' gradient of a group", (group_of(streams) or 1) * chunk),
+        ("weights' gradient of a group", (group or streams) * chunk),
     ):
         # `tensors.matmul` adds blocks of MAX_TERMS in float32 and the blocks' sums in float64.
         sums.append(Reduction(f"{name}, a block", min(terms, MAX_TERMS), _PRODUCT, "float32"))
@@ -62,13 +70,19 @@ def reductions(
     return sums
 
 
-def check(config: ModelConfig, streams: int, chunk: int, tokens: int = SYMBOLS) -> None:
+def check(
+    config: ModelConfig,
+    streams: int,
+    chunk: int,
+    tokens: int = SYMBOLS,
+    group: int | None = None,
+) -> None:
     """Refuse shapes whose sums could round.
 
     Raises:
         ConfigError: naming the sum, its terms and the limit.
     """
-    for r in reductions(config, streams, chunk, tokens):
+    for r in reductions(config, streams, chunk, tokens, group):
         if not r.holds():
             raise ConfigError(
                 f"config: {r.name}: {r.terms} terms of magnitude up to {r.largest} can reach"

@@ -60,7 +60,7 @@ def _exp2_table() -> Any:
 EXP2_TABLE = _exp2_table()
 
 
-def group_of(streams: int) -> int:
+def group_of(streams: int, groups: int = GROUPS) -> int:
     """Streams whose rows share a scale per output in a weight's gradient; 0: there is one stream.
 
     So a process that has whole groups needs nothing of others to find its part of the gradient.
@@ -68,7 +68,7 @@ def group_of(streams: int) -> int:
     >>> [group_of(streams) for streams in (1, 2, 16, 17)]
     [0, 1, 1, 2]
     """
-    return -(-streams // GROUPS) if streams > 1 else 0
+    return -(-streams // groups) if streams > 1 else 0
 
 
 # Numbers are reinterpreted one by one, since the view of an array costs some 30 ns.

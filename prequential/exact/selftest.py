@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prequential.config import MAX_TERMS, OPERAND_MAX
 from prequential.errors import ConfigError, PlatformError
-from prequential.exact import adagrad, kernels, scalars, softmax, tensors
+from prequential.exact import adagrad, dispatch, kernels, scalars, softmax, tensors
 
 _HOST = "a host program that set flush-to-zero or another rounding direction"
 _TORCH = "a PyTorch build compiled with fast-math or for another processor"
@@ -172,6 +172,11 @@ def _float32_products(device: torch.device) -> bool:
     )
 
 
+def _tensor_cores(device: torch.device) -> bool:
+    kernels = dispatch.kernels_of(device.type)
+    return kernels is None or kernels.holds(device)
+
+
 def _product_at_bound(device: torch.device, dtype: torch.dtype) -> bool:
     """MAX_TERMS terms of the largest magnitude, but for one that makes the total odd."""
     a = torch.full((33, MAX_TERMS), float(OPERAND_MAX), dtype=dtype, device=device)
@@ -246,7 +251,7 @@ def _sequential_loops(_: torch.device) -> bool:
     table, squares = operands(64, 6).reshape(8, 8), np.abs(operands(64, 7)).reshape(8, 8)
     rows = np.array([[0, 3], [1, 3], [0, 7]])
     gradient = operands(24, 8, 6).reshape(3, 8)
-    adagrad.learn(table, squares, rows, gradient, np.float32(0.02))
+    adagrad.learn(table, squares, rows, gradient, np.float32(0.02), 0, 8)
     logits = operands(1024, 9, 4).reshape(4, 256)
     frequencies = np.empty((4, 256), np.int32)
     softmax.frequencies(logits, 24, frequencies)
@@ -261,6 +266,7 @@ FACTS = (
     Fact("tables", "the tables of exp2 and powers of two are the format's", _NUMBA, _tables),
     Fact("root", "the Newton reciprocal root is the format's", _TORCH, _reciprocal_root),
     Fact("float32 products", "float32 products of integers are exact", _BLAS, _float32_products),
+    Fact("tensor cores", "a GPU's kernels add products exactly", _BLAS, _tensor_cores),
     Fact("float64 sums", "float64 sums of integers are exact to 2^53", _BLAS, _float64_products),
     Fact("loops", "compiled loops and PyTorch give the same bits", _NUMBA, _loops),
     Fact("order", "compiled loops keep the order of operations", _NUMBA, _sequential_loops),

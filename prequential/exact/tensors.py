@@ -9,7 +9,8 @@ Real numbers enter a sum as integers of magnitude at most 127 times a power of t
 else is in the batch: a whole chunk and a single column give equal bits.
 
 This is the definition, in PyTorch, for any device. On the CPU the loops of `kernels` run, of the
-same names and arguments: a learner chooses once. The tests hold the two together bit for bit.
+same names and arguments: a learner chooses once. On a GPU most operations are one kernel of `fused`
+each. The tests hold them together bit for bit.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from prequential.config import MAX_TERMS, OPERAND_MAX, WEIGHT_BOUND
 from prequential.exact import scalars
+from prequential.exact.dispatch import in_one_kernel
 
 _HIDDEN = float(np.float32(-3e38))  # the score of a key that is not seen
 _LOW, _HIGH = int(scalars.EXPONENT_LOW), int(scalars.EXPONENT_HIGH)
@@ -40,38 +42,29 @@ def _round(x: Tensor) -> Tensor:
 def matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
     """out = a @ b for integers of magnitude <= 127: (N, K) @ (K, M) or batched.
 
-    Up to 1040 terms fit float32 exactly. Longer sums are cut into such blocks, the blocks are
-    added in float64 (exact up to 2^53) and the total is rounded once. On CUDA, 8-bit tensor cores
-    add in int32 instead where the shapes allow.
+    Up to 1040 terms fit float32 exactly, whatever adds them: a processor's vectors, or the tensor
+    cores of a GPU, whose operands (TF32: 11 bits) hold 127. Longer sums are cut into such blocks.
+    Two of them add up in one rounding of a float32; more are added in float64 (exact up to 2^53),
+    and the total is rounded once.
     """
-    terms = a.shape[-1]
-    if _fits_int8_cores(a, b):
-        # Rows times columns is the layout that every release takes.
-        columns = b.T.to(torch.int8).contiguous().T
-        out.copy_(torch._int_mm(a.to(torch.int8).contiguous(), columns))
-        return
-    if terms <= MAX_TERMS:
+    starts = range(0, a.shape[-1], MAX_TERMS)
+    if len(starts) == 1:
         torch.matmul(a, b, out=out)
         return
+    blocks = (
+        torch.matmul(a[..., start : start + MAX_TERMS], b[..., start : start + MAX_TERMS, :])
+        for start in starts
+    )
+    if len(starts) == 2:
+        out.copy_(next(blocks)).add_(next(blocks))
+        return
     total = torch.zeros(out.shape, dtype=torch.float64, device=out.device)
-    for start in range(0, terms, MAX_TERMS):
-        part = torch.matmul(a[..., start : start + MAX_TERMS], b[..., start : start + MAX_TERMS, :])
-        total += part.double()
+    for block in blocks:
+        total += block.double()
     out.copy_(total)
 
 
-def _fits_int8_cores(a: Tensor, b: Tensor) -> bool:
-    """Whether `torch._int_mm` takes a and b and its int32 sums hold. On the CPU it is not safe."""
-    return (
-        a.device.type == "cuda"
-        and a.dim() == 2
-        and a.shape[0] > 16
-        and a.shape[1] % 8 == 0
-        and b.shape[1] % 8 == 0
-        and a.shape[1] * OPERAND_MAX**2 < 1 << 31
-    )
-
-
+@in_one_kernel
 def quantise_rows(x: Tensor, quantised: Tensor, scale: Tensor) -> None:
     """x (..., K) ~ quantised * scale[..., None]: integers up to 127, a power of two per row."""
     inverse, power = _powers(x.abs().amax(-1))
@@ -96,28 +89,52 @@ def weight_gradient(
     groups' sum is of integers below 2^31, and no order of adding changes it. Where products is
     int32, it receives them exactly.
     """
-    if not group:
-        dyq = torch.empty_like(dy)
-        quantise_columns(dy, dyq, scale)
-        matmul(dyq.T, xq, products)
-        return
+    columns, each = len(dy) // streams, group or streams
+    count, rest = -(-streams // each), streams % each
+    part = torch.empty((count, *products.shape), device=dy.device)  # (groups, M, K)
+    scales = part.new_empty(count, len(scale))
+    # All groups in one product each, but for a last one that is smaller.
+    whole = count - (rest > 0)
+    for groups, size in ((slice(0, whole), each), (slice(whole, count), rest)):
+        n, first = groups.stop - groups.start, groups.start * each
+        if n > 0 and size > 0:
+            dyq = part.new_empty(n, columns * size, len(scale))
+            _quantise_groups(dy, streams, first, dyq, scales[groups])
+            own = xq.view(columns, streams, -1)[:, first : first + n * size]
+            own = own.reshape(columns, n, size, -1).transpose(0, 1).reshape(n, columns * size, -1)
+            matmul(dyq.transpose(1, 2), own, part[groups])
+    if group:
+        unit = float(scalars.unit_of(columns * group))
+        _add_groups(part, scales, 1.0 / unit, products)
+        scale.fill_(unit)
+    else:
+        products.copy_(part[0])
+        scale.copy_(scales[0])
+
+
+@in_one_kernel
+def _quantise_groups(dy: Tensor, streams: int, first: int, dyq: Tensor, scale: Tensor) -> None:
+    """dy (N, M) of groups of streams from `first` on, each group quantised by columns.
+
+    dyq (groups, n, M) are integers, scale (groups, M); rows of dy are in the order of time.
+    """
+    groups, n, outputs = dyq.shape
     columns = len(dy) // streams
-    unit = float(scalars.unit_of(columns * group))
-    part = torch.empty_like(products, dtype=torch.float32)
-    total = torch.zeros(products.shape, dtype=torch.float64, device=dy.device)
-    for first in range(0, streams, group):
-        rows, inputs = (
-            x.view(columns, streams, -1)[:, first : first + group].flatten(0, 1) for x in (dy, xq)
-        )
-        dyq = torch.empty_like(rows)
-        quantise_columns(rows, dyq, scale)
-        matmul(dyq.T, inputs, part)
-        part *= (scale * (1.0 / unit))[:, None]
-        total += part.clamp_(-scalars.GROUP_LIMIT, scalars.GROUP_LIMIT).round_()
-    products.copy_(total)
-    scale.fill_(unit)
+    each = n // columns
+    x = dy.view(columns, streams, outputs)[:, first : first + groups * each]
+    x = x.reshape(columns, groups, each, outputs).transpose(0, 1)
+    quantise_columns(x.reshape(dyq.shape), dyq, scale)
 
 
+@in_one_kernel
+def _add_groups(part: Tensor, scale: Tensor, per_unit: float, products: Tensor) -> None:
+    """products (M, K) = the sum of part (groups, M, K) * scale (groups, M) in units, rounded."""
+    part = part * (scale * per_unit)[:, :, None]
+    part = part.clamp_(-scalars.GROUP_LIMIT, scalars.GROUP_LIMIT).round_()
+    products.copy_(part.sum(0, dtype=torch.float64))
+
+
+@in_one_kernel
 def quantise_heads(
     products: Tensor,
     row: Tensor,
@@ -146,6 +163,7 @@ def quantise_heads(
         quantise_rows(part, target[:, first:end], scale[:, first:end])
 
 
+@in_one_kernel
 def merge_heads(mixed: Tensor, scale: Tensor, quantised: Tensor, row_scale: Tensor) -> None:
     """mixed (G, columns, hs) * scale (G, columns), heads side by side, quantised by rows (n, D)."""
     o = (mixed * scale[:, :, None]).transpose(0, 1)  # (columns, G, hs)
@@ -161,6 +179,7 @@ def rsqrt(x: Tensor) -> Tensor:
     return y
 
 
+@in_one_kernel
 def norm_quantise(x: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tensor) -> None:
     """RMS norm and quantisation: x / rms(x) ~ quantised * scale[:, None].
 
@@ -174,6 +193,7 @@ def norm_quantise(x: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tens
     scale.mul_(inverse_rms)
 
 
+@in_one_kernel
 def norm_backward(
     products: Tensor, row: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tensor, dx: Tensor
 ) -> None:
@@ -190,11 +210,13 @@ def norm_backward(
     dx.add_(inverse_rms[:, None] * (dy - quantised * slope[:, None]))
 
 
+@in_one_kernel
 def scale_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> None:
     """out (N, M) = products * row[:, None] * column[None, :]."""
     out.copy_(products * row[:, None] * column)
 
 
+@in_one_kernel
 def add_scaled_outer(
     products: Tensor, row: Tensor, column: Tensor, first: int, out: Tensor
 ) -> None:
@@ -202,6 +224,7 @@ def add_scaled_outer(
     out[:, first : first + len(column)].add_(products * row[:, None] * column)
 
 
+@in_one_kernel
 def relu_squared(
     products: Tensor,
     row: Tensor,
@@ -218,6 +241,7 @@ def relu_squared(
     quantise_rows(positive * positive, quantised, scale)
 
 
+@in_one_kernel
 def relu_squared_backward(products: Tensor, row: Tensor, positive: Tensor, out: Tensor) -> None:
     """out = products * row[:, None] * 2 * positive."""
     out.copy_((products * row[:, None]) * (positive * 2.0))
@@ -260,6 +284,7 @@ def attention_weights(
     quantise_rows(weights * value_scale.T[:, None, :], folded, folded_scale)
 
 
+@in_one_kernel
 def attention(
     query: Tensor,
     query_scale: Tensor,
@@ -309,6 +334,7 @@ def _exp2(x: Tensor) -> Tensor:
     return _exp2_table(x.device)[(u & ((1 << bits) - 1)).long()] >> (u >> bits)
 
 
+@in_one_kernel
 def split_gradient(
     products: Tensor,
     row: Tensor,
@@ -330,6 +356,7 @@ def split_gradient(
     dots.copy_((doq * oq.view(doq.shape)).sum(-1) * (do_scale * outputs))
 
 
+@in_one_kernel
 def attention_backward(
     doq: Tensor,
     do_scale: Tensor,
@@ -387,6 +414,7 @@ def attention_backward(
     target.copy_(whole)
 
 
+@in_one_kernel
 def convolve(x: Tensor, taps: Tensor, streams: int, out: Tensor) -> None:
     """out (n, D) = x_t + sum_k taps[k - 1] * x_{t-k}: x (past + n, D), past = taps * streams."""
     n, past = out.shape[0], x.shape[0] - out.shape[0]
@@ -412,11 +440,12 @@ def convolve_backward(
         if delay < n:
             dx[: n - delay] += dy[delay:] * tap
         rows = slice(past - delay, past - delay + n)
-        dyq, scale = torch.empty_like(dy), dy.new_empty(dy.shape[1])
-        quantise_columns(dy * x_scale[rows, None], dyq, scale)
-        gradient[k - 1] = _column_sums(xq[rows], dyq).float() * scale
+        dyq, scale = dy.new_empty(1, *dy.shape), dy.new_empty(1, dy.shape[1])
+        _quantise_groups(dy * x_scale[rows, None], 1, 0, dyq, scale)
+        gradient[k - 1] = _column_sums(xq[rows], dyq[0]).float() * scale[0]
 
 
+@in_one_kernel
 def slide(rows: Tensor, step: int, kept: int) -> None:
     """rows[:kept] = rows[step : step + kept], which may overlap."""
     rows[:kept] = rows[step : step + kept].clone()
@@ -427,6 +456,7 @@ def _column_sums(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(0, dtype=torch.float64)
 
 
+@in_one_kernel
 def descend(
     value: Tensor,
     mean: Tensor,
@@ -435,7 +465,7 @@ def descend(
     product_scale: Tensor,
     quantised: Tensor,
     scale: Tensor,
-    c: np.ndarray,
+    c: np.ndarray | Tensor,
 ) -> None:
     """One optimizer step on value (M, K), whose gradient is products * product_scale[:, None].
 
@@ -443,12 +473,11 @@ def descend(
     of `Optimizer.advance`: of Adam (6,), or of plain gradient descent (1,).
     """
     gradient = products * product_scale[:, None]
-    rate, *of_adam = c.tolist()
+    rate, *of_adam = torch.as_tensor(c, device=value.device).unbind()
     if of_adam:
         beta1, beta2, unbias1, unbias2, epsilon = of_adam
-        keep1, keep2 = (float(np.float32(1) - beta) for beta in c[1:3])
-        mean.copy_(mean * beta1 + gradient * keep1)
-        square.copy_(square * beta2 + (gradient * gradient) * keep2)
+        mean.copy_(mean * beta1 + gradient * (1.0 - beta1))
+        square.copy_(square * beta2 + (gradient * gradient) * (1.0 - beta2))
         gradient = (mean * unbias1) * rsqrt(square * unbias2 + epsilon)
     value.copy_((value - gradient * rate).clamp(-WEIGHT_BOUND, WEIGHT_BOUND))
     quantise_rows(value, quantised, scale)

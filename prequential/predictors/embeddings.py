@@ -64,10 +64,14 @@ class Embeddings:
         gather_rows(table, rows, out)
         return out
 
-    def learn(self, gradient: np.ndarray) -> None:
-        """One Adagrad update of every row used, from the input gradient (n, D)."""
+    def learn(self, gradient: np.ndarray, first: int = 0, end: int | None = None) -> None:
+        """One Adagrad update of every row used, from the input gradient (n, D).
+
+        With borders, of these columns only, so that threads may share the work.
+        """
         rows = self.state.rows.reshape(-1, self.state.rows.shape[2])[: len(gradient)]
-        adagrad.learn(self.state.table, self.squares, rows, gradient, self.rate)
+        end = gradient.shape[1] if end is None else end
+        adagrad.learn(self.state.table, self.squares, rows, gradient, self.rate, first, end)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""

@@ -80,7 +80,7 @@ class Memory:
     ) -> tuple[int, float]:
         """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's."""
         result: tuple[int, float] = code_tokens(
-            mode, symbols, frequencies, self.state, state, buffer, position
+            mode, symbols, frequencies, first, self.state, state, buffer, position
         )
         return result
 
@@ -162,7 +162,14 @@ def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
 
 @outer
 def code_tokens(
-    mode: Any, symbols: Any, frequencies: Any, state: Any, coder: Any, buffer: Any, size: Any
+    mode: Any,
+    symbols: Any,
+    frequencies: Any,
+    first: Any,
+    state: Any,
+    coder: Any,
+    buffer: Any,
+    size: Any,
 ) -> Any:
     """(size, bits): see `coder.SymbolCoder.code`."""
     history, spelling, below = state.history, state.spelling, state.below
@@ -170,7 +177,7 @@ def code_tokens(
     x, C = mixing.inputs, len(found.hashes)
     bits = 0.0
     for i in range(len(symbols)):
-        b = i % len(history.bytes)
+        b = (first + i) % len(history.bytes)
         last, known = history.bytes[b], np.int64(symbols[i])
         _sum_before(frequencies[i], below)
         # The tokens that are still possible, and how many of their bytes are coded.

@@ -117,7 +117,7 @@ def decode(
             bits += coder.codelength(expected, symbols)
         else:
             position, spent = memory.code_tokens(
-                DECODE, symbols, expected, past, state, payload, position
+                DECODE, symbols, expected, 0, past, state, payload, position
             )
             bits += spent
         softmax.gradient(expected, chunk[t], len(symbols), TOTAL_BITS, dlogits[a:b])

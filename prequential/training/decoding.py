@@ -99,7 +99,7 @@ def _check_header(header: Header, vocabulary: Vocabulary, options: Options) -> N
     held = header.original_bytes if options.in_memory else 0
     held += 2 * tokens.count if tokens else 0
     try:
-        check_memory(config, held, vocabulary, options.limits)
+        check_memory(config, held, vocabulary, options.limits, options.device)
     except ConfigError as error:
         raise ArchiveError(f"{name}: {error}") from error
     count = tokens.count if tokens else header.original_bytes

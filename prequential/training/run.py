@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -68,7 +69,7 @@ class Options:
     checkpoints: Checkpoints | None = None
     in_memory: bool = False  # the original counts against the limit of memory
     # Makes a learner that computes the same bits in another way.
-    new_learner: Callable[..., Learner] = Learner
+    new_learner: Callable[..., Learner] | None = None
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Run:
     def __post_init__(self) -> None:
         options = self.options
         threads = options.threads or DEFAULT_THREADS
-        self.learner = options.new_learner(
+        self.learner = (options.new_learner or _learner_of(options.device))(
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
         if options.prior is not None:
@@ -164,6 +165,17 @@ class Run:
             self.options.progress(Progress(done, size, self.coder.loss_bits, seconds))
 
 
+def _learner_of(device: str) -> Callable[..., Learner]:
+    """A GPU's is faster there. To decode, the other will do."""
+    if device == "cuda":
+        with suppress(ModuleNotFoundError):
+            faster: Callable[..., Learner] = import_module(
+                "prequential.training.device"
+            ).DeviceLearner
+            return faster
+    return Learner
+
+
 def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
     """chunk (T, B) = the streams' parts, side by side."""
     for b, part in enumerate(parts):
@@ -180,7 +192,7 @@ def exact(device: str) -> Iterator[None]:
     """
     with (
         np.errstate(all="ignore"),
-        _host_settings(),
+        _host_settings(device),
         torch.inference_mode(),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
@@ -190,15 +202,18 @@ def exact(device: str) -> Iterator[None]:
 
 
 @contextmanager
-def _host_settings() -> Iterator[None]:
-    """Neutralise what can be; the self-test refuses the rest."""
+def _host_settings(device: str = "cpu") -> Iterator[None]:
+    """Neutralise what can be; the self-test refuses the rest.
+
+    A GPU's tensor cores take float32 rounded to TF32, whose 11 bits hold the integers here.
+    """
     threads = torch.get_num_threads()
     precision = _matmul_precision()
     deterministic = torch.get_deterministic_debug_mode()
     flush = float(np.float32(2.0**-126) * np.float32(0.5)) == 0.0
     torch.set_num_threads(1)
     if precision is not None:
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
     # Every algorithm is deterministic here, including those that PyTorch would refuse. (Its other
     # function for this imports a compiler, which takes a second.)
     torch.set_deterministic_debug_mode(0)
@@ -222,14 +237,25 @@ def _matmul_precision() -> str | None:
 
 
 def check_memory(
-    config: Config | None, held_bytes: int, vocabulary: Vocabulary, limits: Limits
+    config: Config | None, held_bytes: int, vocabulary: Vocabulary, limits: Limits, device: str
 ) -> None:
     """See that a model, and what is held beside it, keeps within the limit of memory.
+
+    What lies on a GPU keeps within what is free there.
 
     Raises:
         ConfigError: naming both.
     """
-    needed = held_bytes + (config.memory_bytes(len(vocabulary.pieces)) if config else 0)
+    tokens = len(vocabulary.pieces)
+    needed = held_bytes + (config.memory_bytes(tokens) if config else 0)
+    if config and device == "cuda" and torch.cuda.is_available():
+        there, free = config.device_bytes(tokens), torch.cuda.mem_get_info()[0]
+        needed -= there
+        if there > free:
+            raise ConfigError(
+                f"the model would need about {there / 2**30:.1f} GiB on the GPU, of which"
+                f" {free / 2**30:.1f} GiB are free: use --device cpu or a smaller model"
+            )
     if needed > limits.memory_bytes:
         raise ConfigError(
             f"the model and what it decodes in memory would need about {_size(needed)}, more room"

@@ -17,12 +17,12 @@ import torch
 from prequential.coding.coder import TOTAL_BITS
 from prequential.config import Config
 from prequential.exact import kernels, shares, softmax
+from prequential.exact.scalars import group_of
 from prequential.predictors import ngrams
 from prequential.predictors.ngrams import NgramState
 from prequential.training import columns
 from prequential.training.threads import Threads
 from prequential.transformer import backward, forward, layout, update
-from prequential.transformer.graphs import ColumnGraphs
 from prequential.transformer.model import Transformer
 from prequential.transformer.optimizer import update_of
 
@@ -64,7 +64,8 @@ class Step(Protocol):
 def new_step(config: Config, tokens: int, seed: int, device: str, threads: Threads) -> Step:
     """A transformer from the seed and the step on it; the only place where its form is chosen."""
     B, T = config.streams, config.chunk
-    return step_of(Transformer(config.model, B, T, seed, device, tokens), threads)
+    group = group_of(B, config.optimizer.groups)
+    return step_of(Transformer(config.model, B, T, seed, device, tokens, group), threads)
 
 
 def step_of(model: Transformer, threads: Threads) -> CompiledStep | PortableStep:
@@ -79,17 +80,13 @@ class PortableStep:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.device = model.x.device
-        self.forward_column = model.forward
-        if self.device.type == "cuda":
-            self.forward_column = ColumnGraphs(model).forward
 
     def forward(
         self, rows: np.ndarray, first: int, tables: NgramState, frequencies: np.ndarray
     ) -> Call:
         """See `Step`: they are complete at once."""
         on_device, a = torch.from_numpy(rows).to(self.device), first * self.model.B
-        model_forward = self.forward_column if len(rows) == self.model.B else self.model.forward
-        logits = model_forward(on_device, first).cpu().numpy()
+        logits = self.model.forward(on_device, first).cpu().numpy()
         ngrams.add_logits(tables, a, logits)
         softmax.frequencies(logits, TOTAL_BITS, frequencies[a : a + len(rows)])
         return self.settle

@@ -119,10 +119,11 @@ class SharedStep:
         self, team: Team, config: Config, tokens: int, seed: int, device: str, threads: Threads
     ) -> None:
         B, T = config.streams, config.chunk
-        self.team, self.streams, self.own = team, B, share(team, B)
+        groups = config.optimizer.groups
+        self.team, self.streams, self.own = team, B, share(team, B, groups)
         assert B > 1  # one has no groups, and nothing to share
         own = self.own.stop - self.own.start
-        model = Transformer(config.model, own, T, seed, device, tokens, group_of(B))
+        model = Transformer(config.model, own, T, seed, device, tokens, group_of(B, groups))
         # The convolution is cheap, so all ranks compute that of all streams, and before the rest.
         blocks, convolution = copy(model), model.convolution
         blocks.convolution = None
@@ -220,19 +221,19 @@ class SharedStep:
         return rows.reshape(-1, self.streams, *rows.shape[1:])[:, self.own]
 
 
-def share(team: Team, streams: int) -> slice:
+def share(team: Team, streams: int, groups: int = GROUPS) -> slice:
     """The rank's streams: whole groups, of which the first ranks take the rest of a division.
 
     Raises:
         ConfigError: more ranks than groups.
     """
-    group = max(1, group_of(streams))
-    groups = -(-streams // group)
+    group = max(1, group_of(streams, groups))
+    most, groups = groups, -(-streams // group)
     if team.size > groups:
         raise ConfigError(
             f"--distributed: {team.size} ranks for {groups} groups of streams, some would have"
             " none: use fewer ranks, or --set streams=N, which makes up to"
-            f" {GROUPS} groups"
+            f" {most} groups"
         )
     each, rest = divmod(groups, team.size)
     first = team.rank * each + min(team.rank, rest)

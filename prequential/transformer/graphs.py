@@ -1,55 +1,75 @@
-"""A decoder's column on a GPU: one graph launched, instead of hundreds of kernels one by one.
+"""What a GPU does again and again, launched as one graph instead of kernel by kernel.
 
 A column of few rows takes the GPU less time than the host takes to launch its kernels. Weights,
-caches and activations stay where they are from chunk to chunk, so what is captured once for the
-n-th column of a chunk holds for all chunks.
+caches and activations stay where they are from chunk to chunk, so what is captured once holds for
+all chunks. The step on all weights is two kernels, for they lie in two matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prequential.transformer.model import Transformer
+from prequential.transformer.optimizer import Weight
 
-# What runs a captured call again, and where its result then is.
-Captured = tuple[Callable[[], Any], Tensor]
+Call = Callable[[], Tensor]
 
 
-def capture(call: Callable[[], Tensor]) -> Captured:
-    """Capture the kernels of a call that waits for nothing on the host."""
-    # What is set up at the first call cannot be captured, so there is one before, on a stream of
-    # its own as capturing wants it.
-    cuda: Any = torch.cuda
-    side = cuda.Stream()
-    side.wait_stream(cuda.current_stream())
-    with cuda.stream(side):
-        call()
-    cuda.current_stream().wait_stream(side)
-    graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
+def capture(call: Call) -> Call:
+    """Capture the kernels of a call that waits for nothing on the host; they do not run yet."""
+    graph: Any = torch.cuda.CUDAGraph()
+    # Other threads may wait for copies meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = call()
-    return graph.replay, result
+
+    def launch() -> Tensor:
+        graph.replay()
+        return result
+
+    return launch
 
 
-class ColumnGraphs:
-    """`Transformer.forward` of single columns, captured when first called for each."""
+class Graphs:
+    """Calls by their keys: run when first asked for, captured the next time, then launched."""
 
-    def __init__(
-        self, model: Transformer, capture: Callable[[Callable[[], Tensor]], Captured] = capture
-    ) -> None:
-        self.model, self.capture = model, capture
-        self._captured: dict[int, tuple[Tensor, Captured]] = {}
+    def __init__(self, capture: Callable[[Call], Call] = capture) -> None:
+        self._capture = capture
+        self._known: dict[Hashable, Call | None] = {}
 
-    def forward(self, rows: Tensor, first: int) -> Tensor:
-        """Logits (B, V) of rows (B, D) of column `first`, until the next call for this column."""
-        if first not in self._captured:
-            given = rows.clone()
-            self._captured[first] = given, self.capture(lambda: self.model.forward(given, first))
-        given, (replay, logits) = self._captured[first]
-        given.copy_(rows)
-        replay()
-        return logits
+    def run(self, key: Hashable, call: Call) -> Tensor:
+        """The result of a call that reads and writes the same tensors whenever it has this key.
+
+        It holds until the next call with this key.
+        """
+        if key not in self._known:
+            # What is set up at the first call, compiled kernels for one, cannot be captured.
+            self._known[key] = None
+            return call()
+        launch = self._known[key]
+        if launch is None:
+            launch = self._known[key] = self._capture(call)
+        return launch()
+
+
+_PARTS = "value", "quantised", "scale", "products", "product_scale", "mean", "square"
+
+
+def stacked(weights: Sequence[Weight]) -> list[Weight]:
+    """The weights, one above the other, in a matrix for each number of inputs.
+
+    They become views of it. A step goes row by row, so one step on it is theirs.
+    """
+    stacks = []
+    for inputs in sorted({weight.value.shape[1] for weight in weights}):
+        alike = [weight for weight in weights if weight.value.shape[1] == inputs]
+        stack = Weight(f"of {inputs} inputs", torch.cat([weight.value for weight in alike]))
+        for name in _PARTS:
+            parts = torch.split(getattr(stack, name), [len(weight.value) for weight in alike])
+            for weight, part in zip(alike, parts, strict=True):
+                part.copy_(getattr(weight, name))
+                setattr(weight, name, part)
+        stacks.append(stack)
+    return stacks

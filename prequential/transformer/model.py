@@ -120,26 +120,28 @@ class Attention:
         self.temperature, self.slope = np.float32(LOG2_E / root), np.float32(1.0 / root)
 
     def forward(self, x: Tensor, a: int, b: int) -> None:
-        """x[a:b] += attention, for the rows of whole columns a / B .. b / B."""
+        """x[a:b] += attention, for the rows of whole columns, or of some streams of one column."""
         B, D, H, W = self.B, self.D, self.H, self.window
-        first, end = a // B, b // B  # columns
+        first, end = a // B, -(-b // B)  # columns
         own, new = slice(first, end), slice(W + first, W + end)
+        groups = min(b - a, B) * H
+        heads = slice(a % B * H, a % B * H + groups)
         self.norm.forward(x, a, b)
         products, x_scale = self.qkv.forward(a, b), self.qkv.x_scale[a:b]
+        query, query_scale = self.query[own, heads], self.query_scale[own, heads]
         tensors.quantise_heads(
-            products, x_scale, self.qkv.weight.scale, 0, B * H,
-            self.query[own], self.query_scale[own],
-            self.key[new], self.key_scale[new], self.value[new], self.value_scale[new],
+            products, x_scale, self.qkv.weight.scale, 0, groups, query, query_scale,
+            *self._seen(new, heads),
         )  # fmt: skip
         # Each query sees itself and `window` keys before it; later keys are not even read.
         keys = slice(first, W + end)
         mixed, mixed_scale = (
-            x.new_empty(B * H, end - first, D // H),
-            x.new_empty(B * H, end - first),
+            x.new_empty(groups, end - first, D // H),
+            x.new_empty(groups, end - first),
         )
         tensors.attention(
-            self.query[own], self.query_scale[own], *self._seen(keys), self.slopes,
-            self.temperature, 0, B * H, self.weights[:, own, keys], mixed, mixed_scale,
+            query, query_scale, *self._seen(keys, heads), self.slopes[heads], self.temperature,
+            0, groups, self.weights[heads, own, keys], mixed, mixed_scale,
         )  # fmt: skip
         tensors.merge_heads(mixed, mixed_scale, self.out.xq[a:b], self.out.x_scale[a:b])
         tensors.add_scaled_outer(
@@ -163,8 +165,9 @@ class Attention:
         )  # fmt: skip
         self.norm.backward(dy, dx, update)
 
-    def _seen(self, keys: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.key[keys], self.key_scale[keys], self.value[keys], self.value_scale[keys]
+    def _seen(self, keys: slice, heads: slice = slice(None)) -> list[Tensor]:
+        every = self.key, self.key_scale, self.value, self.value_scale
+        return [x[keys, heads] for x in every]
 
     def advance(self, columns: int) -> None:
         """Slide the window past the chunk's first `columns` columns."""
@@ -213,10 +216,9 @@ class Convolution:
         self.past = weight.value.shape[0] * B  # rows kept from before the chunk
         self.x = weight.value.new_zeros(self.past + T * B, weight.value.shape[1])
 
-    def forward(self, rows: Tensor, first: int) -> Tensor:
-        """The convolution (n, D) of input rows (n, D) of the columns from `first` on."""
-        a, out = first * self.B, torch.empty_like(rows)
-        b = a + rows.shape[0]
+    def forward(self, rows: Tensor, a: int) -> Tensor:
+        """The convolution (n, D) of input rows (n, D), which are the chunk's from a on."""
+        b, out = a + rows.shape[0], torch.empty_like(rows)
         self.x[self.past + a : self.past + b] = rows
         tensors.convolve(self.x[a : self.past + b], self.weight.value, self.B, out)
         return out
@@ -248,9 +250,9 @@ class Transformer:
         group: int | None = None,
     ) -> None:
         """group streams have scales of their own in the weights' gradients; by itself of B."""
-        bounds.check(config, B, T, tokens)
-        D, F = config.width, config.hidden
         group = group_of(B) if group is None else group
+        bounds.check(config, B, T, tokens, group)
+        D, F = config.width, config.hidden
         self.B, self.weights = B, list[Weight]()
 
         def weight(name: str, outputs: int, inputs: int, gain: float) -> Weight:
@@ -276,17 +278,23 @@ class Transformer:
         self.norm = _Norm(self.head)
         self.x = self.head.weight.value.new_zeros(T * B, D)  # the residual stream
 
-    def forward(self, rows: Tensor, first: int) -> Tensor:
-        """Logits (n, V) in nats of the columns from `first` on; rows (n, D) is the input."""
-        return self.forward_blocks(self.enter(rows, first), first)
+    def forward(self, rows: Tensor, first: int, stream: int = 0) -> Tensor:
+        """Logits (n, V) in nats of the columns from `first` on; rows (n, D) is the input.
 
-    def enter(self, rows: Tensor, first: int) -> Tensor:
+        Or of some streams of one column, from `stream` on.
+        """
+        return self.forward_blocks(self.enter(rows, first, stream), first, stream)
+
+    def enter(self, rows: Tensor, first: int, stream: int = 0) -> Tensor:
         """The rows (n, D) as they enter the blocks."""
-        return rows if self.convolution is None else self.convolution.forward(rows, first)
+        if self.convolution is None:
+            return rows
+        return self.convolution.forward(rows, first * self.B + stream)
 
-    def forward_blocks(self, rows: Tensor, first: int) -> Tensor:
+    def forward_blocks(self, rows: Tensor, first: int, stream: int = 0) -> Tensor:
         """Logits (n, V) of rows (n, D) behind the convolution."""
-        a, b = first * self.B, first * self.B + rows.shape[0]
+        a = first * self.B + stream
+        b = a + rows.shape[0]
         self.x[a:b] = rows
         for block in self.blocks:
             block.forward(self.x, a, b)

@@ -69,7 +69,7 @@ class Optimizer:
         return np.array([rate, c.beta1, c.beta2, *unbias, c.epsilon], np.float32)
 
 
-def update_of(constants: np.ndarray) -> Callable[[Weight], None]:
+def update_of(constants: np.ndarray | Tensor) -> Callable[[Weight], None]:
     """What updates a weight from its gradient with a step's constants."""
     return lambda w: tensors.descend(
         w.value, w.mean, w.square, w.products, w.product_scale, w.quantised, w.scale, constants

@@ -361,7 +361,8 @@ def test_what_presets_write_is_within_the_limits() -> None:
     for name in config.preset_names():
         for size in (10**5, 10**7, 10**9):
             cfg = load(name).resolve(size)
-            assert cfg.memory_bytes() < limits.memory_bytes
+            there = cfg.device_bytes() if name == "gpu" else 0  # not on the host
+            assert cfg.memory_bytes() - there < limits.memory_bytes
             frame_work = container.FRAME_BYTES * cfg.seconds_per_token()
             earned = 14 * limits.seconds_per_archive_byte
             frames = size / container.FRAME_BYTES

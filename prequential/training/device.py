@@ -1,0 +1,258 @@
+"""A learner whose transformer is on a GPU, which host and device share the work of.
+
+The dense part of a chunk is two graphs there (`graphs`): the forward pass, and the step. What is
+sparse stays on the host, where rows are dealt out to threads; the memory, one long chain, goes on
+beside everything else. A decoder takes the streams of a column in two halves: while it decodes one,
+the GPU and another thread predict the other. None of this changes an operand, so the bits are
+`Learner`'s, which decodes without this module, too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prequential.coding.coder import DECODE, TOTAL_BITS
+from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
+from prequential.config import Config
+from prequential.exact import softmax
+from prequential.predictors import ngrams
+from prequential.predictors.contexts import HistoryState, push_column
+from prequential.predictors.embeddings import gather_rows
+from prequential.training import columns
+from prequential.training.learner import Learner
+from prequential.training.replay import Past
+from prequential.training.threads import Task, Threads
+from prequential.transformer.graphs import Graphs, stacked
+from prequential.transformer.optimizer import update_of
+
+_LEAST = 64  # rows of a thread's share, or columns: whole lines of the cache
+_MOST_THREADS = 8
+
+
+class Pair(NamedTuple):
+    """An array here, where copies need not wait for the host, and its like on the device."""
+
+    here: Tensor
+    there: Tensor
+
+    def send(self, part: slice = slice(None)) -> Tensor:
+        """Begin to copy a part to the device, where it is returned."""
+        there = self.there[part]
+        there.copy_(self.here[part], non_blocking=True)
+        return there
+
+
+class _Coding(Threads):
+    """What codes goes on beside all else, on a thread of its own."""
+
+    def __init__(self, timed: Callable[[str], AbstractContextManager[None]]) -> None:
+        super().__init__(1)
+        self._timed = timed
+        self._thread = ThreadPoolExecutor(1)
+        self._coded: list[Future[None]] = []
+
+    def beside(self, task: Task) -> None:
+        def code() -> None:
+            with self._timed("coder and memory"):
+                task()
+
+        self._coded.append(self._thread.submit(code))
+
+    def finish(self) -> None:
+        for future in self._coded:
+            future.result()
+        self._coded.clear()
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class DeviceLearner(Learner):
+    """As `Learner`; `seconds` says where the time goes, by what was waited for or worked at."""
+
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        device: str = "cuda",
+        threads: int = 1,
+        past: Past | None = None,
+        vocabulary: Vocabulary = SINGLE_BYTES,
+        graphs: Graphs | None = None,
+    ) -> None:
+        """As `Learner`, but for the threads, of which there are as many as there is work for."""
+        super().__init__(config, seed, device, 1, past, vocabulary)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.threads = _Coding(self._timed)
+        self._on_gpu = device == "cuda"
+        self._stacks = stacked(self.model.weights)
+        (rows, width), tokens = self.model.x.shape, self.frequencies.shape[1]
+        self._inputs, self._input_gradient = self._pair(rows, width), self._pair(rows, width)
+        self._logits, self._gradient = self._pair(rows, tokens), self._pair(rows, tokens)
+        self._constants = self._pair(6 if self.optimizer.config.name == "adam" else 1)
+        self._graphs = graphs or Graphs()
+        self._parts = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
+        self._helpers = ThreadPoolExecutor(self._parts)
+        self._ahead = ThreadPoolExecutor(1)  # predicts while another half is decoded
+        cuda: Any = torch.cuda
+        self._copies = cuda.Stream() if self._on_gpu else None
+        self.decode_columns = self._decode_halves
+
+    def _pair(self, *shape: int) -> Pair:
+        here = torch.zeros(shape, pin_memory=self._on_gpu)
+        return Pair(here, torch.zeros(shape, device=self.model.x.device))
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - started
+
+    def _deal(self, call: Callable[[int, int], object], a: int, b: int) -> None:
+        """call(i, j) for all of a..b in parts, by several threads."""
+        parts = max(1, min(self._parts, (b - a) // _LEAST))
+        borders = [a + (b - a) * k // parts for k in range(parts + 1)]
+        futures = [self._helpers.submit(call, i, j) for i, j in pairwise(borders[1:])]
+        call(borders[0], borders[1])
+        for future in futures:
+            future.result()
+
+    def _receive(self, source: Tensor, target: Tensor, stream: Any = None) -> Callable[[], object]:
+        """Begin to copy to the host; what waits for it."""
+        if not self._on_gpu:
+            target.copy_(source)
+            return lambda: None
+        cuda: Any = torch.cuda
+        ready = cuda.Event()
+        if stream is not None:
+            stream.wait_stream(cuda.current_stream())
+            with cuda.stream(stream):
+                target.copy_(source, non_blocking=True)
+                ready.record()
+        else:
+            target.copy_(source, non_blocking=True)
+            ready.record()
+        return lambda: ready.synchronize()
+
+    def _forward(self, first: int, end: int) -> tuple[Callable[[], None], np.ndarray]:
+        a, b = first * self.B, end * self.B
+        self._predict_rows(a, b)
+        return lambda: None, self.frequencies[a:b]
+
+    def _predict_rows(self, a: int, b: int) -> None:
+        """Frequencies of the chunk's located rows a..b, whole columns or a part of one."""
+        state = self.embeddings.state
+        rows = state.rows.reshape(-1, state.rows.shape[2])
+        inputs, logits = self._inputs.here.numpy(), self._logits.here.numpy()
+        with self._timed("tables: look up"):
+            self._deal(lambda i, j: gather_rows(state.table, rows[i:j], inputs[i:j]), a, b)
+        with self._timed("GPU: forward, and its copies"):
+            on_device = self._inputs.send(slice(a, b))
+            column, stream = divmod(a, self.B)
+            result = self._graphs.run((a, b), lambda: self.model.forward(on_device, column, stream))
+            self._receive(result, self._logits.here[a:b])()
+
+        def finish(i: int, j: int) -> None:
+            ngrams.add_logits(self.ngrams.state, i, logits[i:j])
+            softmax.frequencies(logits[i:j], TOTAL_BITS, self.frequencies[i:j])
+
+        with self._timed("tables: look up"):
+            self._deal(finish, a, b)
+
+    def _decode_halves(
+        self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
+    ) -> tuple[int, float]:
+        T, B = chunk.shape
+        halves = [(0, B // 2), (B // 2, B)] if B > 1 else [(0, B)]
+        ready = [self._ahead.submit(self._predict_half, 0, *half) for half in halves]
+        bits = 0.0
+        for t in range(T):
+            for k, (first, end) in enumerate(halves):
+                with self._timed("decoder: wait for frequencies"):
+                    ready[k].result()
+                a = t * B + first
+                valid = min(max(count - a, 0), end - first)
+                symbols, expected = chunk[t, first : first + valid], self.frequencies[a : a + valid]
+                with self._timed("coder and memory"):
+                    code = self.symbol_coder.code
+                    position, spent = code(
+                        DECODE, symbols, expected, first, state, payload, position
+                    )
+                bits += spent
+                push_column(self._past_of(first, end), self.history.spelling, chunk[t, first:end])
+                if position <= len(payload) and t + 1 < T:
+                    ready[k] = self._ahead.submit(self._predict_half, t + 1, first, end)
+            if position > len(payload):
+                break
+        for future in ready:
+            future.result()
+        return position, bits
+
+    def _past_of(self, first: int, end: int) -> HistoryState:
+        return HistoryState(*(array[first:end] for array in self.history.state))
+
+    def _predict_half(self, column: int, first: int, end: int) -> None:
+        """Locate and predict some streams of a column."""
+        a, b = column * self.B + first, column * self.B + end
+        inputs, tables = self.embeddings.state, self.ngrams.state
+        own = slice(first, end)
+        with torch.inference_mode():
+            columns.locate(
+                self._past_of(first, end),
+                0,
+                inputs._replace(
+                    hashes=inputs.hashes[own], rows=inputs.rows[column : column + 1, own]
+                ),
+                tables._replace(located=ngrams.Located(*(x[a:b] for x in tables.located))),
+            )
+            self._predict_rows(a, b)
+
+    def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
+        n, targets = chunk.size, chunk.reshape(-1)
+        self._constants.here.copy_(torch.from_numpy(self.optimizer.advance(count)))
+        dlogits = self._gradient.here.numpy()
+
+        def gradient(i: int, j: int) -> None:
+            known = min(max(count - i, 0), j - i)
+            of_rows = self.frequencies[i:j], targets[i:j]
+            softmax.gradient(*of_rows, known, TOTAL_BITS, dlogits[i:j])
+
+        with self._timed("tables: learn"):
+            self._deal(gradient, 0, n)
+        with self._timed("GPU: step, and its copies"):
+            constants, on_device = self._constants.send(), self._gradient.send(slice(0, n))
+            dx = self._graphs.run(("backward", n), lambda: self.model.backward(on_device))
+            wait = self._receive(dx, self._input_gradient.here[:n], self._copies)
+            # Nobody waits for the rest: the next forward pass comes behind it.
+            self._graphs.run(("update", n), lambda: self._update(constants, len(chunk)))
+        learned = self._helpers.submit(
+            self._learn_tables if tables else _nothing, dlogits, targets, count
+        )
+        with self._timed("GPU: step, and its copies"):
+            wait()
+        with self._timed("tables: learn"):
+            rows = self._input_gradient.here.numpy()[:count]
+            width = rows.shape[1]
+            learn = self.embeddings.learn
+            self._deal(lambda i, j: learn(rows, i, j), 0, width)
+        with self._timed("encoder: wait for coder and tables"):
+            learned.result()
+            self.threads.finish()
+
+    def _update(self, constants: Tensor, finished: int) -> Tensor:
+        for stack in self._stacks:
+            update_of(constants)(stack)
+        self.model.advance(finished)
+        return constants
