@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from prequential import __version__
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with terminal.standard_error():
         try:
             args = _parse(argv)
+            try:
+                os.getcwd()
+            except OSError:  # libraries abort there
+                terminal.say("error: the working directory is gone: change to one that is there")
+                return guard.ERROR
             return args.run(args)  # type: ignore[no-any-return]
         except KeyboardInterrupt as interrupt:
             terminal.say(str(interrupt) or "interrupted: the file in work was not written")

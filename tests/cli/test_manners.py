@@ -446,6 +446,18 @@ def test_a_library_that_cannot_be_loaded(error: Exception, says: Says) -> None:
     assert "preq: error: a: a library cannot be loaded (" in says()
 
 
+def test_a_working_directory_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    coded("c.pq", config=Config().resolve(5))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["info", str(tmp_path / "c.pq")]) == 1
+    assert says().startswith("preq: error: the working directory is gone")
+
+
 def test_every_command_has_a_module_and_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command in entry.COMMANDS:
         name = command.__name__.rpartition(".")[2]
