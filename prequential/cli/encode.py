@@ -144,7 +144,7 @@ def _plan(options: Options, source: str) -> None:
     with open_input(source) as original:
         from prequential import codec
 
-        plan = codec.plan(original.data, options.model(), options.limits())
+        plan = codec.plan(original.data, options.model(), options.limits(), options.device)
         size = len(original.data)
     figures: dict[str, object] = {
         "file": source,
