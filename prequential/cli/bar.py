@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prequential.cli import terminal
@@ -68,14 +68,12 @@ def progress_bar(
     if not wanted or sys.stderr is None:
         yield None
         return
-    with announced():
-        if sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
-            with _bar(label) as show:
-                yield show
-        elif lines or sys.stderr.isatty():
-            yield _lines(label)
-        else:
-            yield None
+    if sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+        with _bar(label) as (show, say), announced(say):
+            yield show
+    else:
+        with announced():
+            yield _lines(label) if lines or sys.stderr.isatty() else None
 
 
 def _lines(label: str) -> ProgressCallback:
@@ -93,7 +91,7 @@ def _lines(label: str) -> ProgressCallback:
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[ProgressCallback]:
+def _bar(label: str) -> Iterator[tuple[ProgressCallback, Callable[[str], None]]]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, TextColumn
@@ -114,4 +112,7 @@ def _bar(label: str) -> Iterator[ProgressCallback]:
         def show(p: Progress) -> None:
             bar.update(task, completed=p.bytes_done, total=p.bytes_total, rates=rates.update(p))
 
-        yield show
+        def say(text: str) -> None:
+            bar.update(task, rates=text)
+
+        yield show, say

@@ -7,7 +7,8 @@ process does not get rid of again, so ahead of a large run a process of its own 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from prequential.study import child
 
 LARGE_BYTES = 1e9  # of a model: with less, the run itself compiles what it needs
 
-_NOTICE = "preq: compiling its loops, once after installing: a minute or two"
+_NOTICE = "preq: compiling its loops, once after installing: up to a minute"
 _EACH_TIME = (
-    "preq: compiling its loops: a minute or two each time, since no folder to keep them in can be"
+    "preq: compiling its loops: up to a minute each time, since no folder to keep them in can be"
     " written: set NUMBA_CACHE_DIR to one that can"
 )
 _PROGRAM = """
@@ -43,20 +44,26 @@ def compile_apart(model_bytes: float) -> None:
 
 
 @contextmanager
-def announced() -> Iterator[None]:
-    """Say on standard error, once, when a loop has to be compiled."""
+def announced(show: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Say on standard error, once, when a loop has to be compiled, and let `show` say how far."""
     from numba.core import event
 
     class Compiling(event.Listener):
-        said = False
+        def __init__(self) -> None:
+            self.said = False
+            self.done = set[str]()
 
         def on_start(self, _: Any) -> None:
             if not self.said:
                 self.said = True
                 terminal.note(_NOTICE if _cache() else _EACH_TIME)
 
-        def on_end(self, _: Any) -> None:
-            pass
+        def on_end(self, compiled: Any) -> None:
+            linking: Any = sys.modules.get("prequential.exact.linking")
+            loop = compiled.data["dispatcher"]
+            if show is not None and linking is not None and isinstance(loop, linking.Loop):
+                self.done.add(loop.py_func.__qualname__)
+                show(f"compiling: {len(self.done)} loops of at most {linking.Loop.made}")
 
     with event.install_listener("numba:compile", Compiling()):
         yield

@@ -243,6 +243,7 @@ class Loop(CPUDispatcher):
     """A loop of this package, compiled as the module says."""
 
     apart = False
+    made = 0  # loops there are, compiled or not
 
     def __init__(
         self,
@@ -252,6 +253,7 @@ class Loop(CPUDispatcher):
         pipeline_class: Any = _Compiler,
     ) -> None:
         super().__init__(py_func, locals, targetoptions, pipeline_class)
+        Loop.made += 1
 
     def compile(self, sig: Any) -> Any:
         """The loop for these types of arguments, from the cache or compiled."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
 
 from prequential.cli import warmup
 from prequential.cli.bar import progress_bar
+from prequential.exact import linking
+from prequential.exact.compiled import jit
 
 
 def test_only_a_large_run_with_an_empty_cache_compiles_apart(
@@ -56,3 +59,20 @@ def test_without_a_place_for_its_cache_a_run_says_that_it_compiles_each_time(
     with progress_bar("a", wanted=True):
         numba.njit(lambda x: x)(1)
     assert "set NUMBA_CACHE_DIR" in capsys.readouterr().err
+
+
+def test_how_far_compiling_is() -> None:
+    @jit
+    def inner(x: Any) -> Any:
+        return x + 1
+
+    @jit
+    def outer(x: Any) -> Any:
+        return inner(x) * 2
+
+    shown: list[str] = []
+    with warmup.announced(shown.append):
+        outer(1)
+        outer(1.0)
+    assert shown[:2] == [f"compiling: {n} loops of at most {linking.Loop.made}" for n in (1, 2)]
+    assert shown[2:] == [shown[1]] * 2
