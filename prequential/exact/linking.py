@@ -119,13 +119,6 @@ class Library(JITCodeLibrary):
                 function.linkage = "linkonce_odr"
         return module
 
-    def _optimize_functions(self, module: Any) -> None:
-        module.data_layout = self._codegen._data_layout  # nothing, function by function
-
-    def _optimize_final_module(self) -> None:
-        manager, builder = self._codegen._module_pass_manager()
-        manager.run(self._final_module, builder)
-
 
 class _State:
     """What is being compiled, under numba's lock: how deep in callers, and how."""

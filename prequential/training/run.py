@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2
+# Of fewer tokens a second thread saves less than its loops take to compile, the first time.
+_MANY_TOKENS = 2**15
 
 
 class Checkpoints(Protocol):
@@ -88,8 +90,8 @@ class Run:
     frames_done: int = 0  # frames whose payload is complete
 
     def __post_init__(self) -> None:
-        options = self.options
-        threads = options.threads or DEFAULT_THREADS
+        options, many = self.options, len(self.symbols) >= _MANY_TOKENS
+        threads = options.threads or (DEFAULT_THREADS if many else 1)
         self.learner = (options.new_learner or _learner_of(options.device))(
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
