@@ -173,8 +173,8 @@ def _float32_products(device: torch.device) -> bool:
 
 
 def _tensor_cores(device: torch.device) -> bool:
-    kernels = dispatch.kernels_of(device.type)
-    return kernels is None or kernels.holds(device)
+    fused = dispatch.kernels_of(device.type)
+    return fused is None or fused.holds(device)
 
 
 def _product_at_bound(device: torch.device, dtype: torch.dtype) -> bool:

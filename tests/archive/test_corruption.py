@@ -106,8 +106,10 @@ def refused(archive: bytes, frames: int, counts: Counter[str], kind: str) -> str
     raise AssertionError("passed silently")
 
 
-def decoded(archive: bytes, frame_bytes: int = 500, **options: object) -> tuple[np.ndarray, str]:
-    """What a decoder leaves in its output, and the error's message."""
+def decoded(
+    archive: bytes, frame_bytes: int = 500, done: list[slice] | None = None, **options: object
+) -> tuple[np.ndarray, str]:
+    """What a decoder leaves in its output, and the error's message; done: what it vouches for."""
     out = np.zeros(0, np.uint8)
 
     def allocate(size: int) -> np.ndarray:
@@ -117,7 +119,7 @@ def decoded(archive: bytes, frame_bytes: int = 500, **options: object) -> tuple[
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PrequentialError) as caught:
         patch.setattr(run, "FRAME_BYTES", frame_bytes)
-        codec.decode(io.BytesIO(archive), allocate, Options(name="a.pq", **options))  # type: ignore[arg-type]
+        codec.decode(io.BytesIO(archive), allocate, Options(name="a.pq", **options), done)  # type: ignore[arg-type]
     check_message(caught.value)
     return out, str(caught.value)
 
@@ -189,7 +191,7 @@ def test_noticed_before_it_reaches_the_output(tiny: Sample, counts: Counter[str]
         for _ in range(2):
             at = rng.randrange(tiny.ends[frame], tiny.ends[frame + 1])
             done: list[slice] = []
-            out, told = decoded(changed(tiny.archive, at, 1 << rng.randrange(8)), decoded=done)
+            out, told = decoded(changed(tiny.archive, at, 1 << rng.randrange(8)), done=done)
             assert f"frame {frame + 1}" in told
             written = np.zeros(len(tiny.data), bool)
             for part in done:
@@ -214,7 +216,7 @@ def test_a_diverging_decoder_is_noticed_in_its_frame(
 
     monkeypatch.setattr(Learner, "learn", learn)
     done: list[slice] = []
-    _, told = decoded(tiny.archive, decoded=done)
+    _, told = decoded(tiny.archive, done=done)
     assert "frame 3" in told
     assert all(hint in told for hint in ("preq doctor", "--device cpu", "torch release"))
     assert sum(part.stop - part.start for part in done) == 1024
@@ -336,7 +338,7 @@ def test_memory_is_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     small_one = header(load("tiny").resolve(2048), 2048)
     path.write_bytes(small_one)
     assert main(["test", "-q", "--max-memory", "1M", str(path)]) == 1
-    assert "limit of 0.0 GiB" in capsys.readouterr().err
+    assert "limit of 1.0 MiB" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["a.pq"]
 
 
