@@ -108,7 +108,7 @@ def broken_matmul(a, b):
         (torch.Tensor, "round", lambda x: (x + 0.5).floor(), "rounding"),
         (torch.Tensor, "__truediv__", lambda x, y: x * (1.0 / y), "division"),
         (tensors, "rsqrt", lambda x: x.rsqrt(), "root"),
-        (tensors, "_HIDDEN", 0.0, "loops"),
+        (tensors, "_HIDDEN", 100.0, "loops"),
     ],
 )
 def test_a_broken_platform_is_noticed(monkeypatch, target, name, value, fact) -> None:
