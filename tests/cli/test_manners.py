@@ -359,6 +359,9 @@ def test_bench_tells_what_it_does_and_whether_the_machine_is_busy(
 
 PROGRAM = """
 import os, signal, sys, time
+for name in ("SIGHUP", "SIGINT"):  # which a background job ignores
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from prequential.cli import main
 from prequential.training.run import Run
 real = Run._show
@@ -408,7 +411,8 @@ def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_while_modules_are_loaded(folder: Path) -> None:
     """Sent at every stage of the first tenth of a second, from the first line of ours on."""
     program = (
-        "import os, sys, threading, time\n"
+        "import os, signal, sys, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job has none
         "def strike():\n"
         "    time.sleep(float(sys.argv.pop(1)))\n"
         "    os.kill(os.getpid(), 2)\n"

@@ -227,7 +227,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["encode", str(file), "--tokenizer", "bpe:9", "-f", *common]) == 1
     assert "tokenizer 'bpe:9'" in capsys.readouterr().err
     grid = ["mdl", str(file), "--grid", "tokenizer=bytes,bpe:300", *common]
-    assert main([*grid, "--json", str(tmp_path / "s.json"), "--verify"]) == 0
+    assert main([*grid, "--json-file", str(tmp_path / "s.json"), "--verify"]) == 0
     rows = json.loads((tmp_path / "s.json").read_text())["rows"]
     assert [row["report"]["vocabulary_bytes"] > 0 for row in rows] == [False, True]
     for row in rows:

@@ -238,7 +238,10 @@ def test_the_file_is_safetensors(path: Path) -> None:
 def test_a_full_disk_costs_only_the_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(*SMALL)
 
+    tries = []
+
     def full(*_: object) -> None:
+        tries.append(1)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_write_tensors", full)
@@ -246,7 +249,8 @@ def test_a_full_disk_costs_only_the_checkpoint(path: Path, monkeypatch: pytest.M
         str(path), "encode", seconds=0, share=1e9, resume=False, warn=(told := []).append
     )
     assert encode(config, keeper) == encode(config)  # type: ignore[arg-type]
-    assert len(told) > 3
+    assert len(tries) > 3
+    assert len(told) == 1  # the same words need no repeating
     assert "No space left" in told[0]
     assert not list(path.parent.iterdir())
 
