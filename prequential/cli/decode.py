@@ -30,10 +30,7 @@ def add(commands: flags.Commands) -> None:
     parser.add_argument(
         "--salvage", action="store_true", help="of a damaged archive, write what comes before"
     )
-    flags.add_compute(parser)
-    flags.add_memory(parser)
-    flags.add_hours(parser)
-    flags.add_prior(parser)
+    flags.add_decoding(parser)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -151,14 +151,17 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_hours(parser: argparse.ArgumentParser) -> None:
-    """``--max-hours``."""
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """What any decoder takes: how to compute, the limits, the prior."""
+    add_compute(parser)
+    add_memory(parser)
     parser.add_argument(
         "--max-hours",
         type=_hours,
         metavar="H",
         help="limit of estimated work that the archive's size does not pay for (10 minutes)",
     )
+    add_prior(parser)
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:

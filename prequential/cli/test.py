@@ -20,10 +20,7 @@ def add(commands: flags.Commands) -> None:
     text = "decode ARCHIVE without writing"
     parser = flags.add_command(commands, "test", text, _run, "ARCHIVE")
     flags.add_json(parser, "one JSON object per file")
-    flags.add_compute(parser)
-    flags.add_memory(parser)
-    flags.add_hours(parser)
-    flags.add_prior(parser)
+    flags.add_decoding(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
