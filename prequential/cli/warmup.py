@@ -18,9 +18,9 @@ from prequential.study import child
 
 LARGE_BYTES = 1e9  # of a model: with less, the run itself compiles what it needs
 
-_NOTICE = "preq: compiling its loops, once after installing: up to a minute"
+_NOTICE = "preq: compiling its loops, once after installing: a minute or so"
 _EACH_TIME = (
-    "preq: compiling its loops: up to a minute each time, since no folder to keep them in can be"
+    "preq: compiling its loops: a minute or so each time, since no folder to keep them in can be"
     " written: set NUMBA_CACHE_DIR to one that can"
 )
 _PROGRAM = """
