@@ -140,7 +140,8 @@ def test_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             self.stop = stop
 
         def chunk_done(self, run: run.Run) -> None:
-            super().chunk_done(run)
+            if run.steps_done % 60 == self.stop % 60:  # a checkpoint has 94 MB
+                super().chunk_done(run)
             if run.steps_done == self.stop:
                 raise Stop
 
