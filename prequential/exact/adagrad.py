@@ -26,7 +26,8 @@ def learn(
     for i in range(rows.shape[0]):
         for c in range(rows.shape[1]):
             r = rows[i, c]
-            for j in range(first, end):
-                g = gradient[i, j]
-                squares[r, j] += g * g
-                table[r, j] -= rate * g / np.sqrt(squares[r, j] + _EPSILON)
+            # Views from zero on, so that the loop is vectorised.
+            g, square, row = gradient[i, first:end], squares[r, first:end], table[r, first:end]
+            for j in range(len(row)):
+                square[j] += g[j] * g[j]
+                row[j] -= rate * g[j] / np.sqrt(square[j] + _EPSILON)

@@ -22,7 +22,7 @@ import numpy as np
 
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import HISTORY_BYTES, HISTORY_TOKENS, HISTORY_WORDS, parse_context
-from prequential.exact.compiled import apart, jit
+from prequential.exact.compiled import apart, inline, jit, pack
 
 _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _START = np.uint64(0x9E3779B97F4A7C15)
@@ -75,6 +75,7 @@ class History:
             np.zeros((streams, 256, 2), np.int64),
             *np.zeros((8, streams), np.int64),
         )
+        self.packed = pack(self.state)
         self.spelling = vocabulary.spelling
 
     def push(self, symbols: np.ndarray) -> None:
@@ -99,7 +100,13 @@ def parse(names: tuple[str, ...]) -> Contexts:
     return Contexts(parsed[:, 0].copy(), parsed[:, 1].copy())
 
 
-@jit
+@inline
+def history_of(packed: Any) -> Any:
+    """The `HistoryState` again, inside a loop."""
+    return HistoryState(*packed)
+
+
+@inline
 def push_byte(history: Any, b: Any, c: Any) -> None:
     """Append a byte to stream b."""
     last, words = history.bytes[b], history.words[b]
@@ -118,7 +125,7 @@ def push_byte(history: Any, b: Any, c: Any) -> None:
         words[0] = 0
 
 
-@jit
+@inline
 def push_token(history: Any, b: Any, token: Any) -> None:
     """Append a token to stream b, whose bytes have been pushed."""
     tokens = history.tokens[b]
@@ -138,7 +145,7 @@ def push_column(history: Any, spelling: Any, symbols: Any) -> None:
         push_token(history, b, s)
 
 
-@jit
+@inline
 def _mark(history: Any, b: Any, c: Any) -> None:
     """Where lines and records are, after the byte c."""
     end, met = history.end[b] + 1, history.met[b, c]
@@ -180,7 +187,7 @@ def _mix_word(h: Any, word: Any) -> Any:
     return h ^ (h >> _SHIFT)
 
 
-@jit
+@inline
 def hash_stream(history: Any, b: Any, contexts: Any, out: Any) -> None:
     """out (C,) uint64 = the hash of each context at the next position of stream b."""
     last, words, tokens, ring = (
@@ -236,7 +243,7 @@ def hash_stream(history: Any, b: Any, contexts: Any, out: Any) -> None:
         out[c] = h
 
 
-@jit
+@inline
 def hash_column(history: Any, contexts: Any, out: Any) -> None:
     """out (B, C) = `hash_stream` of each stream."""
     for b in range(out.shape[0]):

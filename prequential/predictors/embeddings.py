@@ -12,7 +12,7 @@ import numpy as np
 
 from prequential.config import SYMBOLS, ModelConfig
 from prequential.exact import adagrad
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import inline, pack
 from prequential.exact.philox import uniform
 from prequential.predictors.contexts import Contexts, hash_column, parse
 
@@ -55,6 +55,7 @@ class Embeddings:
             table,
             np.zeros((columns, streams, 1 + count), np.int64),
         )
+        self.packed = pack(self.state)
 
     def gather(self, first: int, end: int) -> np.ndarray:
         """Summed embeddings (n, D) float32 of columns first..end, time-major."""
@@ -78,7 +79,13 @@ class Embeddings:
         return {"embeddings.table": self.state.table, "embeddings.squares": self.squares}
 
 
-@jit
+@inline
+def state_of(packed: Any) -> Any:
+    """The `EmbeddingState` again, inside a loop."""
+    return EmbeddingState(Contexts(*packed[0]), *packed[1:])
+
+
+@inline
 def locate(history: Any, column: Any, state: Any) -> None:
     """Remember the rows of a column, which comes next in the history."""
     hashes, rows, shift = state.hashes, state.rows[column], state.shift
@@ -90,7 +97,7 @@ def locate(history: Any, column: Any, state: Any) -> None:
             rows[b, c + 1] = start + np.int64(hashes[b, c] >> shift)
 
 
-@jit
+@inline
 def gather_rows(table: Any, rows: Any, out: Any) -> None:
     """out (n, D) = the sum of each token's rows."""
     for i in range(rows.shape[0]):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prequential.coding.bits import stretch
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import inline, jit
 from prequential.predictors.tables import remix
 
 # Repeats that the first match is looked for by (three lengths), and the second. The longest are
@@ -87,7 +87,7 @@ def _hash_past(past: Any, end: Any, length: Any) -> Any:
     return h
 
 
-@jit
+@inline
 def _expected(past: Any, pointers: Any, m: Any, b: Any) -> Any:
     """256 + the byte that a match expects, or 0."""
     if pointers.length[m, b] == 0:
@@ -106,7 +106,7 @@ def _length_bucket(length: Any) -> Any:
     return min(20 + (length - 32) // 16, 31)
 
 
-@jit
+@inline
 def hash_own(matches: Any, b: Any, last: Any, out: Any) -> None:
     """out (4,): what two bytes and three followed last time, what two matches expect."""
     c1, followers, pointers = np.int64(last[0]), matches.followers, matches.pointers
@@ -119,7 +119,7 @@ def hash_own(matches: Any, b: Any, last: Any, out: Any) -> None:
         out[2 + m] = remix(np.uint64(expected * 128 + grade), 5 + m)
 
 
-@jit
+@inline
 def look(matches: Any, b: Any) -> Any:
     """The long match of stream b."""
     pointers, past, starts = matches.pointers, matches.past, matches.starts
@@ -138,7 +138,7 @@ def look(matches: Any, b: Any) -> Any:
     )
 
 
-@jit
+@inline
 def inputs(matches: Any, kind: Any, match: Any, k: Any, done: Any, x: Any) -> Any:
     """x (2,) = what the match says of bit k, after the bits `done`, or of where a piece ends."""
     x[0] = 0
@@ -154,7 +154,7 @@ def inputs(matches: Any, kind: Any, match: Any, k: Any, done: Any, x: Any) -> An
     return Expectation(grade, bit)
 
 
-@jit
+@inline
 def learn(matches: Any, kind: Any, match: Any, expectation: Any, bit: Any) -> None:
     """The map of such matches moves towards whether this one was right."""
     if expectation.grade:
@@ -163,7 +163,7 @@ def learn(matches: Any, kind: Any, match: Any, expectation: Any, bit: Any) -> No
         hits[match.bucket] += (hit - hits[match.bucket]) >> 6
 
 
-@jit
+@inline
 def push(matches: Any, b: Any, last: Any, byte: Any, starts: Any) -> None:
     """Append a byte to stream b, behind the bytes `last`, and move its matches on.
 
@@ -184,7 +184,7 @@ def push(matches: Any, b: Any, last: Any, byte: Any, starts: Any) -> None:
             _note(matches, k, b, end + 1)
 
 
-@jit
+@inline
 def _move_on(past: Any, pointers: Any, m: Any, b: Any, byte: Any) -> None:
     length, misses = pointers.length[m, b], pointers.misses[m, b]
     if length == 0:
@@ -200,7 +200,7 @@ def _move_on(past: Any, pointers: Any, m: Any, b: Any, byte: Any) -> None:
     pointers.misses[m, b] = misses
 
 
-@jit
+@inline
 def _note(matches: Any, k: Any, b: Any, end: Any) -> None:
     """Note that a string of the k-th length ends here, and where it did so before."""
     past, where, pointers = matches.past, matches.where, matches.pointers

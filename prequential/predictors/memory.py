@@ -21,10 +21,10 @@ import numpy as np
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
 from prequential.coding.vocabulary import Spelling, Vocabulary
 from prequential.config import OWN_CONTEXTS, MemoryConfig
-from prequential.exact.compiled import inline, jit, outer
+from prequential.exact.compiled import inline, jit, outer, pack
 from prequential.predictors import contexts, matches, mixer, tables
 from prequential.predictors.contexts import Contexts, History, HistoryState
-from prequential.predictors.matches import Matches
+from prequential.predictors.matches import Matches, Pointers
 from prequential.predictors.mixer import Mixer, Mixing, Situation
 from prequential.predictors.tables import Found, Tables
 
@@ -67,6 +67,7 @@ class Memory:
             mixer.room(self.inputs),
             np.zeros(len(vocabulary) + 1, np.int64),
         )
+        self.packed = pack(self.state)
 
     def code(
         self,
@@ -80,7 +81,7 @@ class Memory:
     ) -> tuple[int, float]:
         """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's."""
         result: tuple[int, float] = code_tokens(
-            mode, symbols, frequencies, first, self.state, state, buffer, position
+            mode, symbols, frequencies, first, self.packed, state, buffer, position
         )
         return result
 
@@ -106,7 +107,7 @@ def _sum_before(frequencies: Any, below: Any) -> None:
     below[len(frequencies)] = total
 
 
-@jit
+@inline
 def _cut(spelling: Any, low: Any, high: Any, depth: Any, byte: Any) -> Any:
     """The first token of low..high whose byte at `depth` is at least `byte`, else high."""
     offsets, letters = spelling.offsets, spelling.bytes
@@ -140,7 +141,7 @@ def _letters(last: Any) -> Any:
     return letters
 
 
-@jit
+@inline
 def _hash_contexts(state: Any, b: Any, first: Any) -> None:
     """The hashes of all contexts before the next byte; first: it is the first of a token."""
     hashes, own = state.found.hashes, len(state.contexts.kinds)
@@ -160,18 +161,37 @@ def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
     x[2] = 256
 
 
+@inline
+def state_of(packed: Any) -> Any:
+    """The `State` again, inside a loop."""
+    history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below = packed
+    past, starts, position, where, pointers, followers, maps = matches_
+    return State(
+        contexts.history_of(history),
+        Spelling(*spelling),
+        Contexts(*parsed),
+        Tables(*tables_),
+        Matches(past, starts, position, where, Pointers(*pointers), followers, maps),
+        Mixer(*mixer_),
+        Found(*found),
+        Mixing(*mixing),
+        below,
+    )
+
+
 @outer
 def code_tokens(
     mode: Any,
     symbols: Any,
     frequencies: Any,
     first: Any,
-    state: Any,
+    packed: Any,
     coder: Any,
     buffer: Any,
     size: Any,
 ) -> Any:
     """(size, bits): see `coder.SymbolCoder.code`."""
+    state = state_of(packed)
     history, spelling, below = state.history, state.spelling, state.below
     found, mixing, offsets = state.found, state.mixing, spelling.offsets
     x, C = mixing.inputs, len(found.hashes)

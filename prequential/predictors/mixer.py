@@ -172,7 +172,7 @@ def correct(mixer: Any, at: Any, b: Any, logit: Any) -> Any:
     return Corrected(p, first_map, second_map, first_cell, second_cell)
 
 
-@jit
+@inline
 def learn_weights(mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any, bit: Any) -> None:
     """The rows that were used follow the gradient of the codelength; position counts bytes."""
     weights, uses, finals = mixer.weights[kind], mixer.uses[kind], mixer.finals[kind]
@@ -194,7 +194,7 @@ def learn_weights(mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any,
         second[s] += np.int32((outputs[s] * second_error + (1 << 23)) >> 24)
 
 
-@jit
+@inline
 def learn_corrections(mixer: Any, kind: Any, b: Any, corrected: Any, bit: Any) -> None:
     """The cells that had their say move towards the bit; doubts follow Bayes' rule."""
     maps, doubts = mixer.corrections[kind], mixer.doubts

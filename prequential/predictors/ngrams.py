@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prequential.config import SYMBOLS, NgramConfig
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import inline, outer, pack
 from prequential.predictors.contexts import Contexts, hash_column, parse
 
 CONFIDENCES = 64
@@ -112,6 +112,7 @@ class Ngrams:
                 config.rows_log2,
             ),
         )
+        self.packed = pack(self.state)
         self.squares = Squares(
             np.zeros((rows, K), np.float32),
             np.full((C, CONFIDENCES), _GATE_EPSILON, np.float32),
@@ -124,9 +125,8 @@ class Ngrams:
 
     def learn(self, dlogits: np.ndarray, targets: np.ndarray) -> None:
         """Follow dlogits (n, V) float32 = p - y of the chunk's first n tokens, targets (n,)."""
-        state, squares = self.state, self.squares
-        _learn_gates(state.tables, squares, state.located, dlogits, self.gate_rate)
-        _learn_rows(state.tables, squares.logits, state.located.hashes, targets, dlogits, self.rate)
+        rates = self.rate, self.gate_rate
+        _learn(self.packed, pack(self.squares), dlogits, targets, *rates)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
@@ -136,16 +136,24 @@ class Ngrams:
         return {f"ngrams.{name}": array for name, array in arrays.items()}
 
 
-@jit
+@inline
+def state_of(packed: Any) -> Any:
+    """The `NgramState` again, inside a loop."""
+    contexts, located, tables = packed
+    return NgramState(Contexts(*contexts), Located(*located), NgramTables(*tables))
+
+
+@inline
 def locate(history: Any, column: Any, state: Any) -> None:
     """Remember the contexts of a column, which comes next in the history."""
     streams, located = len(history.bytes), state.located
     a, b = column * streams, (column + 1) * streams
     hash_column(history, state.contexts, located.hashes[a:b])
-    located.last[a:b] = history.bytes[:, 0]
+    for i in range(a, b):
+        located.last[i] = history.bytes[i - a, 0]
 
 
-@jit
+@inline
 def _find(tables: Any, hashed: Any, context: Any) -> Any:
     """The row of a hash among its two places, or -1."""
     tag = np.uint16(hashed & np.uint64(0xFFFF))
@@ -156,13 +164,13 @@ def _find(tables: Any, hashed: Any, context: Any) -> Any:
     return np.int64(-1)
 
 
-@jit
+@inline
 def _first_place(tables: Any, hashed: Any, context: Any) -> Any:
     rows_log2 = tables.rows_log2
     return (context << rows_log2) + np.int64(hashed >> np.uint64(64 - rows_log2))
 
 
-@jit
+@inline
 def add_logits(state: Any, first: Any, logits: Any) -> None:
     """logits (n, V) += the tables' share, for n tokens of a chunk from `first` on."""
     located, tables = state.located, state.tables
@@ -182,7 +190,16 @@ def add_logits(state: Any, first: Any, logits: Any) -> None:
                 logits[k, tables.symbols[r, q]] += gate * tables.logits[r, q]
 
 
-@jit
+@outer
+def _learn(
+    packed: Any, squares: Any, dlogits: Any, targets: Any, rate: Any, gate_rate: Any
+) -> None:
+    state, sums = state_of(packed), Squares(*squares)
+    _learn_gates(state.tables, sums, state.located, dlogits, gate_rate)
+    _learn_rows(state.tables, sums.logits, state.located.hashes, targets, dlogits, rate)
+
+
+@inline
 def _learn_gates(tables: Any, squares: Any, located: Any, dlogits: Any, rate: Any) -> None:
     for i in range(len(dlogits)):
         last = located.last[i]
@@ -200,7 +217,7 @@ def _learn_gates(tables: Any, squares: Any, located: Any, dlogits: Any, rate: An
             tables.biases[last, c] -= rate * d / np.sqrt(squares.biases[last, c])
 
 
-@jit
+@inline
 def _learn_rows(
     tables: Any, squares: Any, hashes: Any, targets: Any, dlogits: Any, rate: Any
 ) -> None:

@@ -57,9 +57,10 @@ class Found(NamedTuple):
     """Where the contexts of one decision are: room for the loop. The last is the one of order 1."""
 
     hashes: np.ndarray  # (C,) uint64
+    # Indices without a sign: numba would let others count from the end.
+    nodes: np.ndarray  # (C + 1,) uint64: words of nodes
+    cells: np.ndarray  # (C + 1,) uint64: the nearer cell of each one's map
     buckets: np.ndarray  # (C + 1,) int64: first words
-    nodes: np.ndarray  # (C + 1,) int64: words of nodes
-    cells: np.ndarray  # (C + 1,) int64: the nearer cell of each one's map
     confidences: np.ndarray  # (C + 1,) int64: 0 is unseen
 
 
@@ -87,7 +88,11 @@ def make(contexts: int, buckets: int, kinds: int, limit: int) -> Tables:
 
 def room(contexts: int) -> Found:
     """For the loop, which makes no arrays."""
-    return Found(np.zeros(contexts, np.uint64), *np.zeros((4, contexts + 1), np.int64))
+    return Found(
+        np.zeros(contexts, np.uint64),
+        *np.zeros((2, contexts + 1), np.uint64),
+        *np.zeros((2, contexts + 1), np.int64),
+    )
 
 
 def _indirect_start() -> Any:
@@ -132,7 +137,7 @@ def _bucket(nodes: Any, hashed: Any) -> Any:
     return base
 
 
-@jit
+@inline
 def find_buckets(tables: Any, found: Any, k: Any, done: Any) -> None:
     """Find every context's bucket for bits k to 3 or 7, after the bits `done` of this byte."""
     for c in range(len(found.hashes)):
@@ -142,7 +147,7 @@ def find_buckets(tables: Any, found: Any, k: Any, done: Any) -> None:
         found.buckets[c] = _bucket(tables.nodes, h)
 
 
-@jit
+@inline
 def find_nodes(found: Any, k: Any, done: Any, last: Any) -> None:
     """The nodes of bit k in these buckets, behind the byte `last`."""
     nibble = done if k < 4 else (done & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
@@ -152,7 +157,7 @@ def find_nodes(found: Any, k: Any, done: Any, last: Any) -> None:
     found.nodes[C] = (np.int64(last) << 8) | done
 
 
-@jit
+@inline
 def find_ends(tables: Any, found: Any, last: Any) -> None:
     """The nodes of whether a piece ends behind the byte `last`."""
     C = len(found.hashes)
@@ -196,7 +201,7 @@ def inputs(tables: Any, kind: Any, found: Any, x: Any) -> None:
             x[2 * c + 1] = STRETCH[indirect[_cell_of(c, v)] >> 4]
 
 
-@jit
+@inline
 def trust(found: Any) -> Any:
     """What the contexts of a decision know, whose inputs are made."""
     C: Any = len(found.hashes)

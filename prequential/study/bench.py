@@ -327,7 +327,9 @@ class _Bench:
         tables = ngrams.Ngrams(c.ngrams, c.streams, c.chunk)
 
         def learn(chunk: np.ndarray) -> None:
-            columns.take_in(history.state, history.spelling, chunk, embeddings.state, tables.state)
+            columns.take_in(
+                history.packed, history.spelling, chunk, embeddings.packed, tables.packed
+            )
             rows = torch.from_numpy(embeddings.gather(0, len(chunk))).requires_grad_()
             logits = trainer.model(rows)
             joined = logits.detach().numpy().copy()

@@ -15,9 +15,9 @@ from typing import Any
 from prequential.coding import coder
 from prequential.coding.coder import DECODE, TOTAL_BITS
 from prequential.exact import shares, softmax
-from prequential.exact.compiled import apart, jit, outer
+from prequential.exact.compiled import apart, outer
 from prequential.predictors import embeddings, memory, ngrams
-from prequential.predictors.contexts import push_column
+from prequential.predictors.contexts import history_of, push_column
 from prequential.transformer import backward, forward
 from prequential.transformer.layout import linear_of, network
 
@@ -29,9 +29,14 @@ def locate(history: Any, column: Any, inputs: Any, tables: Any) -> None:
     ngrams.locate(history, column, tables)
 
 
-@jit
+@outer
 def take_in(history: Any, spelling: Any, chunk: Any, inputs: Any, tables: Any) -> None:
-    """Locate the columns of a known chunk (T, B), and append them to the history."""
+    """Locate the columns of a known chunk (T, B), and append them to the history.
+
+    History, inputs and tables are packed.
+    """
+    history, inputs = history_of(history), embeddings.state_of(inputs)
+    tables = ngrams.state_of(tables)
     for t in range(len(chunk)):
         locate(history, t, inputs, tables)
         push_column(history, spelling, chunk[t])
@@ -91,7 +96,7 @@ def decode(
 ) -> Any:
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
-    history, inputs, past and tables are the `state` of the parts of a learner; past is None where
+    history, inputs, past and tables are the `packed` of the parts of a learner; past is None where
     there is no memory. What follows `position` is as `assist` and `forward` take it; entrance (N,
     D) is where rows enter, frequencies (N, V) int32 receives those of every token, and dlogits (N,
     V) the gradient. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the
@@ -99,17 +104,19 @@ def decode(
     """
     net = network(packed)
     head = linear_of(net.head, 0)
+    history, inputs = history_of(history), embeddings.state_of(inputs)
+    known = ngrams.state_of(tables)
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
-        locate(history, t, inputs, tables)
+        locate(history, t, inputs, known)
         embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
         forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
         shares.done(counters, 0)
         phase = 1 + t * forward.phases(len(net.qkv.weight), pieces)
         forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
-        forward.finish(head, a, b, tables, net.logits, frequencies)
+        forward.finish(head, a, b, known, net.logits, frequencies)
         symbols = chunk[t, : min(streams, count - a)]
         expected = frequencies[a:b]
         if past is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +77,10 @@ class Learner:
         another thread, before the next `learn` returns.
         """
         self.threads.start()
-        columns.take_in(self.history.state, self.history.spelling, chunk, *self._sparse())
+        columns.take_in(
+            self.history.packed, self.history.spelling, chunk, self.embeddings.packed,
+            self.ngrams.packed,
+        )  # fmt: skip
         forward, frequencies = self._forward(0, len(chunk))
         if task is None:
             self.step.settle()
@@ -89,13 +91,10 @@ class Learner:
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
         self.threads.start()
-        columns.locate(self.history.state, column, *self._sparse())
+        columns.locate(self.history.state, column, self.embeddings.state, self.ngrams.state)
         _, frequencies = self._forward(column, column + 1)
         self.step.settle()
         return frequencies
-
-    def _sparse(self) -> tuple[Any, Any]:
-        return self.embeddings.state, self.ngrams.state
 
     def _forward(self, first: int, end: int) -> tuple[Callable[[], object], np.ndarray]:
         """Frequencies (n, V) int32 of the columns first..end of a chunk, which are located.
@@ -112,8 +111,8 @@ class Learner:
         assert isinstance(self.step, CompiledStep)
         self.threads.start()
         decode = partial(
-            columns.decode, chunk, count, self.history.state, self.history.spelling,
-            self.embeddings.state, self.memory and self.memory.state, state, payload, position,
+            columns.decode, chunk, count, self.history.packed, self.history.spelling,
+            self.embeddings.packed, self.memory and self.memory.packed, state, payload, position,
         )  # fmt: skip
         decoded, self._dlogits = self.step.decode(
             len(chunk), self.ngrams.state, self.frequencies, decode

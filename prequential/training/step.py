@@ -17,6 +17,7 @@ import torch
 from prequential.coding.coder import TOTAL_BITS
 from prequential.config import Config
 from prequential.exact import kernels, shares, softmax
+from prequential.exact.compiled import pack
 from prequential.exact.scalars import group_of
 from prequential.predictors import ngrams
 from prequential.predictors.ngrams import NgramState
@@ -117,8 +118,9 @@ class CompiledStep:
         self.network = net = layout.stack(model)
         self._kinds = net.qkv, net.out, net.up, net.down, net.head
         self.pieces = update.pieces_of(self._kinds)
-        self.packed, self.kinds, self._heads = map(layout.pack, (net, self._kinds, net.heads))
+        self.packed, self.kinds, self._heads = map(pack, (net, self._kinds, net.heads))
         self._layers = len(net.qkv.weight)
+        self._taps = layout.taps(model)
         self._room = forward.scratch(net, 1)  # of one column, which threads share
         # Rows enter where the convolution reads them, or else the residual stream itself.
         self._entrance = net.inputs[len(net.inputs) - len(net.x) :] if len(net.inputs) else net.x
@@ -139,13 +141,13 @@ class CompiledStep:
         B = self.model.B
         a, b = first * B, first * B + len(rows)
         self._entrance[a:b] = rows
-        before, end = self._pending, b // B
+        before, end, packed = self._pending, b // B, pack(tables)
         counters = shares.phases(forward.phases(self._layers, 0))
 
         def call() -> None:
             before()
             room = forward.scratch(self.network, forward.COLUMNS)
-            forward.forward(counters, 0, first, end, 0, self.packed, room, tables, frequencies)
+            forward.forward(counters, 0, first, end, 0, self.packed, room, packed, frequencies)
 
         self._pending = call
         self._threads.join(call)
@@ -172,7 +174,7 @@ class CompiledStep:
         dlogits = np.empty((count * self.model.B, len(self.network.logits[0])), np.float32)
         self._known = known = self.backward_of(dlogits)
         counters = shares.phases(1 + count * forward.phases(self._layers, pieces))
-        shared = counters, pieces, self.packed, self._room, tables, frequencies
+        shared = counters, pieces, self.packed, self._room, pack(tables), frequencies
         before = self._pending
 
         def assist() -> None:
@@ -217,11 +219,10 @@ class CompiledStep:
         """The gradient (n, D) before the convolution, which takes its step, at dy (n, D) behind."""
         if self.model.convolution is None:
             return dy
-        dx, w, net = np.empty_like(dy), self.model.convolution.weight, self.network
-        parts = w.value, w.mean, w.square, w.products, w.product_scale, w.quantised, w.scale
+        dx, net, taps = np.empty_like(dy), self.network, self._taps
         x = net.inputs[: len(net.taps) * net.streams + len(dy)]
-        kernels.convolve_backward(dy, x, net.taps, net.streams, dx, w.products.numpy())
-        kernels.descend(*(part.numpy() for part in parts), constants)
+        kernels.convolve_backward(dy, x, net.taps, net.streams, dx, taps[3])
+        kernels.descend(*taps, constants)
         return dx
 
     def advance(self, columns: int) -> None:

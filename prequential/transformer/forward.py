@@ -75,7 +75,7 @@ def forward(
     by outputs, and what comes before and after, `convolve` and `finish`, is the caller's. Any
     number of threads may call it, with as many counters from `phase` on as there are `phases`.
     """
-    net, room = network(packed), Scratch(*room)
+    net, room, tables = network(packed), Scratch(*room), ngrams.state_of(tables)
     streams, stages = net.streams, _STAGES * len(net.qkv.weight) + 1
     by_columns = pieces == 0
     if by_columns:
@@ -111,10 +111,7 @@ def stage(net: Any, number: Any, part: Any, room: Any) -> None:
     """A part of one stage: of a layer or, behind the last, of the head."""
     layer, kind = number // _STAGES, number % _STAGES
     if layer == len(net.qkv.weight):
-        head = linear_of(net.head, 0)
-        xq, _ = _norm(net.x, head, part)
-        first, end = _share(len(head.weight), part)
-        multiply.in_int32(xq, head.weight[first:end], first, net.logits[part.a : part.b])
+        _head(net.x, linear_of(net.head, 0), net.logits, part)
     elif kind == _PROJECT:
         _project(net.x, linear_of(net.qkv, layer), heads_of(net.heads, layer), part)
     elif kind == _ATTEND:
@@ -128,7 +125,7 @@ def stage(net: Any, number: Any, part: Any, room: Any) -> None:
         _down(net.x, up, down, net.positive[layer], part, room)
 
 
-@jit
+@inline
 def _share(total: Any, part: Any) -> Any:
     """Which of so many heads or outputs are the part's."""
     return total * part.share // part.shares, total * (part.share + 1) // part.shares
@@ -144,7 +141,7 @@ def _kept(kept: Any, part: Any) -> Any:
     return rows if part.share == 0 else np.empty(rows.shape, np.float32)
 
 
-@jit
+@inline
 def _columns(part: Any) -> Any:
     return part.a // part.streams, part.b // part.streams
 
@@ -190,7 +187,7 @@ def _project(x: Any, qkv: Any, heads: Any, part: Any) -> None:
     )
 
 
-@jit
+@inline
 def _attend(heads: Any, slopes: Any, temperature: Any, part: Any, room: Any) -> None:
     """What the heads see."""
     a, b = _columns(part)
@@ -267,6 +264,14 @@ def _down(x: Any, up: Any, down: Any, positive: Any, part: Any, room: Any) -> No
 
 
 @jit
+def _head(x: Any, head: Any, logits: Any, part: Any) -> None:
+    """logits = the norm's rows times the weights, unscaled."""
+    xq, _ = _norm(x, head, part)
+    first, end = _share(len(head.weight), part)
+    multiply.in_int32(xq, head.weight[first:end], first, logits[part.a : part.b])
+
+
+@inline
 def convolve(inputs: Any, taps: Any, streams: Any, a: Any, b: Any, x: Any) -> None:
     """x[a:b] = the rows that entered, convolved with those before."""
     past = len(taps) * streams

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import inline
 from prequential.transformer.model import MLP, Attention, Transformer
 
 
@@ -76,17 +76,9 @@ class Network(NamedTuple):
     streams: int  # B
 
 
-def pack(structure: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The structure in plain tuples, as a loop that Python calls is given it: see `network`.
-
-    Forty arrays in named ones would take 30 microseconds a call, in plain ones they take 4.
-    """
-    return tuple(pack(part) if isinstance(part, tuple) else part for part in structure)
-
-
-@jit
+@inline
 def network(packed: Any) -> Any:
-    """The `Network` again, inside a loop, at no cost."""
+    """The `Network` again, inside a loop."""
     qkv, out, up, down, head, heads, gradient = packed[:7]
     return Network(
         Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Linear(*head), Heads(*heads),
@@ -94,7 +86,7 @@ def network(packed: Any) -> Any:
     )  # fmt: skip
 
 
-@jit
+@inline
 def linear_of(kind: Any, layer: Any) -> Any:
     """One of a kind's layers."""
     return Linear(
@@ -106,7 +98,7 @@ def linear_of(kind: Any, layer: Any) -> Any:
     )  # fmt: skip
 
 
-@jit
+@inline
 def heads_of(heads: Any, layer: Any) -> Any:
     """One layer's heads."""
     return Heads(
@@ -172,6 +164,15 @@ def stack(model: Transformer) -> Network:
         _zeros((N, head.dy.shape[2])),
         model.B,
     )
+
+
+def taps(model: Transformer) -> tuple[np.ndarray, ...]:
+    """Of the convolution, if there is one: what `kernels.descend` takes, constants apart."""
+    if model.convolution is None:
+        return ()
+    w = model.convolution.weight
+    parts = w.value, w.mean, w.square, w.products, w.product_scale, w.quantised, w.scale
+    return tuple(part.numpy() for part in parts)
 
 
 def _zeros(shape: tuple[int, ...]) -> np.ndarray:

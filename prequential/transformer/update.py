@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prequential.exact import kernels, shares
-from prequential.exact.compiled import jit, outer
+from prequential.exact.compiled import inline, jit, outer
 from prequential.transformer.layout import Linear
 
 _NUMBERS = 4096  # of a piece, about
@@ -42,20 +42,20 @@ def pieces_of(kinds: Sequence[Linear]) -> np.ndarray:
     return np.array(found)
 
 
-@jit
+@inline
 def piece_of(pieces: Any, i: Any) -> Any:
     """The i-th of them."""
     return Piece(pieces[i, 0], pieces[i, 1], pieces[i, 2], pieces[i, 3], pieces[i, 4])
 
 
-@jit
+@inline
 def kinds_of(packed: Any) -> Any:
     """The kinds of linear layers; they are of one type, so a loop's variable may choose."""
     qkv, out, up, down, head = packed
     return Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Linear(*head)
 
 
-@jit
+@inline
 def gradient(
     linear: Any, piece: Any, tokens: Any, streams: Any, group: Any, products: Any, scale: Any
 ) -> None:
@@ -64,7 +64,7 @@ def gradient(
     kernels.weight_gradient(dy, linear.xq[piece.layer], streams, group, products, scale)
 
 
-@jit
+@inline
 def descend(linear: Any, piece: Any, products: Any, scale: Any, c: Any) -> None:
     """One step on a piece's rows, at the gradient products * scale[:, None]."""
     layer, rows = piece.layer, slice(piece.first, piece.end)
