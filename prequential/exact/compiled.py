@@ -69,7 +69,8 @@ def pack(structure: tuple[Any, ...]) -> tuple[Any, ...]:
 # are not counted, by an atomic instruction each, which took a sixth of a decoder's column.
 outer = partial(jit, counted=False, apart=True)
 # For parts of such a loop that take whole structures, which would all be passed at every call, or
-# take structures apart: they make no arrays either, nor are they given any that have owners.
+# take structures apart. They make no arrays either, and what they return has no owner: a loop that
+# counts may only take it where its own arrays have none, for it would give up what it never took.
 inline = partial(jit, counted=False, inlined=True)
 # For parts that several large loops call, some microseconds' work at a time.
 apart = partial(jit, apart=True)

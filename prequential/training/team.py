@@ -27,7 +27,7 @@ from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config
 from prequential.errors import ConfigError
 from prequential.exact import softmax
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import jit, outer
 from prequential.exact.scalars import GROUPS, group_of, unit_of
 from prequential.predictors import ngrams
 from prequential.predictors.ngrams import Located, NgramState
@@ -241,7 +241,7 @@ def share(team: Team, streams: int, groups: int = GROUPS) -> slice:
     return slice(first * group, min(streams, end * group))
 
 
-@jit
+@outer
 def _gradients(
     pieces: Any, packed: Any, tokens: Any, streams: Any, group: Any, gradients: Any
 ) -> None:
@@ -249,24 +249,32 @@ def _gradients(
     kinds = update.kinds_of(packed)
     for i in range(len(pieces)):
         piece = update.piece_of(pieces, i)
-        kind = piece.kind
-        rows = piece.end - piece.first
-        update.gradient(
-            kinds[kind], piece, tokens, streams, group, _part(gradients, piece, kinds[kind]),
-            np.empty(rows, np.float32),
-        )  # fmt: skip
+        _gradient(kinds[piece.kind], piece, tokens, streams, group, gradients)
 
 
 @jit
+def _gradient(
+    linear: Any, piece: Any, tokens: Any, streams: Any, group: Any, gradients: Any
+) -> None:
+    products = _part(gradients, piece, linear)
+    scale = np.empty(len(products), np.float32)
+    update.gradient(linear, piece, tokens, streams, group, products, scale)
+
+
+@outer
 def _descend(pieces: Any, packed: Any, unit: Any, gradients: Any, c: Any) -> None:
     """One step at gradients (P,) int32 times unit."""
     kinds = update.kinds_of(packed)
     for i in range(len(pieces)):
         piece = update.piece_of(pieces, i)
-        kind = piece.kind
-        products = _part(gradients, piece, kinds[kind]).astype(np.float32)
-        scale = np.full(len(products), unit, np.float32)
-        update.descend(kinds[kind], piece, products, scale, c)
+        _step(kinds[piece.kind], piece, unit, gradients, c)
+
+
+@jit
+def _step(linear: Any, piece: Any, unit: Any, gradients: Any, c: Any) -> None:
+    products = _part(gradients, piece, linear).astype(np.float32)
+    scale = np.full(len(products), unit, np.float32)
+    update.descend(linear, piece, products, scale, c)
 
 
 @jit
