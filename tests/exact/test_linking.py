@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from samples import ROOT
 
 import prequential
 from prequential.exact.compiled import apart, jit
@@ -180,3 +182,39 @@ def test_of_two_processes_one_compiles(tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0]
     assert counts == [0, 2]
     assert not list((tmp_path / "cache").rglob("*.lock"))
+
+
+def test_who_counts_takes_no_structure_apart() -> None:
+    """A loop that counts would give up arrays that it never took: it crashes, or not, later."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "prequential").rglob("*.py")]
+    loops = {
+        function: decorator.id
+        for tree in trees
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for decorator in function.decorator_list
+        if isinstance(decorator, ast.Name)
+    }
+    taken_apart = {f.name for f, kind in loops.items() if kind == "inline" and _makes_one(f)}
+    assert {"network", "linear_of", "heads_of", "history_of", "state_of", "kinds_of"} == taken_apart
+    for function, kind in loops.items():
+        called = {
+            getattr(call.func, "attr", getattr(call.func, "id", ""))
+            for call in ast.walk(function)
+            if isinstance(call, ast.Call)
+        }
+        # Only loops that count nothing call `rows` of the backward pass, with their own arrays.
+        if called & taken_apart and function.name != "rows":
+            assert kind in ("outer", "inline"), function.name
+
+
+def _makes_one(function: ast.FunctionDef) -> bool:
+    """Whether it returns a structure of arrays."""
+    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+    made = {"Network", "Linear", "Heads", "HistoryState", "EmbeddingState", "NgramState", "State"}
+    return any(
+        isinstance(name, ast.Name) and name.id in made
+        for value in returned
+        if value is not None
+        for name in ast.walk(value)
+    )
