@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from prequential.archive.files import display, open_binary
 from prequential.cli import checkpoints, summary
 from prequential.cli.options import Options
-from prequential.cli.warmup import LARGE_BYTES, beside, compile_apart
+from prequential.cli.warmup import LARGE_BYTES, compile_apart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ def decode(
 
     if archive.bytes is not None and archive.bytes > 2**18:  # of a file of a megabyte or so
         compile_apart(LARGE_BYTES)
-    with options.bar(source) as progress, checkpoints.interruptible(keeper), beside():
+    with options.bar(source) as progress, checkpoints.interruptible(keeper):
         run = runs.Options(
             name=display(source),
             device=options.device,

@@ -23,7 +23,7 @@ from prequential.archive.files import (
 from prequential.cli import checkpoints, guard, summary, team, terminal
 from prequential.cli import options as flags
 from prequential.cli.options import Options
-from prequential.cli.warmup import beside, compile_apart
+from prequential.cli.warmup import compile_apart
 
 if TYPE_CHECKING:
     from prequential.report import Report
@@ -90,11 +90,7 @@ def _encode(options: Options, source: str) -> None:
 
         compile_apart(config.resolve(len(original.data)).memory_bytes())
         archive = io.BytesIO() if options.self_extracting else output.file
-        with (
-            options.bar(source) as progress,
-            checkpoints.interruptible(keeper),
-            beside(config),
-        ):
+        with options.bar(source) as progress, checkpoints.interruptible(keeper):
             run = runs.Options(
                 device=options.device,
                 threads=options.threads,

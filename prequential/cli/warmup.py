@@ -1,23 +1,19 @@
 """What a first run is told about compiling, and a large one spared.
 
 Loops are compiled once after installing; later processes read numba's cache. It takes 300 MB that a
-process does not get rid of again, so ahead of a large run a process of its own does it. Otherwise a
-second process compiles one half beside the run, which compiles the other.
+process does not get rid of again, so ahead of a large run a process of its own does it.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prequential.cli import terminal
-from prequential.config import BYTES, Config
-from prequential.errors import DivergenceError
 from prequential.study import child
 
 LARGE_BYTES = 1e9  # of a model: with less, the run itself compiles what it needs
@@ -35,51 +31,6 @@ for tokenizer in ("bytes", "bpe:300"):
 """
 
 
-_BESIDE = "from prequential.cli import warmup; warmup.compile_learning(sys.argv[1])"
-
-
-@contextmanager
-def beside(config: Config | None = None) -> Iterator[None]:
-    """On a first run, have another process compile what is needed last, until the block ends.
-
-    Both look into the cache before they compile, and wait for what the other is at.
-    """
-    from prequential.transformer.update import update
-
-    processors, second = len(os.sched_getaffinity(0)), None
-    if processors > 1 and _cache() is not None and not _kept(update):
-        command = child.python(_BESIDE, (config or Config()).to_bytes().hex())
-        nothing = subprocess.DEVNULL
-        with suppress(OSError):  # without, this one compiles all
-            second = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
-    try:
-        yield
-    finally:
-        if second is not None:
-            second.terminate()
-            second.wait()
-
-
-def compile_learning(packed: str) -> None:
-    """Compile what learns a chunk, and then what decodes one, in a config of these bytes."""
-    import numpy as np
-    import torch
-
-    from prequential.coding.coder import Decoder
-    from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
-    from prequential.training.learner import Learner
-
-    config = Config.from_bytes(bytes.fromhex(packed)).resolve(1024)
-    bytewise = config.tokenizer == BYTES
-    more = Vocabulary(tuple(sorted((*SINGLE_BYTES.pieces, b"ab"))))
-    learner = Learner(config, 0, vocabulary=SINGLE_BYTES if bytewise else more)
-    chunk = np.zeros((config.chunk, config.streams), np.uint8 if bytewise else np.uint16)
-    with torch.inference_mode():
-        learner.learn(chunk, chunk.size)
-    with torch.inference_mode(), suppress(DivergenceError):  # there is nothing to decode
-        Decoder().code(chunk, chunk.size, learner)
-
-
 def compile_apart(model_bytes: float) -> None:
     """See that the loops are compiled before a model of this size is made.
 
@@ -87,9 +38,8 @@ def compile_apart(model_bytes: float) -> None:
     """
     if model_bytes < LARGE_BYTES:
         return
-    from prequential.predictors.memory import code_tokens
-
-    if _cache() is not None and not _kept(code_tokens):
+    cache = _cache()
+    if cache is not None and not any(cache.glob(_compiled())):
         subprocess.run(child.python(_PROGRAM), capture_output=True, check=False)
 
 
@@ -119,9 +69,11 @@ def announced(show: Callable[[str], None] | None = None) -> Iterator[None]:
         yield
 
 
-def _kept(loop: Any) -> bool:
-    """Whether a loop, with whatever arguments, is in numba's cache."""
-    return any(Path(loop.stats.cache_path).glob(f"*{loop.py_func.__qualname__}-*.nbi"))
+def _compiled() -> str:
+    """What the last of the loops is called there."""
+    from prequential.exact.compiled import SOURCES
+
+    return f"memory.code_tokens{SOURCES}-*.nbi"
 
 
 def _cache() -> Path | None:
