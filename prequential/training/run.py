@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2
-# Of fewer tokens a second thread saves less than its loops take to compile, the first time.
-_MANY_TOKENS = 2**15
+# In less (as `Config.seconds_per_token` has it) a second thread saves less than its loops take to
+# compile, the first time.
+_LONG_SECONDS = 10
 
 
 class Checkpoints(Protocol):
@@ -90,8 +91,10 @@ class Run:
     frames_done: int = 0  # frames whose payload is complete
 
     def __post_init__(self) -> None:
-        options, many = self.options, len(self.symbols) >= _MANY_TOKENS
-        threads = options.threads or (DEFAULT_THREADS if many else 1)
+        options, count = self.options, len(self.symbols)
+        self.bytes_per_token = self.header.original_bytes / max(1, count)
+        each = self.config.seconds_per_token(len(self.vocabulary), self.bytes_per_token)
+        threads = options.threads or (DEFAULT_THREADS if count * each > _LONG_SECONDS else 1)
         self.learner = (options.new_learner or _learner_of(options.device))(
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
@@ -99,7 +102,6 @@ class Run:
             priors.check(options.prior, self.learner.learned(), self.config.ngrams.slots)
             self.learner.restore(options.prior.arrays)
         B, T = self.config.streams, self.config.chunk
-        self.bytes_per_token = self.header.original_bytes / max(1, len(self.symbols))
         # Streams of equal length; the first ones take the rest, one token each.
         self.base, self.extra = divmod(len(self.symbols), B)
         self.starts = [b * self.base + min(b, self.extra) for b in range(B)]
