@@ -44,6 +44,16 @@ _CONTEXT_SIZES = {
     "r": (0, HISTORY_BYTES),
     "d": (1, HISTORY_BYTES // 2),
     "t": (1, HISTORY_TOKENS),
+    "a": (1, 8),
+    "e": (0, HISTORY_WORDS - 1),
+    "g": (1, 8),
+    "h": (0, HISTORY_WORDS - 1),
+    "k": (0, HISTORY_WORDS - 1),
+    "n": (0, HISTORY_WORDS - 1),
+    "p": (1, 3),
+    "q": (0, HISTORY_WORDS - 1),
+    "u": (0, HISTORY_BYTES),
+    "f": (1, 8),
 }
 _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)}
 
@@ -104,14 +114,16 @@ class MemoryConfig:
     kind: str = field(default="mix", metadata={"choices": ("none", "mix")})
     contexts: tuple[str, ...] = (
         "o2", "o3", "o4", "o5", "o6", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
+        "a5", "e0", "e1", "f6", "g4", "g8", "h0", "k0", "n0", "q0", "p2", "p3", "u1", "d3",
     )  # fmt: skip
     # Buckets of 64 bytes in the table of all contexts, and bytes of each stream that a match can
     # reach; 0 follows the input's length.
     buckets: int = _bounded(0, 0, 1 << 28)
     window_log2: int = _bounded(0, 0, 28)
     # A count stops here, so that old evidence fades.
-    count_limit: int = _bounded(127, 1, 127)
-    mixer_rate: int = _bounded(4, 1, 64)
+    count_limit: int = _bounded(63, 1, 63)
+    # A weight moves by so many 2^-14 * input in nats * error, several times more at first.
+    mixer_rate: int = _bounded(20, 1, 256)
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ class Config:
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
-        2^18 beside a memory, which has six buckets for every byte, 2^20 to 10 * 2^20.
+        2^18 beside a memory, which has twelve buckets for every byte, 2 to 10 * 2^20.
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
@@ -169,7 +181,7 @@ class Config:
             reach_log2 = min(24, max(10, (byte_count // streams).bit_length()))
             memory = dataclasses.replace(
                 memory,
-                buckets=memory.buckets or min(10 << 20, max(1 << 20, 6 * byte_count)),
+                buckets=memory.buckets or min(10 << 20, max(2 << 20, 12 * byte_count)),
                 window_log2=memory.window_log2 or reach_log2,
             )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
@@ -192,7 +204,7 @@ class Config:
             contexts += len(self.memory.contexts) + OWN_CONTEXTS
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
-        return embeddings + tables + memory + outputs + 10_000 * B + self.device_bytes(V)
+        return embeddings + tables + memory + outputs + 43_000 * B + self.device_bytes(V)
 
     def device_bytes(self, vocabulary: int = SYMBOLS) -> int:
         """As much of `memory_bytes` as is the transformer's, which may lie on a GPU."""

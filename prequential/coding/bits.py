@@ -40,7 +40,7 @@ def _squash_table() -> Any:
 def _stretch_table(squash: Any) -> Any:
     """The logit of the probability (i + 1/2) / 4096: the inverse of the table above."""
     centres = np.arange(4096) * 16 + 8
-    return (np.searchsorted(squash, centres) - (LOGIT_MAX + 1)).astype(np.int32)
+    return (np.searchsorted(squash, centres) - (LOGIT_MAX + 1)).astype(np.int16)
 
 
 SQUASH = _squash_table()

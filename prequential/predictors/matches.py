@@ -42,6 +42,9 @@ class Matches(NamedTuple):
     pointers: Pointers
     # The last four bytes that followed each pair of bytes, and each byte in the last row.
     followers: np.ndarray  # (257, 256) uint32
+    # Of the strings that end here, by length: their slots, or -1, and what stands there.
+    slots: np.ndarray  # (4,) int64
+    known: np.ndarray  # (4,) int64
     # How often a match of this length and these misses was right, in 16 bits; long ones apart.
     maps: np.ndarray  # (kinds, 2, 64) int32
 
@@ -72,19 +75,27 @@ def make(streams: int, window_log2: int, kinds: int) -> Matches:
         np.full((len(_LENGTHS), 1 << min(20, window_log2 + 1)), -1, np.int64),
         Pointers(*np.zeros((4, 2, streams), np.int64)),
         np.zeros((257, 256), np.uint32),
+        np.zeros(len(_LENGTHS), np.int64),
+        np.zeros(len(_LENGTHS), np.int64),
         np.full((kinds, 2, 64), 49152, np.int32),
     )
 
 
-@jit
-def _hash_past(past: Any, end: Any, length: Any) -> Any:
-    """Of the last bytes before `end`."""
-    mask = len(past) - 1
-    h = np.uint64(length)
-    for k in range(1, length + 1):
-        h = (h ^ np.uint64(past[(end - k) & mask])) * np.uint64(0xD6E8FEB86659FD93)
+@inline
+def _look_up(matches: Any, b: Any, end: Any) -> None:
+    """What is known of the strings that end here; all are looked up before any is followed."""
+    past, where = matches.past[b], matches.where
+    mask, h, k = len(past) - 1, np.uint64(0), len(_LENGTHS) - 1
+    for length in range(1, _LENGTHS[0] + 1):
+        h = (h ^ np.uint64(past[(end - length) & mask])) * np.uint64(0xD6E8FEB86659FD93)
         h ^= h >> np.uint64(29)
-    return h
+        if length == _LENGTHS[k]:
+            slot: Any = np.int64(h & np.uint64(where.shape[1] - 1))
+            if k == 0 and h >> _RARELY:
+                slot = np.int64(-1)
+            matches.slots[k] = slot
+            matches.known[k] = where[k, slot]
+            k -= 1
 
 
 @inline
@@ -179,8 +190,9 @@ def push(matches: Any, b: Any, last: Any, byte: Any, starts: Any) -> None:
     position[b] = end + 1
     for m in range(2):
         _move_on(past, matches.pointers, m, b, byte)
+    _look_up(matches, b, end + 1)
     for k in range(len(_LENGTHS)):
-        if end + 1 >= _LENGTHS[k]:
+        if end + 1 >= _LENGTHS[k] and matches.slots[k] >= 0:
             _note(matches, k, b, end + 1)
 
 
@@ -205,12 +217,8 @@ def _note(matches: Any, k: Any, b: Any, end: Any) -> None:
     """Note that a string of the k-th length ends here, and where it did so before."""
     past, where, pointers = matches.past, matches.where, matches.pointers
     length, mask = _LENGTHS[k], past.shape[1] - 1
-    hashed = _hash_past(past[b], end, length)
-    if k == 0 and hashed >> _RARELY:
-        return
-    slot = np.int64(hashed % np.uint64(where.shape[1]))
-    known = where[k, slot]
-    where[k, slot] = end * past.shape[0] + b
+    known = matches.known[k]
+    where[k, matches.slots[k]] = end * past.shape[0] + b
     m = k // 3
     kept = pointers.length[m, b]
     if known < 0 or kept >= (16 if k < 2 else 1):

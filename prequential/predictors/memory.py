@@ -54,8 +54,8 @@ class Memory:
         count = len(config.contexts) + OWN_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
-        # Two a context, two of order 1, two of the match, two of the expert, a constant.
-        self.inputs = 2 * count + 7
+        # Three a context, two of order 1, two of the match, two of the expert, a constant.
+        self.inputs = 4 * count + 8
         self.state = State(
             self.history.state,
             vocabulary.spelling,
@@ -165,13 +165,13 @@ def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
 def state_of(packed: Any) -> Any:
     """The `State` again, inside a loop."""
     history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below = packed
-    past, starts, position, where, pointers, followers, maps = matches_
+    past, starts, position, where, pointers, followers, slots, known, maps = matches_
     return State(
         contexts.history_of(history),
         Spelling(*spelling),
         Contexts(*parsed),
         Tables(*tables_),
-        Matches(past, starts, position, where, Pointers(*pointers), followers, maps),
+        Matches(past, starts, position, where, Pointers(*pointers), followers, slots, known, maps),
         Mixer(*mixer_),
         Found(*found),
         Mixing(*mixing),
@@ -230,8 +230,9 @@ def code_tokens(
                         tables.find_buckets(state.tables, found, k, byte)
                         tables.find_nodes(found, k, byte, last[0])
                     tables.inputs(state.tables, ends, found, x)
-                    expected = matches.inputs(state.matches, ends, match, k, byte, x[2 * C + 2 :])
-                    _expert_inputs(below, low, cut, high, x[2 * C + 4 :])
+                    tables.run_inputs(state.tables, ends, found, k, byte, x[3 * C + 3 :])
+                    expected = matches.inputs(state.matches, ends, match, k, byte, x[4 * C + 3 :])
+                    _expert_inputs(below, low, cut, high, x[4 * C + 5 :])
                     at = Situation(ends, max(k, 0), done, last, letters, place, expected.grade)
                     trust = tables.trust(found)
                     mixed = mixer.mix(state.mixer, mixing, at, trust)
@@ -242,6 +243,7 @@ def code_tokens(
                     mixer.learn_weights(state.mixer, mixing, ends, mixed, position, bit)
                     mixer.learn_corrections(state.mixer, ends, b, corrected, bit)
                     tables.learn(state.tables, ends, found, bit)
+                    tables.learn_runs(state.tables, found, k, bit)
                     matches.learn(state.matches, ends, match, expected, bit)
                 low, high = (cut, high) if bit else (low, cut)
                 if not ends:
@@ -250,6 +252,7 @@ def code_tokens(
                     break
             if high - low == 1 and offsets[high] - offsets[low] == depth:
                 break
+            tables.push(state.tables, found, byte & 255)
             matches.push(state.matches, b, last, np.uint8(byte & 255), depth == 0)
             contexts.push_byte(history, b, np.uint8(byte & 255))
             depth += 1

@@ -5,12 +5,14 @@ chosen likewise, weigh the sets' outputs, and the mean of both is the mixed logi
 correct its probability. At last it is mixed, by Bayes' rule, with even chances, which win where
 there is nothing to predict.
 
-Probabilities have 16 bits, corrected ones 22; weights have 16 bits of fraction. Sources: Mahoney
+Probabilities have 16 bits, corrected ones 22; weights have 20 bits of fraction, those of the final
+sets 16. Sources: Mahoney
 2005 (the PAQ family); Knoll & de Freitas 2012.
 """
 
 from __future__ import annotations
 
+import string
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +22,14 @@ from prequential.exact.compiled import inline, jit
 from prequential.predictors.tables import IDENTITY, interpolate
 
 # Sets of weights, and the rows that the context of each chooses from: see `choose`.
-SETS = 7
+SETS = 8
 _GRADES = 16  # of a match
-_SIZES = np.array([256, 256 * 3, _GRADES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8], np.int64)
-# A row of weights is learned faster at first: after n times by 16 / (1 + n / 1024) more.
-_ROW_BOOST = 16 << 20
+_SIZES = np.array([256, 256 * 3, _GRADES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8, 8**4], np.int64)
+_FRACTION, _FINAL_FRACTION = 20, 16
+# All weights are alike at first, and sum to 2.5.
+_START = 5 << (_FRACTION - 1)
+# A row of weights is learned faster at first: after n times by 4 / (1 + n / 1024) times its rate.
+_ROW_BOOST = 4 * 1024
 _ROW_USES = 1024
 # So are the final sets: after n bytes by 3 / (1 + n / 8192) times their rate more.
 _FINAL_RATE = 256
@@ -41,16 +46,29 @@ _DOUBT_BITS = 24
 _DOUBT_LEAST, _DOUBT_MOST = 4, (1 << _DOUBT_BITS) - (1 << 10)
 
 
+def _sorts() -> Any:
+    """Of each byte, one of 8: a, A, 0, space, line feed, other controls, other signs, no ASCII."""
+    sorts = np.full(256, 6, np.int64)
+    sorts[:32], sorts[128:] = 5, 7
+    for sort, known in enumerate((string.ascii_lowercase, string.ascii_uppercase, string.digits)):
+        sorts[list(known.encode())] = sort
+    sorts[[32, 10]] = 3, 4
+    return sorts
+
+
+_SORTS = _sorts()
+
+
 class Mixer(NamedTuple):
     """All that is learned of mixing. Kinds: bits of a byte, and where pieces may end."""
 
-    weights: np.ndarray  # (kinds, rows of all sets, inputs) int32: 1 is 2^16
+    weights: np.ndarray  # (kinds, rows of all sets, inputs) int32: 1 is 2^20
     uses: np.ndarray  # (kinds, rows) int64: how often a row was used
-    finals: np.ndarray  # (kinds, 2048 + 1024, SETS) int32: rows of both final sets
+    finals: np.ndarray  # (kinds, 2048 + 1024, SETS) int32: of both final sets, 1 is 2^16
     # Of both corrections, by logit: 22-bit probabilities.
     corrections: np.ndarray  # (kinds, 1024 + 65536, 33) int32
     doubts: np.ndarray  # (B,) int64: a stream's weight of even chances, 1 is 2^24
-    rate: int  # of the rows
+    rate: int  # of the rows: a weight moves by so many 2^-14 * input in nats * error
 
 
 class Mixing(NamedTuple):
@@ -99,7 +117,7 @@ def make(inputs: int, kinds: int, streams: int, rate: int) -> Mixer:
     rows = int(_SIZES.sum())
     finals, corrections = _FINAL_FIRST + _FINAL_SECOND, _CORRECTION_FIRST + _CORRECTION_SECOND
     return Mixer(
-        np.full((kinds, rows, _whole(inputs)), 65536 // 16, np.int32),
+        np.full((kinds, rows, _whole(inputs)), _START // inputs, np.int32),
         np.zeros((kinds, rows), np.int64),
         np.full((kinds, finals, SETS), 65536 // SETS, np.int32),
         np.tile(IDENTITY << _FINER, (kinds, corrections, 1)).astype(np.int32),
@@ -119,12 +137,12 @@ def _whole(inputs: int) -> int:
 
 
 @jit
-def _dot(w: Any, x: Any) -> Any:
-    """A logit: sum_j w[j] * x[j] / 65536, held in range."""
+def _dot(w: Any, x: Any, fraction: Any) -> Any:
+    """A logit: sum_j w[j] * x[j] / 2^fraction, held in range."""
     total = np.int64(0)
     for j in range(len(x)):
         total += np.int64(w[j]) * np.int64(x[j])
-    return min(max(total >> 16, -LOGIT_MAX), LOGIT_MAX)
+    return min(max(total >> fraction, -LOGIT_MAX), LOGIT_MAX)
 
 
 @inline
@@ -137,6 +155,8 @@ def choose(rows: Any, at: Any, trust: Any) -> None:
     rows[4] = ((at.letters * 16 + trust.sixth) * 8 + at.k) & 2047
     rows[5] = (min(trust.seen, 15) * 16 + trust.best) * 2 + (1 if at.grade else 0)
     rows[6] = at.place * 8 + at.k
+    sorts = (_SORTS[at.last[0]] * 8 + _SORTS[at.last[1]]) * 8 + _SORTS[at.last[2]]
+    rows[7] = sorts * 8 + at.k
     offset = np.int64(0)
     for s in range(SETS):
         rows[s] += offset
@@ -149,11 +169,12 @@ def mix(mixer: Any, mixing: Any, at: Any, trust: Any) -> Any:
     choose(mixing.rows, at, trust)
     weights, finals, outputs = mixer.weights[at.kind], mixer.finals[at.kind], mixing.outputs
     for s in range(SETS):
-        outputs[s] = _dot(weights[mixing.rows[s]], mixing.inputs)
+        outputs[s] = _dot(weights[mixing.rows[s]], mixing.inputs, _FRACTION)
         mixing.chances[s] = squash(outputs[s])
     first_row = (at.grade * 128 + at.letters * 8 + at.k) & (_FINAL_FIRST - 1)
     second_row = _FINAL_FIRST + at.done * 4 + trust.quarter
-    first, second = _dot(finals[first_row], outputs), _dot(finals[second_row], outputs)
+    first = _dot(finals[first_row], outputs, _FINAL_FRACTION)
+    second = _dot(finals[second_row], outputs, _FINAL_FRACTION)
     return Mixed((first + second) >> 1, first, second, first_row, second_row)
 
 
@@ -162,8 +183,7 @@ def correct(mixer: Any, at: Any, b: Any, logit: Any) -> Any:
     """What came true where the logit said so, behind such bytes, and stream b's doubts."""
     maps = mixer.corrections[at.kind]
     first_map = at.done | (256 * min(at.grade, 3))
-    pair = np.int64(at.last[0]) * 256 + np.int64(at.last[1])
-    second_map = _CORRECTION_FIRST + ((pair * 40503 + at.done * 30011) & (_CORRECTION_SECOND - 1))
+    second_map = _CORRECTION_FIRST + np.int64(at.last[0]) * 256 + at.done
     p1, first_cell = interpolate(maps[first_map], logit)
     p2, second_cell = interpolate(maps[second_map], logit)
     p = ((squash(logit) << _FINER) + p1 + 2 * p2 + 2) >> 2
@@ -184,12 +204,13 @@ def learn_weights(mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any,
     first, second = finals[mixed.first_row], finals[mixed.second_row]
     for s in range(SETS):
         row = mixing.rows[s]
-        boost = _ROW_BOOST // (_ROW_USES + uses[row])
+        row_rate = mixer.rate * 16 + mixer.rate * 16 * _ROW_BOOST // (_ROW_USES + uses[row])
         uses[row] += 1
-        step = np.int32(((target - mixing.chances[s]) * (mixer.rate * 1024 + boost)) >> 14)
+        step = np.int32(((target - mixing.chances[s]) * row_rate + 1024) >> 11)
         w = weights[row]
         for j in range(len(inputs)):
-            w[j] += np.int32((inputs[j] * step + 8192) >> 14)
+            product = np.int32(inputs[j] * step)  # of 32 bits: whole vectors of them
+            w[j] += np.int32(np.int32(product + 1024) >> 11)
         first[s] += np.int32((outputs[s] * first_error + (1 << 24)) >> 25)
         second[s] += np.int32((outputs[s] * second_error + (1 << 23)) >> 24)
 

@@ -1,10 +1,14 @@
 """Tables of the memory: what followed each context, bit by bit, and how far that can be trusted.
 
 A context's hash finds a bucket of 16 words, shared by all contexts: a check, then a node for each
-of 15 prefixes of half a byte. A node holds what the next bit was: a probability of 18 bits, the
-last 6 of these bits behind a leading 1, and a count. Adaptive maps tell what came true where a node
-said so, and where the last bits were these. Where pieces of a vocabulary may end is counted in
-nodes without checks. Sources: Mahoney 2005 (the PAQ family); Willems et al. 1995 for the counts.
+of 15 prefixes of half a byte. Beside the check, the first half's bucket has the byte that followed
+last, and how often in a row: a run.
+
+A node holds what the next bit was: a probability of 17 bits, a state (few zeros and ones, of which
+the latest count most), and a count. Adaptive maps tell what came true where a node said so, where
+it was in this state, and where the run was as long. Where pieces of a vocabulary may end is counted
+in nodes without checks. Sources: Mahoney 2005 (the PAQ family, its states and runs); Willems et al.
+1995 for the counts.
 """
 
 from __future__ import annotations
@@ -16,28 +20,65 @@ import numpy as np
 from prequential.coding.bits import LOGIT_MAX, SQUASH, STRETCH
 from prequential.exact.compiled import inline, jit
 
-# A node: 18 bits of probability, 7 of history, 7 of count.
-_COUNT_MASK = np.uint32(127)
-_HISTORY_SHIFT = np.uint32(7)
-_P_SHIFT = np.uint32(14)
-_UNSEEN = np.uint32((1 << 31) | (1 << 7))  # one half, no history, no count
+# A node: 17 bits of probability, 9 of the state, 6 of the count.
+_COUNT_MASK = np.uint32(63)
+_STATE_SHIFT, _STATE_MASK = np.uint32(6), np.uint32(511)
+_P_SHIFT = np.uint32(15)
+_UNSEEN = np.uint32(1 << 31)  # one half, no bit, no count
 _HALF_HASH = np.uint64(32)
+# A bucket's first word: 17 bits of check, of which one is always set, 8 of the run's byte, 7 of its
+# length.
+_CHECK_MASK = np.uint32((1 << 17) - 1)
+_RUN_SHIFT = np.uint32(17)
+_LONGEST_RUN = 127
+_RUNS = 32  # that maps tell apart
 # 65536 / (n + 1.5): the step of a probability that was updated n times.
-_RATES = (131072 // (2 * np.arange(128) + 3)).astype(np.int64)
-# Eleven buckets of a count: 0, 1, 2, 3, 4, 5.., 8.., 12.., 20.., 40.., 128..
-_BUCKET_STARTS = np.array([0, 1, 2, 3, 4, 5, 8, 12, 20, 40, 128])
-_BUCKETS = (np.searchsorted(_BUCKET_STARTS, np.arange(128), "right") - 1).astype(np.int64)
-_STAGES = np.minimum(np.searchsorted([7, 20], np.arange(128), "right"), 2).astype(np.int64)
+_RATES = (131072 // (2 * np.arange(64) + 3)).astype(np.uint16)
+# Ten buckets of a count: 0, 1, 2, 3, 4, 5.., 8.., 12.., 20.., 40..
+_BUCKET_STARTS = np.array([0, 1, 2, 3, 4, 5, 8, 12, 20, 40])
+_BUCKETS = (np.searchsorted(_BUCKET_STARTS, np.arange(64), "right") - 1).astype(np.uint8)
 _CONFIDENCES = len(_BUCKET_STARTS)
 _CELLS = 33  # of an adaptive map, 3 * 256 / 4 logits apart
 _CELL = 192
 _TOP_SHIFT = np.uint32(20)
-# Of a logit's place among the cells, by the index into STRETCH: the lower cell, and how far on.
-_PLACES = np.clip(STRETCH, -LOGIT_MAX, LOGIT_MAX).astype(np.int64) + 3072
-_LOW_CELL, _SHARE = _PLACES // _CELL, _PLACES % _CELL
-_CELL_OF_16 = np.uint32(_CELL * 16)
+# Where a logit is among them, by the index into STRETCH.
+_PLACES = (STRETCH + 3072).astype(np.uint16)
+_CELL_OF_16, _CELL_32, _HALF_CELL = np.array([_CELL * 16, _CELL, _CELL // 2], np.uint32)
+_CONFIDENCES_64, _CELLS_64, _ONE, _TWO, _BUCKET_WORDS = np.array(
+    [_CONFIDENCES, _CELLS, 1, 2, 16], np.uint64
+)
+_4 = np.uint16(4)
 # The logits of an adaptive map's cells as 16-bit probabilities: it starts as it says itself.
 IDENTITY = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
+
+
+def _states() -> tuple[Any, Any]:
+    """(next, counts) of the states of a node: the state after each bit, its zeros and ones.
+
+    A state is how many zeros and ones came, as far as it matters, and the last two bits. A bit
+    makes those of its kind one more, up to 48, 40, 16 or 8 while there are 0, 1, 2 or 3 of the
+    other kind, else 6; and of the other kind it leaves few: what is long ago counts less.
+    """
+    limits, kept = (48, 40, 16, 8), (0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
+    known = {(0, 0, 0): 0}
+    found, following = [(0, 0, 0)], []
+    for zeros, ones, last in found:  # which grows
+        for bit in (0, 1):
+            same, other = (ones, zeros) if bit else (zeros, ones)
+            same = max(same, min(same + 1, limits[other] if other < 4 else 6))
+            other = kept[other] if other < 16 else 7
+            state = (other, same, last * 2 % 4 + 1) if bit else (same, other, last * 2 % 4)
+            if state not in known:
+                known[state] = len(found)
+                found.append(state)
+            following.append(known[state])
+    return np.array(following, np.uint16), np.array(found)[:, :2]
+
+
+_NEXT, _COUNTS = _states()
+_STATES = len(_COUNTS)
+# Of a state whose bits were all alike.
+_SURE = np.all(_COUNTS.T, axis=0).astype(np.int64) - 1
 
 
 class Tables(NamedTuple):
@@ -47,9 +88,11 @@ class Tables(NamedTuple):
     ends: np.ndarray  # (buckets,) uint32, or none
     direct: np.ndarray  # (65536,) uint32: the nodes of order 1, not hashed
     # By context, confidence and logit of a node: 16-bit probabilities, in one row a kind.
-    maps: np.ndarray  # (kinds, (C + 1) * 11 * 33) int32
-    # By context, history, stage of the count, and quarter of a node's probability: the same.
-    indirect: np.ndarray  # (kinds, (C + 1) * 128 * 3 * 4) int32
+    maps: np.ndarray  # (kinds, (C + 1) * 10 * 33) uint16
+    # By context and state of a node: the same.
+    states: np.ndarray  # (kinds, (C + 1) * states) uint16
+    # By context, bit and length of a run: how often its byte was right, 16 bits.
+    runs: np.ndarray  # (C * 8 * 32,) int32
     limit: int  # where counts stop, so that old evidence fades
 
 
@@ -60,8 +103,14 @@ class Found(NamedTuple):
     # Indices without a sign: numba would let others count from the end.
     nodes: np.ndarray  # (C + 1,) uint64: words of nodes
     cells: np.ndarray  # (C + 1,) uint64: the nearer cell of each one's map
-    buckets: np.ndarray  # (C + 1,) int64: first words
+    states: np.ndarray  # (C + 1,) uint64: cells of the maps of states
+    buckets: np.ndarray  # (C + 1,) uint64: first words
+    starts: np.ndarray  # (C + 1,) uint64: first words of the byte's first buckets
     confidences: np.ndarray  # (C + 1,) int64: 0 is unseen
+    runs: np.ndarray  # (C + 1,) int64: 256 * length + byte; 0 if there is none, -1: not looked for
+    run_cells: np.ndarray  # (C + 1,) int64: of the map of runs, or -1
+    checks: np.ndarray  # (C + 1,) uint32
+    heads: np.ndarray  # (C + 1,) uint32: what stands at the places that are looked at first
 
 
 class Trust(NamedTuple):
@@ -76,12 +125,17 @@ class Trust(NamedTuple):
 def make(contexts: int, buckets: int, kinds: int, limit: int) -> Tables:
     """Empty tables of so many hashed contexts."""
     pairs = (buckets + 1) // 2
+    words = np.zeros(32 * (pairs + 1), np.uint32)
+    first = -(words.ctypes.data // 4) % 32  # so that a pair of buckets is two lines of a cache
     return Tables(
-        np.zeros(32 * pairs, np.uint32),
+        words[first : first + 32 * pairs],
         np.full((kinds - 1) * pairs, _UNSEEN, np.uint32),
         np.full(1 << 16, _UNSEEN, np.uint32),
-        np.tile(IDENTITY, (kinds, (contexts + 1) * _CONFIDENCES)),
-        np.tile(_indirect_start().reshape(-1), (kinds, contexts + 1)),
+        np.tile(IDENTITY, (kinds, (contexts + 1) * _CONFIDENCES)).astype(np.uint16),
+        np.tile(_state_starts(), (kinds, contexts + 1)),
+        np.tile(65536 * (np.arange(_RUNS) + 1) // (np.arange(_RUNS) + 2), 8 * contexts).astype(
+            np.int32
+        ),
         limit,
     )
 
@@ -90,19 +144,16 @@ def room(contexts: int) -> Found:
     """For the loop, which makes no arrays."""
     return Found(
         np.zeros(contexts, np.uint64),
-        *np.zeros((2, contexts + 1), np.uint64),
-        *np.zeros((2, contexts + 1), np.int64),
+        *np.zeros((5, contexts + 1), np.uint64),
+        *np.zeros((3, contexts + 1), np.int64),
+        *np.zeros((2, contexts + 1), np.uint32),
     )
 
 
-def _indirect_start() -> Any:
-    """Probabilities for a history of up to 6 bits: (ones + 0.4) / (bits + 0.8) in 16 bits."""
-    table = np.zeros((128, 3, 4), np.int32)
-    for h in range(1, 128):
-        length = h.bit_length() - 1
-        ones = (h - (1 << length)).bit_count()
-        table[h] = 65536 * (5 * ones + 2) // (5 * length + 4)
-    return table
+def _state_starts() -> Any:
+    """What to expect in each state before anything is known of it: (ones + 0.4) / (bits + 0.8)."""
+    zeros, ones = _COUNTS.T
+    return (65536 * (5 * ones + 2) // (5 * (zeros + ones) + 4)).astype(np.uint16)
 
 
 @jit
@@ -120,31 +171,41 @@ def _scaled(hashed: Any, count: Any) -> Any:
 
 
 @jit
-def _bucket(nodes: Any, hashed: Any) -> Any:
+def _settle(nodes: Any, base: Any, check: Any) -> Any:
     """The first word of a context's bucket of 16, taking over the less used of two places."""
-    check = np.uint32((hashed & np.uint64(0xFFFF)) | np.uint64(0x10000))
-    base = _scaled(hashed, len(nodes) >> 4) << 4
-    other = base ^ 16
-    if nodes[base] == check:
+    other = base ^ _BUCKET_WORDS
+    if nodes[base] & _CHECK_MASK == check:
         return base
-    if nodes[other] == check:
+    if nodes[other] & _CHECK_MASK == check:
         return other
-    if nodes[other + 1] & _COUNT_MASK < nodes[base + 1] & _COUNT_MASK:
+    if nodes[other + _ONE] & _COUNT_MASK < nodes[base + _ONE] & _COUNT_MASK:
         base = other
     nodes[base] = check
     for k in range(1, 16):
-        nodes[base + k] = _UNSEEN
+        nodes[base + np.uint64(k)] = _UNSEEN
     return base
 
 
 @inline
 def find_buckets(tables: Any, found: Any, k: Any, done: Any) -> None:
     """Find every context's bucket for bits k to 3 or 7, after the bits `done` of this byte."""
+    nodes, buckets = tables.nodes, found.buckets
+    count = np.uint64(len(nodes) >> 4)
+    # All are looked at before any is settled, so that they come from memory side by side.
     for c in range(len(found.hashes)):
         h = found.hashes[c]
         if k >= 4:
             h = remix(h, done >> (k - 4))  # the first nibble
-        found.buckets[c] = _bucket(tables.nodes, h)
+        found.checks[c] = np.uint32(h & np.uint64(0xFFFF)) | np.uint32(0x10000)
+        base = ((h >> _HALF_HASH) * count >> _HALF_HASH) << np.uint64(4)
+        buckets[c] = base
+        found.heads[c] = nodes[base]
+    for c in range(len(found.hashes)):
+        base = _settle(nodes, buckets[c], found.checks[c])
+        buckets[c] = base
+        if k < 4:
+            found.starts[c] = base
+            found.runs[c] = np.int64(nodes[base] >> _RUN_SHIFT)
 
 
 @inline
@@ -153,7 +214,7 @@ def find_nodes(found: Any, k: Any, done: Any, last: Any) -> None:
     nibble = done if k < 4 else (done & ((1 << (k - 4)) - 1)) | (1 << (k - 4))
     C = len(found.hashes)
     for c in range(C):
-        found.nodes[c] = found.buckets[c] + nibble
+        found.nodes[c] = found.buckets[c] + np.uint64(nibble)
     found.nodes[C] = (np.int64(last) << 8) | done
 
 
@@ -166,39 +227,74 @@ def find_ends(tables: Any, found: Any, last: Any) -> None:
     found.nodes[C] = np.int64(last) << 8
 
 
-@jit
-def _cell_of(c: Any, v: Any) -> Any:
-    """Where the indirect map of a context has what followed histories like that of node v."""
-    stage = _STAGES[np.int64(v & _COUNT_MASK)]
-    history = np.int64(v >> _HISTORY_SHIFT) & 127
-    return ((c * 128 + history) * 3 + stage) * 4 + np.int64(v >> np.uint32(30))
-
-
 @inline
 def inputs(tables: Any, kind: Any, found: Any, x: Any) -> None:
-    """x[: 2 * C + 2] = what each context's node says, and what followed histories like its own.
+    """x[: 3 * C + 3] = what each context's node says, what its state, and what that if it is sure.
 
     Sets the confidences, and the cells of the maps that were used.
     """
     nodes = tables.ends if kind else tables.nodes
-    maps, indirect = tables.maps[kind], tables.indirect[kind]
+    maps, states = tables.maps[kind], tables.states[kind]
     C = len(found.hashes)
     for c in range(C + 1):
         v = nodes[found.nodes[c]] if c < C else tables.direct[found.nodes[c]]
-        n = np.int64(v & _COUNT_MASK)
-        confidence = _BUCKETS[n]
-        found.confidences[c] = confidence
-        top = np.int64(v >> _TOP_SHIFT)
-        low = (c * _CONFIDENCES + confidence) * _CELLS + _LOW_CELL[top]
-        share = _SHARE[top]
-        found.cells[c] = low + (1 if share * 2 >= _CELL else 0)
+        n = v & _COUNT_MASK
+        confidence = np.uint64(_BUCKETS[n])
+        found.confidences[c] = np.int64(confidence)
+        place = np.uint32(_PLACES[v >> _TOP_SHIFT])
+        cell = np.uint32(place // _CELL_32)
+        share = np.uint32(place - cell * _CELL_32)
+        low = (np.uint64(c) * _CONFIDENCES_64 + confidence) * _CELLS_64 + np.uint64(cell)
+        found.cells[c] = low + np.uint64(1 if share >= _HALF_CELL else 0)
+        state = np.uint64((v >> _STATE_SHIFT) & _STATE_MASK)
+        found.states[c] = np.uint64(c * _STATES) + state
         if n == 0 and c < C:
-            x[2 * c] = 0
-            x[2 * c + 1] = 0
+            x[3 * c] = 0
+            x[3 * c + 1] = 0
+            x[3 * c + 2] = 0
         else:
-            p = maps[low] * (_CELL - share) + maps[low + 1] * share
-            x[2 * c] = STRETCH[np.uint32(p) // _CELL_OF_16]
-            x[2 * c + 1] = STRETCH[indirect[_cell_of(c, v)] >> 4]
+            p = np.uint32(maps[low]) * np.uint32(_CELL_32 - share)
+            p = np.uint32(p + np.uint32(maps[low + _ONE]) * share)
+            x[3 * c] = STRETCH[np.uint32(p // _CELL_OF_16)]
+            logit = np.int64(STRETCH[states[found.states[c]] >> _4])
+            x[3 * c + 1] = logit
+            x[3 * c + 2] = logit & _SURE[state]
+
+
+@inline
+def run_inputs(tables: Any, ends: Any, found: Any, k: Any, done: Any, x: Any) -> None:
+    """x[:C] = what the byte says that followed last, where bit k comes after the bits `done`."""
+    for c in range(len(found.hashes)):
+        run, cell = found.runs[c], -1
+        byte = run & 255 | 256
+        x[c] = 0
+        if run > 0 and not ends and byte >> (8 - k) == done:
+            cell = (c * 8 + k) * _RUNS + min(run >> 8, _RUNS - 1)
+            p = STRETCH[tables.runs[cell] >> 4]
+            x[c] = p if byte >> (7 - k) & 1 else -p
+        found.run_cells[c] = cell
+
+
+@inline
+def learn_runs(tables: Any, found: Any, k: Any, bit: Any) -> None:
+    """The maps of the runs that had their say move towards whether they were right."""
+    for c in range(len(found.hashes)):
+        cell = found.run_cells[c]
+        if cell >= 0:
+            right = found.runs[c] >> (7 - k) & 1 == bit
+            tables.runs[cell] += ((65535 if right else 0) - tables.runs[cell]) >> 6
+
+
+@inline
+def push(tables: Any, found: Any, byte: Any) -> None:
+    """Note the byte that followed, where buckets were found for its first half."""
+    for c in range(len(found.hashes)):
+        start, run = found.starts[c], found.runs[c]
+        if run >= 0:
+            length = min((run >> 8) + 1, _LONGEST_RUN) if run > 0 and run & 255 == byte else 1
+            check = tables.nodes[start] & _CHECK_MASK
+            tables.nodes[start] = check | np.uint32((length * 256 + byte) << 17)
+        found.runs[c] = -1
 
 
 @inline
@@ -218,25 +314,30 @@ def trust(found: Any) -> Any:
 def learn(tables: Any, kind: Any, found: Any, bit: Any) -> None:
     """Nodes and maps move towards the bit."""
     nodes = tables.ends if kind else tables.nodes
-    maps, indirect = tables.maps[kind], tables.indirect[kind]
+    maps, states = tables.maps[kind], tables.states[kind]
     C = len(found.hashes)
     target = bit * 65535
     for c in range(C + 1):
-        v = nodes[found.nodes[c]] if c < C else tables.direct[found.nodes[c]]
-        n = np.int64(v & _COUNT_MASK)
-        cell = _cell_of(c, v)
-        indirect[cell] += (target - indirect[cell]) >> 7
-        history = (np.int64(v >> _HISTORY_SHIFT) & 127) * 2 + bit
-        if history > 127:
-            history = (history & 63) | 64
-        p = np.int64(v >> _P_SHIFT)
-        p += ((bit * 262143 - p) * _RATES[n]) >> 16
-        v = np.uint32((p << 14) | (history << 7) | min(n + 1, tables.limit))
+        state, cell = found.states[c], found.cells[c]
+        said = np.int64(states[state])
+        states[state] = np.uint16(said + ((target - said) >> 7))
+        said = np.int64(maps[cell])
+        maps[cell] = np.uint16(said + ((target - said) >> 7))
+        node = found.nodes[c]
         if c < C:
-            nodes[found.nodes[c]] = v
+            nodes[node] = _taught(nodes[node], bit, tables.limit)
         else:
-            tables.direct[found.nodes[c]] = v
-        maps[found.cells[c]] += (target - maps[found.cells[c]]) >> 7
+            tables.direct[node] = _taught(tables.direct[node], bit, tables.limit)
+
+
+@jit
+def _taught(v: Any, bit: Any, limit: Any) -> Any:
+    """A node after a bit."""
+    n = np.int64(v & _COUNT_MASK)
+    state = np.uint32(_NEXT[np.uint64((v >> _STATE_SHIFT) & _STATE_MASK) * _TWO + np.uint64(bit)])
+    p = np.int64(v >> _P_SHIFT)
+    p += ((bit * 131071 - p) * np.int64(_RATES[n])) >> 16
+    return np.uint32(p << 15) | (state << _STATE_SHIFT) | np.uint32(min(n + 1, limit))
 
 
 @jit

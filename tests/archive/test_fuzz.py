@@ -16,9 +16,11 @@ from prequential.archive.container import ArchiveReader
 from prequential.config import Config
 from prequential.errors import ConfigError, PrequentialError
 
-CONTEXTS = st.lists(
-    st.sampled_from(["o0", "o1", "o2", "o5", "o32", "w0", "w1", "w3", "s2", "s9"]), max_size=4
-)
+NAMES = [
+    "o0", "o1", "o2", "o5", "o32", "w0", "w1", "w3", "s2", "s9", "a8", "e0", "e3", "f1", "f8",
+    "g1", "g8", "h0", "k3", "n0", "p1", "p3", "q0", "u0", "u32",
+]  # fmt: skip
+CONTEXTS = st.lists(st.sampled_from(NAMES), max_size=4)
 QUICK = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -84,8 +86,8 @@ def configs(draw: st.DrawFn) -> Config:
             f"memory.contexts={quoted(names)}",
             f"memory.buckets={draw(st.integers(2, 3000))}",
             f"memory.window_log2={draw(st.integers(1, 10))}",
-            f"memory.count_limit={draw(st.sampled_from([1, 30, 127]))}",
-            f"memory.mixer_rate={draw(st.sampled_from([1, 6, 64]))}",
+            f"memory.count_limit={draw(st.sampled_from([1, 30, 63]))}",
+            f"memory.mixer_rate={draw(st.sampled_from([1, 20, 256]))}",
         ]
     return small(*overrides)
 

@@ -13,7 +13,7 @@ from prequential.predictors import mixer
 from prequential.predictors.mixer import Mixer, Mixing, Situation
 from prequential.predictors.tables import Trust
 
-INPUTS, RATE = 21, 4
+INPUTS, RATE = 21, 40
 LAST = np.arange(70, 102).astype(np.uint8)  # last[0] = 70, last[1] = 71
 
 
@@ -21,8 +21,8 @@ def squash(x: int) -> int:
     return int(SQUASH[max(-3072, min(3071, x)) + 3072])
 
 
-def dot(w: np.ndarray, x: list[int]) -> int:
-    total = sum(int(a) * int(b) for a, b in zip(w, x, strict=True)) >> 16
+def dot(w: np.ndarray, x: list[int], fraction: int) -> int:
+    total = sum(int(a) * int(b) for a, b in zip(w, x, strict=True)) >> fraction
     return max(-3071, min(3071, total))
 
 
@@ -31,7 +31,7 @@ def made(seed: int = 0) -> tuple[Mixer, Mixing]:
     rng = np.random.default_rng(seed)
     m, room = mixer.make(INPUTS, 2, 3, RATE), mixer.room(INPUTS)
     room.inputs[:INPUTS] = rng.integers(-3071, 3072, INPUTS)
-    m.weights[:] += rng.integers(-5000, 5000, m.weights.shape, np.int32)
+    m.weights[:] += rng.integers(-80_000, 80_000, m.weights.shape, np.int32)
     m.finals[:] += rng.integers(-5000, 5000, m.finals.shape, np.int32)
     return m, room
 
@@ -58,16 +58,17 @@ def test_a_logit_is_mixed_by_the_rows_of_its_situation() -> None:
             3200 + at.letters * 128 + trust.sixth * 8 + at.k,
             5248 + (min(trust.seen, 15) * 16 + trust.best) * 2 + (at.grade > 0),
             5760 + at.place * 8 + at.k,
+            7808 + (1 * 64 + 1 * 8 + 1) * 8 + at.k,  # three capitals
         ]
         if at.letters * 128 + trust.sixth * 8 + at.k > 2047:
             continue
         mixed = mixer.mix(m, room, at, trust)
         assert room.rows.tolist() == rows
-        outputs = [dot(m.weights[at.kind, row], x) for row in rows]
+        outputs = [dot(m.weights[at.kind, row], x, 20) for row in rows]
         assert room.outputs.tolist() == outputs
         assert room.chances.tolist() == [squash(o) for o in outputs]
-        first = dot(m.finals[at.kind, at.grade * 128 + at.letters * 8 + at.k], outputs)
-        second = dot(m.finals[at.kind, 2048 + at.done * 4 + trust.quarter], outputs)
+        first = dot(m.finals[at.kind, at.grade * 128 + at.letters * 8 + at.k], outputs, 16)
+        second = dot(m.finals[at.kind, 2048 + at.done * 4 + trust.quarter], outputs, 16)
         assert (mixed.first, mixed.second, mixed.logit) == (first, second, (first + second) >> 1)
 
 
@@ -80,13 +81,13 @@ def test_weights_follow_the_gradient(bit: int) -> None:
         mixed = mixer.mix(m, room, at, trust)
         weights, finals = m.weights.copy(), m.finals.copy()
         mixer.learn_weights(m, room, at.kind, mixed, position, bit)
-        rate = RATE / 2**14 * (1 + 16 / (1 + used / 1024) / RATE)
+        rate = (16 * RATE + 16 * RATE * 4 * 1024 // (1024 + used)) / 2**18
         for s, row in enumerate(room.rows):
-            error = bit * 65535 - room.chances[s]
-            step = room.inputs * (error * rate * 2**10 / 2**14)
-            moved = m.weights[at.kind, row] - weights[at.kind, row]
-            # Steps are rounded, and so is the error times the rate.
-            assert np.abs(moved - step).max() <= 0.5 + np.abs(room.inputs).max() / 2**14
+            error = (bit * 65535 - room.chances[s]) / 65536
+            step = rate * error * room.inputs / 256
+            moved = (m.weights[at.kind, row] - weights[at.kind, row]) / 2**20
+            # Steps are rounded, and so is the error times the rate, of which 16ths count.
+            assert np.abs(moved - step).max() <= 3 / 2**20
             assert m.uses[at.kind, row] == used + 1
         final_rate = 256 * (1 + 3 / (1 + position / 8192))
         for logit, row, shift in (

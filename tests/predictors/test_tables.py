@@ -26,16 +26,44 @@ def logit(p: float) -> float:
 
 def test_a_bucket_is_found_again_and_the_less_used_of_two_is_taken_over() -> None:
     nodes = np.zeros(32, np.uint32)  # two places, for all hashes
-    first = tables._bucket(nodes, np.uint64(1))
+    place, one, two, three = np.uint64(0), *np.arange(0x10001, 0x10004, dtype=np.uint32)
+    first = int(tables._settle(nodes, place, one))
     nodes[first + 1] += 5  # the count of the node that every byte passes
     nodes[first + 9] += 1
-    second = tables._bucket(nodes, np.uint64(2))
+    second = int(tables._settle(nodes, place, two))
     assert {first, second} == {0, 16}
     nodes[second + 9] += 3
-    assert tables._bucket(nodes, np.uint64(1)) == first
+    assert tables._settle(nodes, place, one) == first
     assert nodes[first + 9] + 2 == nodes[second + 9]
-    assert tables._bucket(nodes, np.uint64(3)) == second  # the second is forgotten
+    assert tables._settle(nodes, place, three) == second  # the second is forgotten
     assert (nodes[second + 1 : second + 16] == nodes[first + 2]).all()
+
+
+def test_buckets_are_pairs_of_lines_of_a_cache() -> None:
+    for buckets in (1, 64, 1001):
+        nodes = tables.make(3, buckets, 1, LIMIT).nodes
+        assert nodes.ctypes.data % 128 == 0
+        assert len(nodes) == 32 * -(-buckets // 2)
+
+
+def test_a_state_forgets_the_other_kind() -> None:
+    """Against its rule, bit by bit; all states are met."""
+    rng, met = np.random.default_rng(4), set()
+    for bias in (0.01, 0.1, 0.5, 0.7, 0.95, 0.999) * 30:
+        zeros = ones = state = 0
+        for bit in (rng.random(150) < bias).astype(int).tolist():
+            same, other = (ones, zeros) if bit else (zeros, ones)
+            same += same < (48, 40, 16, 8)[other] if other < 4 else same < 6
+            if other > 2:
+                steps = [(3, 2), (5, 3), (7, 4), (10, 5), (15, 6), (99, 7)]
+                other = next(few for most, few in steps if other <= most)
+            zeros, ones = (other, same) if bit else (same, other)
+            state = int(tables._NEXT[2 * state + bit])
+            assert tables._COUNTS[state].tolist() == [zeros, ones]
+            assert tables._SURE[state] == (0 if zeros and ones else -1)
+            met.add(state)
+    assert len(tables._COUNTS) < 512
+    assert len(met) > 0.8 * len(tables._COUNTS)
 
 
 def test_the_bits_of_a_byte_are_fifteen_nodes_twice() -> None:
@@ -61,35 +89,65 @@ def test_nodes_and_maps_learn_what_the_bits_were(ends: int) -> None:
     else:
         tables.find_buckets(t, found, 0, 1)
         tables.find_nodes(found, 0, 1, 65)
-    x = np.zeros(8, np.int32)
+    x = np.zeros(12, np.int32)
     tables.inputs(t, ends, found, x)
-    assert not x[:6].any()  # nothing is known, but order 1 has a word
+    assert not x[:9].any()  # nothing is known, but order 1 has a word
     assert list(found.confidences) == [0, 0, 0, 0]
     assert tables.trust(found) == (0, 0, 0, 0)
-    p, count, history = 0.5, 0, ""
-    for bit in (1, 1, 0, 1, 1, 1, 1, 1, 0, 1) * 4:
+    p, count, state = 0.5, 0, 0
+    for bit in (1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1) * 4:
         tables.learn(t, ends, found, bit)
         p += (bit - p) / (count + 1.5)
-        count, history = min(count + 1, LIMIT), (history + str(bit))[-6:]
+        count, state = min(count + 1, LIMIT), int(tables._NEXT[2 * state + bit])
         nodes = t.ends if ends else t.nodes
         words = [*(int(nodes[i]) for i in found.nodes[:-1]), int(t.direct[found.nodes[-1]])]
         for word in words:
-            assert word & 127 == count
-            assert bin(word >> 7 & 127) == "0b1" + history
-            assert (word >> 14) / 2**18 == pytest.approx(p, abs=2e-4)
+            assert word & 63 == count
+            assert word >> 6 & 511 == state
+            assert (word >> 15) / 2**17 == pytest.approx(p, abs=4e-4)
         tables.inputs(t, ends, found, x)
         # Maps have hardly moved yet: what a node says is taken as it is.
-        assert np.abs(x[::2] - logit(p)).max() < 40
-        ones = history.count("1")
-        assert np.abs(x[1::2] - logit((ones + 0.4) / (len(history) + 0.8))).max() < 30
+        assert np.abs(x[::3] - logit(p)).max() < 40
+        zeros, ones = tables._COUNTS[state]
+        expected = logit((ones + 0.4) / (zeros + ones + 0.8))
+        assert np.abs(x[1::3] - expected).max() < 40
+        assert (x[2::3] == (0 if zeros else x[1::3])).all()
     assert tables.trust(found) == (3, 8, 8, 3)
+
+
+def test_runs_are_of_the_byte_that_followed_last() -> None:
+    t, found = made()
+    x, said = np.zeros(3, np.int32), []
+    for byte in b"aaaabbaaaaaaaaaaaaaaaaaa":
+        known = set()
+        for k in range(8):
+            done = (256 | byte) >> (8 - k)
+            if k in (0, 4):
+                tables.find_buckets(t, found, k, done)
+            tables.run_inputs(t, 0, found, k, done, x)
+            assert (x == x[0]).all()
+            known.add(abs(int(x[0])))
+            tables.learn_runs(t, found, k, byte >> (7 - k) & 1)
+        tables.push(t, found, byte)
+        said.append(known)
+        words = t.nodes[t.nodes & 0x1FFFF > 0xFFFF] >> 17
+        assert sorted(set((words & 255).tolist())) == [0, byte]  # of second halves there is none
+    assert said[0] == {0}
+    assert 0 not in said[3]
+    assert {0} < said[4]  # until the bits differ
+    assert max(said[-1]) > max(said[1])
+    # What was said of the first bit after one byte: three were right, two were not.
+    p = 2 / 3
+    for right in (1, 1, 1):
+        p += (right - p) / 64
+    assert t.runs[1] / 65536 == pytest.approx(p, abs=1e-3)
 
 
 def test_only_what_was_used_is_learned() -> None:
     t, found = made()
     tables.find_buckets(t, found, 0, 1)
     tables.find_nodes(found, 0, 1, 0)
-    tables.inputs(t, 0, found, np.zeros(8, np.int32))
+    tables.inputs(t, 0, found, np.zeros(12, np.int32))
     before = [array.copy() for array in t[:5]]
     tables.learn(t, 0, found, 1)
     changed = [
