@@ -24,7 +24,7 @@ from prequential.predictors.tables import IDENTITY, interpolate
 # Sets of weights, and the rows that the context of each chooses from: see `choose`.
 SETS = 8
 _GRADES = 16  # of a match
-_SIZES = np.array([256, 256 * 3, _GRADES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8, 8**4], np.int64)
+_SIZES = np.array([256, 256 * 3, _GRADES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8, 4096], np.int64)
 _FRACTION, _FINAL_FRACTION = 20, 16
 # All weights are alike at first, and sum to 2.5.
 _START = 5 << (_FRACTION - 1)

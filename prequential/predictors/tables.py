@@ -77,8 +77,8 @@ def _states() -> tuple[Any, Any]:
 
 _NEXT, _COUNTS = _states()
 _STATES = len(_COUNTS)
-# Of a state whose bits were all alike.
-_SURE = np.all(_COUNTS.T, axis=0).astype(np.int64) - 1
+# -1, all bits, for a state whose bits were all alike, else 0.
+_SURE = (_COUNTS[:, 0] * _COUNTS[:, 1] > 0).astype(np.int64) - 1
 
 
 class Tables(NamedTuple):
