@@ -61,6 +61,10 @@ _PLACES = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     # PyTorch takes seconds to import: only what trains imports it, and only when used.
     from importlib import import_module

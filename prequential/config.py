@@ -292,7 +292,7 @@ def load(
             raise ConfigError(f"{path}: cannot be read as a config ({error})") from error
         source = path
     else:
-        source = preset or DEFAULT_PRESET
+        source = DEFAULT_PRESET if preset is None else preset
         if source not in preset_names():
             raise ConfigError(f"no preset {source!r}; there are {', '.join(preset_names())}")
         text = (resources.files("prequential.configs") / f"{source}.toml").read_text("utf-8")

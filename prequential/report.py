@@ -64,7 +64,7 @@ class Report:
 
     def to_json(self) -> str:
         """One JSON object, keys in the order of the fields."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        return json.dumps(dataclasses.asdict(self))
 
 
 def versions(numerics: int, container: int) -> dict[str, str]:

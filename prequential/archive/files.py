@@ -89,12 +89,15 @@ def check_target(target: str, source: str, *, force: bool, binary: bool) -> None
     except FileNotFoundError:
         pass
     except OSError as error:  # too long a name, for one
-        told = f"{shown}: cannot be written: {error.strerror}: name another output with -o"
+        told = f"{shown}: cannot be written: {error.strerror}: name another output"
         raise FileError(told) from error
     if os.path.isdir(target):
-        raise FileError(f"{shown}: is a folder: name a file with -o")
+        raise FileError(f"{shown}: is a folder: name a file in it")
+    folder = os.path.dirname(target)
+    if not os.path.basename(target) or not os.path.isdir(folder or os.curdir):
+        raise FileError(f"{shown}: cannot be written: there is no folder {display(folder)}")
     if _same_file(source, target):
-        raise FileError(f"{shown}: is the input itself: name another output with -o")
+        raise FileError(f"{shown}: is the input itself: name another output")
     if os.path.exists(target) and not os.path.isfile(target):
         raise FileError(f"{shown}: is not a regular file: use -o - and redirect it")
     if os.path.lexists(target) and not force:

@@ -25,7 +25,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, LookupError, EOFError, RuntimeError, ValueErr
 # was compiled, for all files with the same decoder: its name is a digest of the modules, which are
 # compared all the same.
 _MAIN = """\
-import argparse, hashlib, lzma, os, sys, tempfile, zipfile
+import argparse, hashlib, lzma, os, signal, sys, tempfile, zipfile
 from pathlib import Path
 p = argparse.ArgumentParser(description="Restore the file that this archive describes.")
 p.add_argument("-o", "--output", required=True, help="a new file, or -")
@@ -33,6 +33,10 @@ p.add_argument("--threads", type=int)
 p.add_argument("--prior")
 a = p.parse_args()
 log = sys.stderr or open(os.devnull, "w")
+part = f"{a.output}.{os.getpid()}.part"
+for kind in signal.SIGTERM, signal.SIGHUP:
+    if signal.getsignal(kind) != signal.SIG_IGN:
+        signal.signal(kind, signal.default_int_handler)
 z = zipfile.ZipFile(sys.path[0])
 packed = z.read("code")
 code = lzma.decompress(packed)
@@ -68,7 +72,9 @@ def restore(d):
         print(f"compiling the decoder, {when}: a minute or two", file=log, flush=True)
     import numpy as np
     from prequential import decoding, errors, prior, run
-    f = sys.stdout.buffer if a.output == "-" else open(a.output, "xb+")
+    if os.path.lexists(a.output) and a.output != "-":
+        sys.exit(f"error: {a.output}: File exists")
+    f = sys.stdout.buffer if a.output == "-" else open(part, "xb+")
     data = None
     def allocate(n):
         nonlocal data
@@ -86,9 +92,12 @@ def restore(d):
         if data is not None:
             f.write(data)
             f.flush()
+        if a.output != "-":
+            os.link(part, a.output)  # which fails if there is one by now
+            os.unlink(part)
     except BaseException as e:
         if a.output != "-":
-            os.unlink(a.output)
+            os.unlink(part)
         if isinstance(e, errors.PrequentialError):
             sys.exit(f"error: {e}")
         raise
@@ -99,7 +108,8 @@ try:
 except OSError as e:
     sys.exit(f"error: {e.filename or a.output}: {e.strerror}")
 except KeyboardInterrupt:
-    sys.exit("interrupted")
+    print("interrupted", file=log)
+    sys.exit(130)
 """
 
 

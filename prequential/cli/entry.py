@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from prequential import __version__
-from prequential.archive.files import STDIO
+from prequential.archive.files import STDIO, display
 from prequential.cli import (
     bench,
     checkpoints,
@@ -34,21 +35,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoints.interrupt_on_signals()
     with terminal.standard_error():
         try:
-            args = _parse(argv)
+            try:
+                args = _parse(argv)
+            except SystemExit:  # of help, say
+                terminal.flush()
+                raise
             try:
                 os.getcwd()
             except OSError:  # libraries abort there
                 terminal.say("error: the working directory is gone: change to one that is there")
                 return guard.ERROR
             return args.run(args)  # type: ignore[no-any-return]
+        except OSError as error:
+            terminal.say(f"error: standard output: {error.strerror}: make room")
+            return guard.ERROR
         except KeyboardInterrupt as interrupt:
             terminal.say(str(interrupt) or "interrupted: the file in work was not written")
             return guard.INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message and file is not None:
+            file.write(message)  # argparse would not say that it could not
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe the commands and their flags."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="preq",
         description="Compress a file by training a model on it as it is coded, and back.",
         epilog=EPILOG,
@@ -68,15 +82,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     end = rest.index("--") if "--" in rest else len(rest)
     unknown = [name for name in rest[:end] if name[:1] == "-" and name != STDIO]
     if unknown or (rest and files is None):
-        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+        parser.error(f"unrecognized arguments: {display(' '.join(unknown or rest))}")
     if files is None:
         return args
     files += rest[:end] + rest[end + 1 :]
     if files.count(STDIO) > 1:
         parser.error("standard input can be given only once")
     if "output" in args:
+        if args.output == "":
+            parser.error("-o takes a file's name, not an empty one")
         if args.output is not None and len(files) > 1:
             parser.error("-o takes a single input file")
+        weights = getattr(args, "save_weights", None)
+        if weights is not None and len(files) > 1:
+            parser.error("--save-weights takes a single input file")
+        if weights is not None and weights == args.output:
+            parser.error("-o and --save-weights name one file")
         to_stdout = args.output == STDIO or (args.output is None and STDIO in files)
         if args.resume and to_stdout:
             parser.error("standard output has no checkpoint to --resume from: use -o FILE")

@@ -37,9 +37,12 @@ class Mdl(Options):
 
     def check_outputs(self, source: str) -> None:
         """Refuse outputs that would destroy something."""
-        for target in (self.json_file, self.csv, self.plot, self.html):
-            if target is not None:
-                check_target(target, source, force=self.force, binary=False)
+        targets = [t for t in (self.json_file, self.csv, self.plot, self.html) if t is not None]
+        for target in targets:
+            check_target(target, source, force=self.force, binary=False)
+        places = [os.path.realpath(target) for target in targets]
+        if len(set(places)) < len(places):
+            raise FileError(f"{display(source)}: two outputs have one name: give each its own")
 
 
 def add(commands: flags.Commands) -> None:
@@ -143,7 +146,7 @@ def _sweep(source: str, rows: list[Any]) -> Sweep:
 
     with open_input(source) as original:
         return mdl.Sweep(
-            file=os.path.basename(display(source)),
+            file=os.path.basename(source),
             original_bytes=original.array.size,
             sha256=hashlib.sha256(original.array.data).hexdigest(),
             rows=rows,

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 from prequential.archive.files import printable
@@ -76,6 +76,16 @@ def out(text: str) -> None:
         ) from error
 
 
+def flush() -> None:
+    """See that all is written. Raises OSError, once."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _discard(sys.stdout)
+        raise
+
+
 def out_json(fields: Any) -> None:
     """Write one JSON object on a line of standard output, in ASCII, whatever it holds."""
     out(json.dumps(fields))
@@ -126,9 +136,10 @@ def show(table: Table, *, stderr: bool = False) -> None:
     console = Console(file=stream)
     if not console.is_terminal:
         console.width = 10_000
-    with console.capture() as captured:
-        console.print(table)
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    console.begin_capture()
+    console.print(table)
+    console.file = StringIO()  # capturing writes nothing, which a full disk refuses, too
+    text = "\n".join(line.rstrip() for line in console.end_capture().splitlines())
     _error(text + "\n") if stderr else out(text)
 
 

@@ -83,7 +83,7 @@ class HistoryState(NamedTuple):
 class Contexts(NamedTuple):
     """A list of C contexts: see `parse`."""
 
-    kinds: np.ndarray  # (C,) int64: a kind's number is its letter's place in the list above
+    kinds: np.ndarray  # (C,) int64: by a letter's place in `config._CONTEXT_SIZES`
     sizes: np.ndarray  # (C,) int64
 
 

@@ -103,7 +103,7 @@ def read(path: str, step_column: str, loss_column: str) -> tuple[list[float], li
     steps: list[float] = []
     losses: list[float] = []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file)
             names = lines.fieldnames or []
             for column in (step_column, loss_column):

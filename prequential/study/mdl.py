@@ -153,7 +153,7 @@ class Sweep:
             "total_bits": self.total_bits,
             "regret_bits": self.regret_bits,
         }
-        return json.dumps(fields, ensure_ascii=False)
+        return json.dumps(fields)
 
     def to_csv(self) -> str:
         """A line per run, the columns of the table."""

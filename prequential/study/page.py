@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from prequential.archive.files import display
 from prequential.study import plots
 from prequential.study.mdl import HEADINGS, Sweep, cells, formatted
 
@@ -72,9 +73,9 @@ def render(sweep: Sweep) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Description length of {escape(sweep.file)}</title><style>{_CSS}</style></head>
+<title>Description length of {escape(display(sweep.file))}</title><style>{_CSS}</style></head>
 <body><main>
-<h1>Description length of {escape(sweep.file)}</h1>
+<h1>Description length of {escape(display(sweep.file))}</h1>
 <p class="lead">{sweep.original_bytes:,} bytes. Best run: {escape(best.label)}. Every total is the
 size of an archive that decodes, plus the decoder's code.</p>
 <div class="cards">{"".join(f"<div class=card><b>{b}</b><span>{s}</span></div>" for b, s in cards)}

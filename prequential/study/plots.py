@@ -6,6 +6,7 @@ import io
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from prequential.archive.files import display
 from prequential.errors import FileError
 from prequential.study.mdl import Row, Sweep
 
@@ -65,7 +66,7 @@ def figure_bytes(sweep: Sweep, kind: str) -> bytes:
         figure = Figure(figsize=(11.5, 3.7 * rows), layout="constrained")
         for i, (draw, _) in enumerate(panels):
             draw(figure.add_subplot(rows, columns, i + 1), sweep)
-        figure.suptitle(f"{sweep.file}: {sweep.original_bytes:,} bytes", fontsize=11)
+        figure.suptitle(f"{display(sweep.file)}: {sweep.original_bytes:,} bytes", fontsize=11)
         return _save(figure, kind)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import lzma
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,10 @@ def decode(archive, allocate, options):
     array = allocate(len(data))
     if data == b"broken":
         raise PrequentialError("archive: damaged")
+    if data == b"slow":
+        import time
+        print("begun", flush=True)
+        time.sleep(60)
     if data == b"full":
         raise OSError(28, "No space left on device")
     array[:] = list(data)
@@ -150,3 +155,29 @@ def _written() -> bytes:
     out = io.BytesIO()
     selfextract.write(b"", out)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_ended_by_a_signal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: signal.Signals
+) -> None:
+    write(monkeypatch, b"slow")
+    command = [sys.executable, "a.pyz", "-o", "b"]
+    before = set(os.listdir())
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_default_signals
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.send_signal(kind)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert told.endswith(b"interrupted\n")
+    assert set(os.listdir()) - before == {"cache"}
+
+
+def _default_signals() -> None:
+    """Whatever started the tests may have had some ignored."""
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

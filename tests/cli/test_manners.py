@@ -22,6 +22,7 @@ from prequential.archive.writer import ArchiveWriter
 from prequential.cli import bar, entry, guard, main, options, terminal
 from prequential.cli import bench as cli_bench
 from prequential.config import Config
+from prequential.errors import FileError
 from prequential.progress import Progress
 from prequential.training.run import Run
 
@@ -209,7 +210,7 @@ def test_info_says_what_decoding_takes(capsys: pytest.CaptureFixture[str]) -> No
     size = fields["archive_bytes"]
     assert fields["bits_per_byte"] == 8 * size / 1_000_000
     assert fields["decode_memory_bytes"] == config.memory_bytes()
-    assert fields["decode_seconds_at_most"] == round(1e6 * config.seconds_per_token(), 1)
+    assert fields["decode_seconds_at_most"] == round(10 + 1e6 * config.seconds_per_token(), 1)
 
 
 @pytest.mark.usefixtures("folder")
@@ -490,3 +491,81 @@ def test_configs_with_a_byte_order_mark(tmp_path: Path) -> None:
 def test_terminal_note_escapes_every_line(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.note("a\x1b\nb\x07")
     assert capsys.readouterr().err == "a\\x1b\nb\\x07\n"
+
+
+# What cannot be written, and what would destroy something, is said before the work.
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("flags", [["--help"], ["encode", "--help"], ["--version"]])
+def test_help_that_cannot_be_written(flags: list[str], unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "prequential", *flags]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert result.returncode == 1
+    assert result.stderr == (b"preq: error: standard output: No space left on device: make room\n")
+
+
+def test_a_table_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.table import Table
+
+    with open("/dev/full", "w", buffering=1, encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(FileError, match="standard output: cannot be written"):
+            terminal.show(Table("a"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["encode", "a", "-o", ""], "-o takes a file's name"),
+        (["encode", "a", "a", "--save-weights", "w"], "--save-weights takes a single input"),
+        (["encode", "a", "-o", "w", "--save-weights", "w"], "name one file"),
+        (["encode", "a", "--\33[31m"], r"unrecognized arguments: --\x1b[31m"),
+    ],
+)
+def test_wrong_usage(
+    folder: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["encode", "a", "-o", "none/"], "none/: cannot be written: there is no folder none"),
+        (["encode", "a", "-o", "none/b"], "none/b: cannot be written: there is no folder none"),
+        (["mdl", "a", "--csv", "t", "--json-file", "./t"], "a: two outputs have one name"),
+        (["compare", "a", "--json-file", "none/b"], "none/b: cannot be written"),
+    ],
+)
+def test_outputs_are_refused_before_the_work(
+    folder: Path, says: Says, flags: list[str], told: str
+) -> None:
+    assert main(flags) == 1
+    assert says().startswith(f"preq: error: {told}")
+    assert os.listdir() == ["a"]
+
+
+def test_json_has_names_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\xe9\u65e5\33[31m\n.txt"
+    Path(name).write_bytes(DATA)
+    assert main(["mdl", name, "--json", "-q", *TINY]) == 0
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert json.loads(text)["file"] == name
+
+
+def test_small_limits_are_shown_in_bytes(folder: Path, says: Says) -> None:
+    assert main(["encode", "a", *TINY, "--max-memory", "8"]) == 1
+    assert "more room than the limit of 8 bytes" in says()
+
+
+def test_what_there_is_to_import() -> None:
+    assert dir(prequential) == sorted(prequential.__all__)
+    with pytest.raises(prequential.ConfigError, match="no preset ''"):
+        prequential.compress(DATA, config="")
