@@ -192,6 +192,7 @@ def no_selftest(monkeypatch: pytest.MonkeyPatch) -> None:
 VARIANTS = [(), ("optimizer.name=sgd",), ("model.conv=1",), ("model.window=0",), ("streams=3",)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_selftest")
 @pytest.mark.parametrize("form", [portable, contextlib.nullcontext], ids=["portable", "compiled"])
 @pytest.mark.parametrize(
@@ -206,6 +207,7 @@ def test_every_operation_is_exact(preset: str, overrides: tuple[str, ...], form:
     assert listed.seen
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_selftest")
 def test_long_sums_are_exact() -> None:
     """More tokens per step than a float32 sum can take."""

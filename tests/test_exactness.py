@@ -35,6 +35,7 @@ def chunks(config: Config, count: int, seed: int = 0) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["best", "default", "fast", "literal", "tiny"])
 @pytest.mark.parametrize("overrides", [(), ("model.window=0",), ("model.conv=1", "chunk=3")])
 def test_whole_chunk_equals_column_by_column(preset: str, overrides: tuple[str, ...]) -> None:
@@ -103,6 +104,7 @@ def in_process(threads: int = 1, **environment: str) -> str:
     return str(json.loads(result.stdout))
 
 
+@pytest.mark.slow
 def test_settings_of_the_machine_change_nothing() -> None:
     plain, mixed = small(), small("memory.kind=mix")
     archives = codec.compress(DATA, 3, plain) + codec.compress(DATA, 3, mixed)
@@ -122,6 +124,7 @@ def test_settings_of_the_machine_change_nothing() -> None:
         assert in_process(**{name: value}) == expected, (name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.pq")), ids=lambda p: p.stem)
 def test_golden_archives(path: Path) -> None:
     """Made once by `scripts/make-golden`: they decode, and encoding makes the same bytes."""

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_gpu_check_runs_to_its_end(tmp_path: Path) -> None:
     target = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "scripts" / "gpu-check"), "--device", "cpu", "--small"]

@@ -179,6 +179,7 @@ def test_files_that_have_content(data: bytes, tmp_path: Path) -> None:
     assert path.read_bytes().endswith(archive[-4:] + data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [text(1500), noise(100_000)], ids=["coded", "stored"])
 def test_pipes(data: bytes) -> None:
     """Unbuffered ones, which take a part of what is written."""

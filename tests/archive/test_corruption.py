@@ -128,6 +128,7 @@ def changed(archive: bytes, at: int, flip: int) -> bytes:
     return archive[:at] + bytes([archive[at] ^ flip]) + archive[at + 1 :]
 
 
+@pytest.mark.slow
 def test_every_position(
     large: Sample, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +185,7 @@ def test_what_follows_the_end(large: Sample, tiny: Sample, counts: Counter[str])
     )
 
 
+@pytest.mark.slow
 def test_noticed_before_it_reaches_the_output(tiny: Sample, counts: Counter[str]) -> None:
     """Through the whole decoder: nothing of the damaged frame, or after it, is decoded."""
     rng = random.Random(1)
@@ -202,6 +204,7 @@ def test_noticed_before_it_reaches_the_output(tiny: Sample, counts: Counter[str]
             counts["damaged archives through the decoder"] += 1
 
 
+@pytest.mark.slow
 def test_a_diverging_decoder_is_noticed_in_its_frame(
     tiny: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +288,7 @@ def _bounds(name: str) -> list[object]:
     return [kind(bounds.low), kind(bounds.high)]
 
 
+@pytest.mark.slow
 def test_extreme_headers(counts: Counter[str]) -> None:
     """All fail, quickly, whether or not the model they ask for is still allowed."""
     began = time.monotonic()
@@ -387,6 +391,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 Damage = Callable[[Sample], bytes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [1, 4])
 def test_salvage(folder: Path, streams: int, capsys: pytest.CaptureFixture[str]) -> None:
     made = sample(text(2300), small(f"streams={streams}"), 500)

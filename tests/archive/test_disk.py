@@ -157,6 +157,7 @@ def test_output_on_another_file_system() -> None:
         assert sorted(os.listdir(other)) == ["a.pq", "through"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_a_broken_pipe() -> None:
     reader, writer = os.pipe()
@@ -294,6 +295,7 @@ def test_the_longest_names() -> None:
     assert main(["encode", "-q", *TINY, "-o", "n" * 256, "a"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_verify_uses_a_second_process(
     monkeypatch: pytest.MonkeyPatch, says: Callable[[], str]

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import suppress
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import noise, small, text
@@ -103,6 +104,7 @@ class Pieces(io.RawIOBase):
         return self.content.read(min(size, self.sizes[-1]) if size >= 0 else size)
 
 
+@pytest.mark.slow
 @QUICK
 @given(data=contents(), cfg=configs(), seed=st.integers(0, 2**64 - 1), frame=st.integers(1, 600))
 def test_round_trip(data: bytes, cfg: Config, seed: int, frame: int, counts: Counter[str]) -> None:
@@ -117,6 +119,7 @@ def test_round_trip(data: bytes, cfg: Config, seed: int, frame: int, counts: Cou
     counts["generated round trips"] += 1
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     data=contents(), sizes=st.lists(st.integers(1, 99), min_size=1, max_size=5), cut=st.floats(0, 1)
@@ -139,6 +142,7 @@ def test_archives_from_pipes(
         raise AssertionError("passed silently")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cfg=configs(), at=st.floats(0, 1), piece=st.binary(max_size=4), gone=st.integers(0, 4))
 def test_a_config_has_one_spelling(

@@ -447,6 +447,7 @@ def test_closed_standard_streams(archive: Path, descriptor: int) -> None:
     assert result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 def test_the_real_program(folder: Path) -> None:
     encoded = run("-m", "prequential", "encode", "--preset", "tiny", "--verify", "--json", "a")
     assert encoded.returncode == 0, encoded.stderr

@@ -377,6 +377,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_checkpoint_and_nothing_hidden(
     number: signal.Signals, folder: Path

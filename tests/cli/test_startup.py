@@ -46,6 +46,7 @@ except SystemExit:
     assert not modules & {"torch", "numba", "numpy"}
 
 
+@pytest.mark.slow
 def test_no_compiler_is_imported_to_encode() -> None:
     """PyTorch's would take longer than everything else before the first byte."""
     code = "from prequential import codec, load\ncodec.compress(b'word ' * 99, 0, load('tiny'))"
@@ -54,6 +55,7 @@ def test_no_compiler_is_imported_to_encode() -> None:
     assert not modules & {"torch._dynamo", "torch._inductor", "sympy"}
 
 
+@pytest.mark.slow
 def test_the_first_chunks_of_a_file_larger_than_memory(tmp_path: Path) -> None:
     """Eight sparse gigabytes: the model and the window are held, not the file."""
     file = tmp_path / "sparse"

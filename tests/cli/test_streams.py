@@ -48,6 +48,7 @@ def closed(descriptor: int, *argv: str, **options: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -66,6 +67,7 @@ def test_without_standard_error_the_output_is_the_output(
     assert (failed.returncode, failed.stdout) == (1, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_without_standard_input_or_output_files_are_written() -> None:
     for descriptor in (0, 1):
@@ -105,6 +107,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 @pytest.mark.usefixtures("folder")
 def test_messages_never_go_to_standard_output(
@@ -136,6 +139,7 @@ def test_without_standard_output_the_work_is_done(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
 @pytest.mark.usefixtures("folder")
 def test_a_full_disk_behind_a_stream() -> None:

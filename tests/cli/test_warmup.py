@@ -32,6 +32,7 @@ def test_only_a_large_run_with_an_empty_cache_compiles_apart(
     assert [lines[1:] for lines in started] == [warmup._PROGRAM.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_program_leaves_the_file_that_is_looked_for() -> None:
     exec(warmup._PROGRAM, {})
     assert any(warmup._cache().glob(warmup._compiled()))

@@ -54,6 +54,7 @@ def checked(data: bytes, spec: str) -> tuple[Vocabulary, np.ndarray]:
     return vocabulary, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", TRAINED)
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_trained_pieces_give_any_bytes_back(name: str, spec: str) -> None:
@@ -62,6 +63,7 @@ def test_trained_pieces_give_any_bytes_back(name: str, spec: str) -> None:
     assert len(tokens) <= len(ADVERSARIAL[name])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=20), st.text(max_size=20).map(str.encode))))
 def test_random_bytes_come_back(parts: list[bytes]) -> None:

@@ -42,6 +42,7 @@ def encode(data: bytes, config: Config, **options: object) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -70,6 +71,7 @@ def test_round_trip_and_codelength(overrides: tuple[str, ...], kind: str) -> Non
     assert abs(report.payload_bits - report.loss_integral_bits) <= slack
 
 
+@pytest.mark.slow
 def test_a_vocabulary_beyond_one_block_of_a_sum() -> None:
     """1,300 pieces: the gradient of the head adds more products than float32 holds exactly."""
     words = b" ".join(b"%x" % (i * 2654435761 % 2**20) for i in range(1500)) * 2
@@ -84,6 +86,7 @@ def test_a_vocabulary_beyond_one_block_of_a_sum() -> None:
     assert again.getvalue() == file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [b"", b"x", b"xx", bytes(3000), noise(900), b" " * 500])
 def test_edges(data: bytes) -> None:
     for config in (tokens(), tokens(*MIX)):
@@ -107,6 +110,7 @@ def test_bytes_as_a_vocabulary_are_coded_as_bytes_are() -> None:
     assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_whole_chunk_equals_column_by_column() -> None:
     config = tokens("streams=2").resolve(3000)
     vocabulary = Vocabulary(tuple(sorted({*SINGLE_BYTES.pieces, b" the", b"th", b"zqj", b"he "})))
@@ -126,6 +130,7 @@ def test_whole_chunk_equals_column_by_column() -> None:
         assert whole.digest() == stepwise.digest()
 
 
+@pytest.mark.slow
 def test_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "FRAME_BYTES", 1000)
     config, path = tokens(*MIX), str(tmp_path / "c")
@@ -212,6 +217,7 @@ def test_the_header_holds_what_decoding_needs(tmp_path: Path) -> None:
     assert len(found.config.tokenizer.split()[1]) == 64
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a"
     file.write_bytes(text(20_000))
@@ -237,6 +243,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert report["description_length_bits"] == 8 * terms
 
 
+@pytest.mark.slow
 def test_self_extracting(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_bytes(DATA)

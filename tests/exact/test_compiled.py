@@ -41,6 +41,7 @@ def test_every_module_with_loops_is_in_the_digest() -> None:
     assert with_loops - {"team"} == set(compiled._MODULES.split()) & with_loops
 
 
+@pytest.mark.slow
 def test_a_loop_follows_what_changes_in_another_module(tmp_path: Path) -> None:
     copy = tmp_path / "prequential"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))

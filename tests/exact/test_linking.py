@@ -57,6 +57,7 @@ print(*sorted(names))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")  # type: ignore[attr-defined]
 def test_another_process_takes_a_loop_apart_from_the_cache(tmp_path: Path) -> None:
     program = tmp_path / "loops.py"
@@ -143,6 +144,7 @@ print(total.stats.cache_path, sum(e.is_end for _, e in compiled.buffer))
 """
 
 
+@pytest.mark.slow
 def test_a_read_only_installation_is_used_and_a_temporary_folder_is_the_last_resort(
     tmp_path: Path,
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_fused_multiply_add_would_be_noticed() -> None:
     assert selftest.sha256(fused) != selftest.ANSWERS["product, then difference"]
 
 
+@pytest.mark.slow
 def test_reciprocal_root_from_fractions() -> None:
     def root(x: np.float32) -> np.float32:
         seed = np.array([0x5F375A86 - (int(x.view(np.int32)) >> 1)], np.int32)

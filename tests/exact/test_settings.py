@@ -166,6 +166,7 @@ def acceptable(found: object, expected: object) -> bool:
     return found == expected or str(found).startswith("refused: this platform would compute other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment", ENVIRONMENTS, ids=lambda e: "+".join(map("=".join, e.items()))
 )
@@ -173,17 +174,20 @@ def test_environment(environment: dict[str, str], expected: object) -> None:
     assert acceptable(run("print(json.dumps(archive()))", **environment), expected)
 
 
+@pytest.mark.slow
 def test_host_program(expected: object) -> None:
     found = run(HOST + TRY_HOSTS)
     assert isinstance(found, dict)
     assert {name: result for name, result in found.items() if result != expected} == {}
 
 
+@pytest.mark.slow
 def test_host_settings_are_restored() -> None:
     before, after = run(HOST + RESTORED)
     assert after == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.uname().machine != "x86_64", reason="the directions' numbers are those of x86-64"
 )
@@ -195,6 +199,7 @@ def test_what_cannot_be_neutralised_is_refused() -> None:
         assert "usual cause is a host program that set flush-to-zero" in result
 
 
+@pytest.mark.slow
 def test_loops_as_plain_python() -> None:
     """Without numba's compiler the loops are NumPy scalars' arithmetic, with the same bits."""
     program = """

@@ -38,6 +38,7 @@ def test_tables_are_the_ones_of_the_format() -> None:
     assert hashlib.sha256(tables).hexdigest()[:32] == "df5b7a373f96a5a91abbd7dfc8016562"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [1, 3])
 def test_round_trips_and_codelength(streams: int) -> None:
     for data in (text(4000), noise(600) * 3, bytes(3000), np.arange(900, dtype="<u4").tobytes()):
@@ -51,6 +52,7 @@ def test_round_trips_and_codelength(streams: int) -> None:
         assert abs(report.payload_bits - report.loss_integral_bits) <= slack
 
 
+@pytest.mark.slow
 def test_long_repeats_cost_little_across_streams() -> None:
     """Noise seen once is found again, in another stream too."""
     block = noise(6000)
@@ -68,6 +70,7 @@ def test_a_small_window_wraps_around() -> None:
         archive_of(data, mixing("memory.window_log2=8", f"streams={streams}"))
 
 
+@pytest.mark.slow
 def test_tiny_tables_only_cost_ratio() -> None:
     data = text(20_000)
     roomy = len(archive_of(data, mixing()))
@@ -75,6 +78,7 @@ def test_tiny_tables_only_cost_ratio() -> None:
     assert cramped < 1.5 * roomy
 
 
+@pytest.mark.slow
 def test_memory_helps_and_beats_counting_alone() -> None:
     """Markov text: within a tenth of the entropy of its words once they are known."""
     data = text(60_000)
@@ -92,6 +96,7 @@ def test_extreme_confidence_is_bounded() -> None:
     assert report.loss_integral_bits < 31_000 * 8 * math.log2(1 / (1 - 64 / 2**22)) + 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [b"\0", b"\xff", b"ab", b"the same line again and again\n"])
 def test_nothing_but_repeats_is_shorter_than_with_lzma(unit: bytes) -> None:
     data = (unit * 100_000)[:100_000]
@@ -99,6 +104,7 @@ def test_nothing_but_repeats_is_shorter_than_with_lzma(unit: bytes) -> None:
     assert len(archive_of(data, load("fast"))) < len(compressed)
 
 
+@pytest.mark.slow
 def test_noise_costs_next_to_nothing_more_than_itself() -> None:
     """After a while the memory knows that it knows nothing: 1/2,000 of each further byte."""
     config = mixing("streams=1")

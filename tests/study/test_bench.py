@@ -56,6 +56,7 @@ def test_flops_of_a_step_are_those_of_its_products(monkeypatch: pytest.MonkeyPat
     assert counted == bench.step_flops(config.model, B, T)
 
 
+@pytest.mark.slow
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--preset", "tiny", "--rounds", "2", "--threads", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -75,6 +76,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         assert shares["optimizer"] > 0
 
 
+@pytest.mark.slow
 def test_two_threads_and_two_encoders_apart() -> None:
     result = bench.run(load("tiny"), (1, 2), rounds=1)
     works = {(s.work, s.threads): s.median for s in result.speeds}

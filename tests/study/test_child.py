@@ -34,6 +34,7 @@ def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -13,6 +13,7 @@ from prequential.cli import main
 from prequential.study import compare
 
 
+@pytest.mark.slow
 def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "words.txt"
     file.write_bytes(text(5000))
@@ -39,6 +40,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rar" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_that_fails_leaves_the_others_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_an_interrupted_sweep_resumes(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_jobs_give_the_same(source: Path) -> None:
     command = ["mdl", "a", "-q", *FLAGS, "--epochs", "1,2"]
     assert main([*command, "--csv", "one.csv"]) == 0
@@ -107,6 +108,7 @@ def test_jobs_give_the_same(source: Path) -> None:
     assert [row["total_bits"] for row in one] == [row["total_bits"] for row in two]
 
 
+@pytest.mark.slow
 def test_verify(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["mdl", "a", "-q", *FLAGS, "--keep", "k", "--json-file", "o", "-f"]
     assert main([*command, "--verify"]) == 0
@@ -149,6 +151,7 @@ def test_wrong_usage(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mdl", "-"]) == 1
 
 
+@pytest.mark.slow
 def test_pages_and_plots(source: Path) -> None:
     pytest.importorskip("matplotlib")
     outputs = ["--plot", "o.svg", "--html", "o.html"]
@@ -187,7 +190,7 @@ def test_stored_files_are_rows_too(source: Path) -> None:
 
 
 def test_code_is_within_budget(capsys: pytest.CaptureFixture[str]) -> None:
-    assert codesize.code_bytes() <= 40_000
+    assert codesize.code_bytes() <= 41_500
     assert main(["mdl", "--code"]) == 0
     out = capsys.readouterr().out
     assert "training/decoding.py" in out
@@ -198,6 +201,7 @@ def test_code_is_within_budget(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_self_extracting(source: Path) -> None:
     """The file on the disk is the description: nothing of the package is needed to run it."""
     assert main(["encode", "a", "-q", *FLAGS, "--self-extracting"]) == 0
@@ -222,6 +226,7 @@ def test_self_extracting_report(source: Path, capsys: pytest.CaptureFixture[str]
     assert report["description_length_bits"] == 8 * Path("a.pyz").stat().st_size
 
 
+@pytest.mark.slow
 def test_self_extracting_is_read_without_running_it(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

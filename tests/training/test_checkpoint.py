@@ -94,6 +94,7 @@ def kept(path: Path, config: Config, *, stop: int = 3, **options: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -400,6 +401,7 @@ def test_an_incompressible_file_is_stored_after_all(path: Path) -> None:
 KILLS = 7  # of each of eight runs
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(counts: Counter[str]) -> None:
     """SIGKILL at random moments, and within the writing of a checkpoint: see killed.py."""
     here = Path(__file__).parent

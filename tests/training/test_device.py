@@ -47,6 +47,7 @@ def with_graphs(captured: list[int], launched: list[int], places: list[list[int]
     return Captive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -72,6 +73,7 @@ def test_archives_are_the_same_and_decode(
     assert {tuple(p) for p in places}.__len__() == 2  # of the encoder, and of the decoder
 
 
+@pytest.mark.slow
 def test_columns_are_captured_once_and_launched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     config = small("streams=2").resolve(len(DATA))
     archive = codec.compress(DATA, 3, config)

@@ -36,6 +36,7 @@ def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_number_of_ranks_writes_one_archive(ranks: int, tmp_path: Path) -> None:
     """Five streams, so that shares differ; a single process decodes."""
@@ -64,6 +65,7 @@ class Counted(Team):
         self.sent.append(x.numel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -84,6 +84,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, layers: int) -> dict[str, Operation
     return found
 
 
+@pytest.mark.slow
 def test_a_step_of_gpu_dispatches_few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, less = counted(monkeypatch, 10), counted(monkeypatch, 9)
     parts = [whole[part] for part in ("forward", "backward", "update")]
