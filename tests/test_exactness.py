@@ -51,6 +51,7 @@ def test_whole_chunk_equals_column_by_column(preset: str, overrides: tuple[str, 
         assert whole.digest() == stepwise.digest()
 
 
+@pytest.mark.slow
 def test_the_future_changes_no_earlier_frequency() -> None:
     config = small().resolve(3000)
     a, b = Learner(config, 1), Learner(config, 1)

@@ -205,6 +205,7 @@ def test_another_version_or_command_is_refused(path: Path, monkeypatch: pytest.M
         encode(config, Keeper(path, "encode", resume=True))
 
 
+@pytest.mark.slow
 def test_damage_is_noticed(path: Path, counts: Counter[str]) -> None:
     """A changed bit in a checkpoint would otherwise give an archive that nothing decodes."""
     config = small(*SMALL, "ngrams.rows_log2=4", "model.layers=0")

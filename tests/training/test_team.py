@@ -95,6 +95,7 @@ def test_one_sum_of_integers_is_all_that_travels(
     assert max(team.sent) == weights + rows * (256 + config.model.width)
 
 
+@pytest.mark.slow
 def test_a_sum_that_is_not_exact_would_be_seen() -> None:
     """The control: one unit more in one weight's gradient, another archive."""
 
