@@ -47,7 +47,7 @@ def run(device: str = "cpu") -> list[Result]:
     Raises:
         ConfigError: no such device.
     """
-    kind = device.partition(":")[0]
+    kind = str(device).partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"--device {device}: is none of cpu, cuda")
     if kind == "cuda" and not torch.cuda.is_available():

@@ -20,6 +20,7 @@ def test_only_a_large_run_with_an_empty_cache_compiles_apart(
     started = []
 
     def run(command: list[str], **_: object) -> None:
+        assert command[1] == "-I"  # nothing of the working directory is run: see `study.child`
         started.append(command[-1].splitlines())
         (tmp_path / warmup._compiled().replace("*", "1")).touch()
 
