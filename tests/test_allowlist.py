@@ -234,6 +234,7 @@ FORBIDDEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", FORBIDDEN)
 def test_what_is_not_exact_is_caught(message: str) -> None:
     with AllowList(), pytest.raises(Inexact) as caught:

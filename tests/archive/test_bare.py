@@ -84,6 +84,7 @@ def test_functions_do_the_same(name: str) -> None:
     assert packed == {function: whole[function] for function in packed}
 
 
+@pytest.mark.slow
 def test_imports_that_nothing_needs_are_left_out() -> None:
     for source in CLOSURE.values():
         tree = ast.parse(bare(source))

@@ -22,6 +22,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     codesize._code_bytes.cache_clear()
 
 
+@pytest.mark.slow
 def test_threads_that_start_together_pack_once(package: Path) -> None:
     codesize._packed.cache_clear()
     with ThreadPoolExecutor(6) as pool:

@@ -153,6 +153,7 @@ def test_every_truncation_is_refused() -> None:
             assert "truncated" in message or size == 0
 
 
+@pytest.mark.slow
 def test_every_changed_byte_is_refused() -> None:
     for archive, count in [(coded(FRAMES), len(FRAMES)), (stored(HELLO), 2)]:
         for at in range(len(archive)):

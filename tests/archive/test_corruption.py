@@ -151,6 +151,7 @@ def test_every_position(
             )
 
 
+@pytest.mark.slow
 def test_every_truncation(large: Sample, counts: Counter[str]) -> None:
     size = len(large.archive)
     near = {e + d for e in (*large.ends, size) for d in range(-20, 20)}
@@ -307,6 +308,7 @@ def test_extreme_headers(counts: Counter[str]) -> None:
     assert time.monotonic() - began < 120
 
 
+@pytest.mark.slow
 def test_extreme_headers_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`info` reads 64 KiB at most, and holds little more."""
     path = tmp_path / "a.pq"

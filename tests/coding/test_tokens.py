@@ -264,6 +264,7 @@ def test_salvage_is_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert DATA.startswith(rescued)
 
 
+@pytest.mark.slow
 def test_long_prose_is_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "PROSE_BYTES", (5000, 20_000))
     config = small("tokenizer=auto")

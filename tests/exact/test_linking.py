@@ -173,6 +173,7 @@ def test_a_read_only_installation_is_used_and_a_temporary_folder_is_the_last_res
     assert run("barred") == ["None", "2"]
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_compiles(tmp_path: Path) -> None:
     (tmp_path / "loops.py").write_text(LOOPS[: LOOPS.index("with event")])
     package = Path(prequential.__file__).parent.parent

@@ -64,6 +64,7 @@ def test_long_repeats_cost_little_across_streams() -> None:
         archive_of(block * 4, mixing(f"streams={streams}"))
 
 
+@pytest.mark.slow
 def test_a_small_window_wraps_around() -> None:
     data = text(3000, 1) + noise(1500) * 2 + text(3000, 1)
     for streams in (1, 4):
@@ -89,6 +90,7 @@ def test_memory_helps_and_beats_counting_alone() -> None:
     assert with_memory < 1.1 * words * math.log2(len(set(data.split()))) + 20_000
 
 
+@pytest.mark.slow
 def test_extreme_confidence_is_bounded() -> None:
     """A long run, then a surprise, then the run again: no bit costs more than 18 bits."""
     data = bytes(30_000) + b"\xff" + bytes(1000)

@@ -42,6 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> Iterator[list[in
         yield counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

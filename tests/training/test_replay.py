@@ -11,6 +11,7 @@ from prequential.training.learner import Learner
 from prequential.training.replay import Draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [[], ["streams=5"], ["model.window=0", "model.conv=1"], ["memory.kind=mix"]]
 )
