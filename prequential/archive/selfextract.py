@@ -33,7 +33,7 @@ p.add_argument("--threads", type=int)
 p.add_argument("--prior")
 a = p.parse_args()
 log = sys.stderr or open(os.devnull, "w")
-part = f"{a.output}.{os.getpid()}.part"
+beside = a.output != "-"
 for kind in signal.SIGTERM, signal.SIGHUP:
     if signal.getsignal(kind) != signal.SIG_IGN:
         signal.signal(kind, signal.default_int_handler)
@@ -59,51 +59,59 @@ def place(folder):
 def show(p):
     print(f"{100 * p.bytes_done // p.bytes_total} %", end="\\r", file=log, flush=True)
 
+def check():
+    if os.path.lexists(a.output):
+        raise FileExistsError(0, "File exists", a.output)
+
 def restore(d):
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache, "prequential", hashlib.sha256(packed).hexdigest()[:16], "prequential")
-    known, when = folder.exists(), "once"
+    when = "once"
     try:
         place(folder)
     except OSError:
-        known, when = False, f"each time, as {folder} cannot be written"
-        place(Path(d, "prequential"))
-    if not known:
+        when = f"each time, as {folder} cannot be written"
+        folder = Path(d, "prequential")
+        place(folder)
+    compiled = folder / "compiled"
+    if not compiled.exists():
         print(f"compiling the decoder, {when}: a minute or two", file=log, flush=True)
     import numpy as np
     from prequential import decoding, errors, prior, run
-    if os.path.lexists(a.output) and a.output != "-":
-        sys.exit(f"error: {a.output}: File exists")
-    f = sys.stdout.buffer if a.output == "-" else open(part, "xb+")
-    data = None
+    data, part = None, Path(d, "data")
+    f = open(part, "wb+") if beside else sys.stdout.buffer
     def allocate(n):
         nonlocal data
-        if a.output == "-" or not n:
-            data = np.empty(n, np.uint8)
-            return data
-        f.truncate(n)
-        return np.memmap(f, np.uint8, "r+", shape=(n,))
+        if beside and n:
+            f.truncate(n)
+            return np.memmap(f, np.uint8, "r+", shape=(n,))
+        data = np.empty(n, np.uint8)
+        return data
     try:
         options = run.Options(threads=a.threads,
                               prior=prior.load(a.prior) if a.prior else None,
                               progress=show if log.isatty() else None,
                               limits=run.Limits(float("inf"), float("inf")))
         decoding.decode(z.open("data.pq"), allocate, options)
-        if data is not None:
-            f.write(data)
-            f.flush()
-        if a.output != "-":
-            os.link(part, a.output)  # which fails if there is one by now
-            os.unlink(part)
-    except BaseException as e:
-        if a.output != "-":
-            os.unlink(part)
-        if isinstance(e, errors.PrequentialError):
-            sys.exit(f"error: {e}")
-        raise
+    except errors.PrequentialError as e:
+        sys.exit(f"error: {e}")
+    compiled.touch()
+    if data is not None:
+        f.write(data)
+        f.flush()
+    if beside:
+        try:
+            os.link(part, a.output)  # unlike a rename, never replaces
+        except OSError:  # there is one by now, or the file system has no hard links
+            check()
+            os.rename(part, a.output)
 
 try:
-    with tempfile.TemporaryDirectory() as d:
+    if beside:
+        check()
+    # What is in work lies beside the output, where there is room for it and nobody else's name.
+    where = os.path.dirname(a.output) or "." if beside else None
+    with tempfile.TemporaryDirectory(prefix=".preq-", dir=where) as d:
         restore(d)
 except OSError as e:
     sys.exit(f"error: {e.filename or a.output}: {e.strerror}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,29 +36,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoints.interrupt_on_signals()
     with terminal.standard_error():
         try:
-            try:
-                args = _parse(argv)
-            except SystemExit:  # of help, say
-                terminal.flush()
-                raise
+            args = _parse(argv)
             try:
                 os.getcwd()
             except OSError:  # libraries abort there
                 terminal.say("error: the working directory is gone: change to one that is there")
                 return guard.ERROR
             return args.run(args)  # type: ignore[no-any-return]
-        except OSError as error:
-            terminal.say(f"error: standard output: {error.strerror}: make room")
-            return guard.ERROR
         except KeyboardInterrupt as interrupt:
             terminal.say(str(interrupt) or "interrupted: the file in work was not written")
             return guard.INTERRUPTED
+        finally:
+            terminal.drop_unwritten()
 
 
 class _Parser(argparse.ArgumentParser):
+    """Help is written like any output: argparse would not say that it could not be."""
+
     def _print_message(self, message: str, file: Any = None) -> None:
-        if message and file is not None:
-            file.write(message)  # argparse would not say that it could not
+        if file is not sys.stdout:  # usage, on standard error
+            terminal.note(message)
+        elif guard.once("standard output", lambda: terminal.out(message.rstrip("\n"))):
+            raise SystemExit(guard.ERROR)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -76,14 +76,16 @@ def out(text: str) -> None:
         ) from error
 
 
-def flush() -> None:
-    """See that all is written. Raises OSError, once."""
+def drop_unwritten() -> None:
+    """Let what standard output has refused be forgotten, after the error was told.
+
+    Python would try it again at exit, and end with 120 whatever the command's exit code is.
+    """
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError:
+    except (OSError, ValueError):  # closed by the host program
         _discard(sys.stdout)
-        raise
 
 
 def out_json(fields: Any) -> None:

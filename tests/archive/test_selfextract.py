@@ -106,6 +106,42 @@ def test_without_a_cache_folder_it_says_what_that_costs(
     assert result.stderr.count(b"\n") == 1
 
 
+def test_a_first_run_that_failed_is_followed_by_another_first_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for data in (b"broken", b"one"):  # the decoder was placed, and perhaps not compiled
+        write(monkeypatch, data)
+        assert run("-o", "a").stderr.startswith(b"compiling the decoder, once")
+    Path("a").unlink()
+    assert run("-o", "a").stderr == b""
+
+
+def test_what_is_in_work_has_nobody_elses_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(monkeypatch, b"one")
+    name = "a" * 255  # the longest there is
+    assert run("-o", name).returncode == 0
+    assert Path(name).read_bytes() == b"one"
+    assert sorted(os.listdir()) == ["a.pyz", name, "cache"]
+
+
+def test_where_there_are_no_hard_links(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        DECODER,
+        "run.py",
+        DECODER["run.py"]
+        + b"""
+import os
+def link(*names): raise PermissionError(1, "Operation not permitted")
+os.link = link
+""",
+    )
+    write(monkeypatch, b"one")
+    assert run("-o", "a").returncode == 0
+    assert Path("a").read_bytes() == b"one"
+
+
 @pytest.mark.parametrize("data", [b"one", b""])
 def test_to_standard_output(folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     write(monkeypatch, data)

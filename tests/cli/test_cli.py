@@ -424,10 +424,17 @@ def test_what_must_be_instant_imports_no_torch(argv: list[str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_broken_pipe(archive: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "argv", [["info", "--json", "a.pq"], ["--help"], ["decode", "-qo-", "a.pq"]]
+)
+def test_broken_pipe(
+    archive: Path, argv: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     reader, writer = os.pipe()
     os.close(reader)
-    result = run("-m", "prequential", "info", "--json", "a.pq", stdout=writer)
+    result = run("-m", "prequential", *argv, stdout=writer)
     os.close(writer)
     assert result.returncode == 1
     assert result.stderr == b"preq: error: standard output was closed before all was written\n"

@@ -505,7 +505,8 @@ def test_help_that_cannot_be_written(flags: list[str], unbuffered: str) -> None:
         command = [sys.executable, "-m", "prequential", *flags]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
     assert result.returncode == 1
-    assert result.stderr == (b"preq: error: standard output: No space left on device: make room\n")
+    told = "preq: error: standard output: cannot be written: No space left on device: make room"
+    assert result.stderr.decode() == f"{told}\n"
 
 
 def test_a_table_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

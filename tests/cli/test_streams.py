@@ -141,8 +141,10 @@ def test_without_standard_output_the_work_is_done(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # buffers are tried again at exit
 @pytest.mark.usefixtures("folder")
-def test_a_full_disk_behind_a_stream() -> None:
+def test_a_full_disk_behind_a_stream(unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "w") as full:
         silent = run("encode", *TINY, "-o", "b.pq", "a", stderr=full)
         assert silent.returncode == 0
