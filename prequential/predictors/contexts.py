@@ -224,10 +224,10 @@ def _bracket(history: Any, b: Any, c: Any) -> None:
 
 
 @jit
-def _octave(n: Any) -> Any:
-    """The bits of n, up to 20."""
+def octave(n: Any, most: Any) -> Any:
+    """The bits of n, up to so many."""
     k: Any = 0
-    while k < 20 and n >> k:
+    while k < most and n >> k:
         k += 1
     return k
 
@@ -378,7 +378,7 @@ def hash_stream(history: Any, b: Any, contexts: Any, out: Any) -> None:
             elif kind == 13:  # k
                 h = _mix_word(h, history.key[b])
             elif kind == 14:  # n
-                h = _mix(h, _octave(end - spot))
+                h = _mix(h, octave(end - spot, 20))
             else:  # q
                 h = _mix(h, history.brackets[b, history.depth[b]])
             for k in range(size + 1):

@@ -123,15 +123,6 @@ def _cut(spelling: Any, low: Any, high: Any, depth: Any, byte: Any) -> Any:
 
 
 @jit
-def _octave(n: Any) -> Any:
-    """The bits of n, up to 15."""
-    k: Any = 0
-    while k < 15 and n >> k:
-        k += 1
-    return k
-
-
-@jit
 def _letters(last: Any) -> Any:
     """Which of the last four bytes are letters, a bit each."""
     letters = np.int64(0)
@@ -216,7 +207,7 @@ def code_tokens(
                 done: Any = byte
                 if ends:
                     cut = low + 1
-                    done = min(depth, np.int64(15)) * 16 + _octave(high - low)
+                    done = min(depth, np.int64(15)) * 16 + contexts.octave(high - low, 15)
                 else:
                     cut = _cut(spelling, low, high, depth, ((2 * byte + 1) << (7 - k)) & 255)
                 bit = np.int64(1 if cut == low else 0)

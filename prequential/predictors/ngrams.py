@@ -118,6 +118,7 @@ class Ngrams:
             np.full((C, CONFIDENCES), _GATE_EPSILON, np.float32),
             np.full((256, C), _GATE_EPSILON, np.float32),
         )
+        self._squares = pack(self.squares)
 
     def add_logits(self, logits: np.ndarray, first: int) -> None:
         """logits (n, V) += the tables' share, for the columns that start at `first`."""
@@ -125,8 +126,7 @@ class Ngrams:
 
     def learn(self, dlogits: np.ndarray, targets: np.ndarray) -> None:
         """Follow dlogits (n, V) float32 = p - y of the chunk's first n tokens, targets (n,)."""
-        rates = self.rate, self.gate_rate
-        _learn(self.packed, pack(self.squares), dlogits, targets, *rates)
+        _learn(self.packed, self._squares, dlogits, targets, self.rate, self.gate_rate)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""

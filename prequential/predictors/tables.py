@@ -167,7 +167,7 @@ def remix(h: Any, salt: Any) -> Any:
 @jit
 def _scaled(hashed: Any, count: Any) -> Any:
     """A number below count < 2^32, from the upper half of a hash."""
-    return np.int64((hashed >> _HALF_HASH) * np.uint64(count) >> _HALF_HASH)
+    return (hashed >> _HALF_HASH) * count >> _HALF_HASH
 
 
 @jit
@@ -197,7 +197,7 @@ def find_buckets(tables: Any, found: Any, k: Any, done: Any) -> None:
         if k >= 4:
             h = remix(h, done >> (k - 4))  # the first nibble
         found.checks[c] = np.uint32(h & np.uint64(0xFFFF)) | np.uint32(0x10000)
-        base = ((h >> _HALF_HASH) * count >> _HALF_HASH) << np.uint64(4)
+        base = _scaled(h, count) << np.uint64(4)
         buckets[c] = base
         found.heads[c] = nodes[base]
     for c in range(len(found.hashes)):
@@ -221,9 +221,9 @@ def find_nodes(found: Any, k: Any, done: Any, last: Any) -> None:
 @inline
 def find_ends(tables: Any, found: Any, last: Any) -> None:
     """The nodes of whether a piece ends behind the byte `last`."""
-    C = len(found.hashes)
+    C, count = len(found.hashes), np.uint64(len(tables.ends))
     for c in range(C):
-        found.nodes[c] = _scaled(remix(found.hashes[c], 1), len(tables.ends))
+        found.nodes[c] = _scaled(remix(found.hashes[c], 1), count)
     found.nodes[C] = np.int64(last) << 8
 
 
