@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prequential import config
@@ -12,6 +13,20 @@ from prequential.cli import options as flags
 
 if TYPE_CHECKING:
     from prequential.study.bench import Result
+
+
+@dataclass(frozen=True)
+class BenchFlags(flags.Flags):
+    """The flags of ``preq bench``."""
+
+    preset: str | None
+    config: str | None
+    overrides: tuple[str, ...]
+    threads: tuple[int, ...]
+    rounds: int
+    quiet: bool
+    json: bool
+
 
 _BUSY = 0.5  # processes that were at work in the last minute: more belie the figures
 
@@ -37,11 +52,11 @@ def _thread_counts(text: str) -> tuple[int, ...]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    return guard.once("bench", lambda: _bench(args))
+    return guard.once("bench", lambda: _bench(BenchFlags.of(args)))
 
 
-def _bench(args: argparse.Namespace) -> None:
-    cfg = config.load(args.preset, args.config, args.overrides)
+def _bench(options: BenchFlags) -> None:
+    cfg = config.load(options.preset, options.config, options.overrides)
     from prequential.study import bench
 
     load = os.getloadavg()[0]
@@ -50,9 +65,9 @@ def _bench(args: argparse.Namespace) -> None:
             f"warning: this machine is busy (load {load:.1f}), which belies the figures: run again"
             " when it is idle"
         )
-    told = (lambda _: None) if args.quiet else terminal.say
-    result = bench.run(cfg, args.threads, args.rounds, told)
-    if args.json:
+    told = (lambda _: None) if options.quiet else terminal.say
+    result = bench.run(cfg, options.threads, options.rounds, told)
+    if options.json:
         terminal.out(result.to_json())
     else:
         _show(result)

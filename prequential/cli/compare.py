@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,27 @@ from prequential import config
 from prequential.archive.files import atomic_output, check_target, display
 from prequential.cli import guard, terminal
 from prequential.cli import options as flags
-from prequential.errors import FileError, PrequentialError
+from prequential.errors import ConfigError, FileError, PrequentialError
 
 if TYPE_CHECKING:
     from prequential.study.compare import Row
 
 _REFERENCE = "zlib -9"  # of the Weissman score
+
+
+@dataclass(frozen=True)
+class CompareFlags(flags.Flags):
+    """The flags of ``preq compare``."""
+
+    files: tuple[str, ...]
+    presets: tuple[str, ...]
+    methods: tuple[str, ...] | None  # None: all that are installed
+    decode: bool
+    weissman: bool
+    json: bool
+    json_file: str | None
+    threads: int | None
+    force: bool
 
 
 def add(commands: flags.Commands) -> None:
@@ -43,58 +59,59 @@ def add(commands: flags.Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    return guard.once(args.files[0], lambda: _compare(args))
+    options = CompareFlags.of(args)
+    return guard.once(options.files[0], lambda: _compare(options))
 
 
-def _compare(args: argparse.Namespace) -> None:
+def _compare(options: CompareFlags) -> None:
     from prequential.study import compare
 
-    methods, missing = _methods(args)
-    paths = [Path(name) for name in args.files]
+    methods, missing = _methods(options)
+    paths = [Path(name) for name in options.files]
     for path in paths:
         if not path.is_file():
             raise FileError(f"{display(str(path))}: not a file that can be compared")
-        if args.json_file:
-            check_target(args.json_file, str(path), force=args.force, binary=False)
+        if options.json_file:
+            check_target(options.json_file, str(path), force=options.force, binary=False)
     rows: list[Row] = []
     failed: list[str] = []
     for path in paths:
         for method in methods:
             terminal.say(f"{path.name}: {method}")
             try:
-                rows += compare.run(path, [method], decode=args.decode, threads=args.threads)
+                rows += compare.run(path, [method], decode=options.decode, threads=options.threads)
             except PrequentialError as error:  # the others' figures stand
                 terminal.say(f"left out: {error}")
                 failed.append(str(error))
     document = compare.to_json(rows, missing, failed)
-    if args.json:
+    if options.json:
         terminal.out(document)
     else:
-        _show(rows, args.weissman)
-        if not args.decode:
+        _show(rows, options.weissman)
+        if not options.decode:
             terminal.note("decode s: not measured without --decode")
-    if args.json_file:
-        with atomic_output(args.json_file, force=args.force) as output:
+    if options.json_file:
+        with atomic_output(options.json_file, force=options.force) as output:
             output.file.write(document.encode() + b"\n")
     if failed:
         raise PrequentialError(f"{len(failed)} runs failed, see above")
 
 
-def _methods(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """What to run, and what is not installed. Raises FileError for a name that is neither."""
+def _methods(options: CompareFlags) -> tuple[list[str], list[str]]:
+    """What to run, and what is not installed. Raises ConfigError for a name that is neither."""
     from prequential.study import compare
 
     here, missing = compare.available()
-    if unknown := [name for name in args.presets if name not in config.preset_names()]:
+    if unknown := [name for name in options.presets if name not in config.preset_names()]:
         presets = ", ".join(config.preset_names())
-        raise FileError(f"{', '.join(unknown)}: no such preset; there are {presets}")
-    found = [f"preq {name}" for name in args.presets]
-    for wanted in here if args.methods is None else args.methods:
+        raise ConfigError(f"{', '.join(unknown)}: no such preset; there are {presets}")
+    found = [f"preq {name}" for name in options.presets]
+    for wanted in here if options.methods is None else options.methods:
         fitting = [name for name in here if name == wanted or name.split()[0] == wanted]
         if not fitting:
-            raise FileError(f"{wanted}: not installed here; there are {', '.join(here)}")
+            raise ConfigError(f"{wanted}: not installed here; there are {', '.join(here)}")
         found += [name for name in fitting if name not in found]
-    if args.weissman and _REFERENCE not in found:
+    if options.weissman and _REFERENCE not in found:
         found.append(_REFERENCE)
     return found, missing
 

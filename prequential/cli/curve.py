@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prequential.archive.files import display
@@ -12,6 +13,21 @@ from prequential.errors import FileError
 
 if TYPE_CHECKING:
     from prequential.study.curve import Curve
+
+
+@dataclass(frozen=True)
+class CurveFlags(flags.Flags):
+    """The flags of ``preq curve``."""
+
+    csv: str
+    step_column: str
+    loss_column: str
+    tokens_per_step: int
+    units: str
+    epoch_tokens: int | None
+    raw_bytes: int | None
+    code_bytes: int
+    json: bool
 
 
 def add(commands: flags.Commands) -> None:
@@ -41,25 +57,26 @@ def add(commands: flags.Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    return guard.each([args.csv], lambda source: _curve(args, source))
+    options = CurveFlags.of(args)
+    return guard.once(options.csv, lambda: _curve(options))
 
 
-def _curve(args: argparse.Namespace, source: str) -> None:
+def _curve(options: CurveFlags) -> None:
     from prequential.study import curve
 
-    steps, losses = curve.read(source, args.step_column, args.loss_column)
+    steps, losses = curve.read(options.csv, options.step_column, options.loss_column)
     try:
         found = curve.describe(
-            [step * args.tokens_per_step for step in steps],
+            [step * options.tokens_per_step for step in steps],
             losses,
-            nats=args.units == "nats",
-            epoch_tokens=args.epoch_tokens,
-            raw_bytes=args.raw_bytes,
-            code_bytes=args.code_bytes,
+            nats=options.units == "nats",
+            epoch_tokens=options.epoch_tokens,
+            raw_bytes=options.raw_bytes,
+            code_bytes=options.code_bytes,
         )
     except ValueError as error:
-        raise FileError(f"{display(source)}: {error}") from error
-    if args.json:
+        raise FileError(f"{display(options.csv)}: {error}") from error
+    if options.json:
         terminal.out(found.to_json())
     else:
         _show(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import os
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from prequential.cli import checkpoints, guard, summary, team, terminal
 from prequential.cli import options as flags
 from prequential.cli.options import Options
 from prequential.cli.warmup import compile_apart
+from prequential.errors import ConfigError
 
 if TYPE_CHECKING:
     from prequential.report import Report
@@ -74,14 +76,12 @@ def _encode(options: Options, source: str) -> None:
         return team.encode(options, source)
     config, limits = options.model(), options.limits()
     target = _target(options, source)
-    check_target(target, source, force=options.force, binary=True)
     keeper = checkpoints.keeper(options, "encode", target)
     with ExitStack() as stack:
         original = stack.enter_context(open_input(source))
         output = stack.enter_context(atomic_output(target, force=options.force, mode=original.mode))
         weights = None
         if options.save_weights:
-            check_target(options.save_weights, source, force=options.force, binary=True)
             weights = stack.enter_context(
                 atomic_output(options.save_weights, force=options.force)
             ).file
@@ -113,9 +113,16 @@ def _encode(options: Options, source: str) -> None:
 
 
 def _target(options: Options, source: str) -> str:
+    """Where the archive goes; neither it nor the weights may destroy anything."""
+    target = options.output or default_target(source, decoding=False)
     if options.output is None and options.self_extracting and source != STDIO:
-        return source + RUNNABLE_SUFFIX
-    return options.output or default_target(source, decoding=False)
+        target = source + RUNNABLE_SUFFIX
+    check_target(target, source, force=options.force, binary=True)
+    if options.save_weights:
+        check_target(options.save_weights, source, force=options.force, binary=True)
+        if os.path.realpath(options.save_weights) == os.path.realpath(target):
+            raise ConfigError(f"{display(source)}: the archive and --save-weights have one name")
+    return target
 
 
 def _write_self_extracting(archive: io.BytesIO, output: Output, report: Report) -> Report:

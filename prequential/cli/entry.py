@@ -96,8 +96,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         weights = getattr(args, "save_weights", None)
         if weights is not None and len(files) > 1:
             parser.error("--save-weights takes a single input file")
-        if weights is not None and weights == args.output:
-            parser.error("-o and --save-weights name one file")
         to_stdout = args.output == STDIO or (args.output is None and STDIO in files)
         if args.resume and to_stdout:
             parser.error("standard output has no checkpoint to --resume from: use -o FILE")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 
 from prequential.archive.files import display
 from prequential.cli import terminal
-from prequential.errors import PrequentialError
+from prequential.errors import ConfigError, PrequentialError
 
-OK, ERROR, INTERRUPTED = 0, 1, 130  # wrong usage is argparse's 2
+OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130  # argparse ends with 2 as well
 
 
 def each(files: Iterable[str], work: Callable[[str], None]) -> int:
@@ -27,6 +27,9 @@ def _guarded(name: str, work: Callable[[str], None]) -> int:
     try:
         work(name)
         return OK
+    except ConfigError as error:
+        terminal.say(f"error: {error}")
+        return USAGE
     except PrequentialError as error:
         terminal.say(f"error: {error}")
     except BrokenPipeError:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Mdl(Options):
+class MdlFlags(Options):
     """The flags of ``preq mdl``."""
 
     file: str | None = None
@@ -77,13 +77,13 @@ def add(commands: flags.Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    options = Mdl.of(args)
+    options = MdlFlags.of(args)
     if options.file is None:
         return guard.once("--code", lambda: _show_code(options))
     return guard.each([options.file], lambda source: _mdl(options, source))
 
 
-def _mdl(options: Mdl, source: str) -> None:
+def _mdl(options: MdlFlags, source: str) -> None:
     if source == STDIO:
         raise FileError("standard input: mdl reads its input several times: give a file")
     options.check_outputs(source)
@@ -107,10 +107,10 @@ def _mdl(options: Mdl, source: str) -> None:
     if options.keep is None:
         mdl.discard(folder)
     if not options.quiet:
-        _show(sweep)
+        _show(sweep, stderr=options.json)  # standard output is the JSON's then
 
 
-def _settings(options: Mdl) -> list[dict[str, str]]:
+def _settings(options: MdlFlags) -> list[dict[str, str]]:
     from prequential.study import mdl
 
     axes: dict[str, list[str]] = {}
@@ -122,7 +122,7 @@ def _settings(options: Mdl) -> list[dict[str, str]]:
     return mdl.grid(axes)
 
 
-def _job(options: Mdl, source: str, settings: dict[str, str], folder: str) -> Job:
+def _job(options: MdlFlags, source: str, settings: dict[str, str], folder: str) -> Job:
     from prequential.study import mdl
 
     return mdl.Job(
@@ -154,7 +154,7 @@ def _sweep(source: str, rows: list[Any]) -> Sweep:
         )
 
 
-def _write(options: Mdl, sweep: Sweep) -> None:
+def _write(options: MdlFlags, sweep: Sweep) -> None:
     if options.json:
         terminal.out(sweep.to_json())
     outputs: dict[str, Callable[[], str | bytes]] = {}
@@ -177,7 +177,7 @@ def _write(options: Mdl, sweep: Sweep) -> None:
             output.file.write(content if isinstance(content, bytes) else content.encode())
 
 
-def _show(sweep: Sweep) -> None:
+def _show(sweep: Sweep, *, stderr: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -192,7 +192,7 @@ def _show(sweep: Sweep) -> None:
         style = "bold green" if row is sweep.best else None
         verified = "yes" if row.verified else "-"
         table.add_row(Text(row.label), *formatted(cells(row)), verified, style=style)
-    terminal.show(table, stderr=True)
+    terminal.show(table, stderr=stderr)
     best, size = sweep.best, max(1, sweep.original_bytes)
     lines = [
         f"best: {best.label}, {best.total_bits:,} bits"
@@ -204,10 +204,11 @@ def _show(sweep: Sweep) -> None:
         lines.append(
             f"{name}: {bits:,.0f} bits, {bits / size:.4f} bits/byte; regret {regret:+,.0f} bits"
         )
-    terminal.note("\n".join(lines))
+    text = "\n".join(lines)
+    terminal.note(text) if stderr else terminal.out(text)
 
 
-def _show_code(options: Mdl) -> None:
+def _show_code(options: MdlFlags) -> None:
     from prequential.archive import codesize
 
     options.check_outputs("")

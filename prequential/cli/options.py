@@ -30,7 +30,21 @@ Long runs keep a checkpoint beside the output, from which --resume goes on.
 
 
 @dataclass(frozen=True)
-class Options:
+class Flags:
+    """The flags of a command: made from what was parsed, and handed on as they are."""
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """What was parsed, lists as tuples."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        given: dict[str, Any] = {key: value for key, value in vars(args).items() if key in names}
+        for key, value in given.items():
+            given[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class Options(Flags):
     """The flags of the commands that run a model, each of which has some of them."""
 
     files: tuple[str, ...] = ()
@@ -57,15 +71,6 @@ class Options:
     preset: str | None = None
     config: str | None = None  # a file's name
     overrides: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Self:
-        """What was parsed, lists as tuples."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        given: dict[str, Any] = {key: value for key, value in vars(args).items() if key in names}
-        for key, value in given.items():
-            given[key] = tuple(value) if isinstance(value, list) else value
-        return cls(**given)
 
     def model(self) -> Config:
         """The configuration. Raises ConfigError."""

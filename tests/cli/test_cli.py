@@ -236,7 +236,7 @@ def test_refusal_comes_before_the_work(archive: Path, codec: StandIn) -> None:
     assert main(["encode", "a"]) == 1
     assert main(["encode", "-f", "-o", "a", "a"]) == 1
     assert main(["encode", "-o", "no/such/folder", "a"]) == 1
-    assert main(["encode", "-o", "b", "--set", "no.such=1", "a"]) == 1
+    assert main(["encode", "-o", "b", "--set", "no.such=1", "a"]) == 2
     assert main(["decode", "a"]) == 1
     assert not codec.calls
 

@@ -93,4 +93,4 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for threads in ("0", "1,1", "two"):
         with pytest.raises(SystemExit, match="2"):
             main(["bench", "--threads", threads])
-    assert main(["bench", "--preset", "tiny", "--set", "model.width=7"]) == 1
+    assert main(["bench", "--preset", "tiny", "--set", "model.width=7"]) == 2

@@ -36,7 +36,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not a file" in capsys.readouterr().err
     file = tmp_path / "f"
     file.write_bytes(b"x")
-    assert main(["compare", str(file), "--methods", "rar"]) == 1
+    assert main(["compare", str(file), "--methods", "rar"]) == 2
     assert "rar" in capsys.readouterr().err
 
 
