@@ -8,7 +8,7 @@ SHA-256 of result bytes; the tests derive them anew from Python's fractions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,8 +41,8 @@ class Result(NamedTuple):
     ok: bool
 
 
-def run(device: str = "cpu") -> list[Result]:
-    """Test every fact on a device; a test that cannot run has failed.
+def run(device: str = "cpu", facts: Sequence[Fact] | None = None) -> list[Result]:
+    """Test facts, or all, on a device; a test that cannot run has failed.
 
     Raises:
         ConfigError: no such device.
@@ -52,17 +52,18 @@ def run(device: str = "cpu") -> list[Result]:
         raise ConfigError(f"--device {device}: is none of cpu, cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this PyTorch sees no CUDA device; use --device cpu")
-    return [Result(fact, _holds(fact, torch.device(device))) for fact in FACTS]
+    facts = (*FACTS, *OF_ATTENTION) if facts is None else facts
+    return [Result(fact, _holds(fact, torch.device(device))) for fact in facts]
 
 
-def require(device: str = "cpu") -> None:
-    """Refuse to go on where a fact does not hold.
+def require(device: str = "cpu", facts: Sequence[Fact] | None = None) -> None:
+    """Refuse to go on where one of `FACTS`, or of others, does not hold.
 
     Raises:
         ConfigError: no such device.
         PlatformError: naming the first such fact and what usually causes it.
     """
-    for fact, ok in run(device):
+    for fact, ok in run(device, FACTS if facts is None else facts):
         if not ok:
             raise PlatformError(
                 f"this platform would compute other bits on {device}: it does not hold that"
@@ -219,31 +220,53 @@ def _float64_products(device: torch.device) -> bool:
 
 
 def _loops(device: torch.device) -> bool:
-    """The compiled loops, the PyTorch forms, and their pinned answers."""
-    loops = sha256(*_sample(kernels, lambda x: x))
-    portable = _sample(tensors, lambda x: torch.from_numpy(x).to(device))
-    return loops == sha256(*(x.cpu().numpy() for x in portable)) == ANSWERS["loops"]
+    return _both(_norms, device) == ANSWERS["loops"]
 
 
-def _sample(operations: Any, made: Callable[[np.ndarray], Any]) -> list[Any]:
-    """A norm, its gradient, and attention over few numbers, in `kernels` or `tensors`."""
+def _attention(device: torch.device) -> bool:
+    return _both(_attention_weights, device) == ANSWERS["attention"]
+
+
+def _both(sample: Callable[..., Sequence[Any]], device: torch.device) -> str | None:
+    """The digest of a sample, made by the compiled loops and in PyTorch, if it is the same."""
+    loops = sample(kernels, lambda x: x)
+    portable = sample(tensors, lambda x: torch.from_numpy(x).to(device))
+    # Adding zero makes a negative zero positive, which no operation tells apart.
+    digest = sha256(*(out + np.float32(0) for out in loops))
+    same = digest == sha256(*((out + np.float32(0)).cpu().numpy() for out in portable))
+    return digest if same else None
+
+
+def _normed(operations: Any, made: Callable[[np.ndarray], Any]) -> list[Any]:
+    """A norm over few numbers: integers (5, 37), scales (5,), reciprocal roots (5,)."""
+    small = operands(5 * 37, 4, 4) * np.float32(2.0**-8)  # so that epsilon matters
+    out = [made(np.zeros(shape, np.float32)) for shape in ((5, 37), 5, 5)]
+    operations.norm_quantise(made(small.reshape(5, 37)), *out)
+    return out
+
+
+def _norms(operations: Any, made: Callable[[np.ndarray], Any]) -> list[Any]:
+    """A norm and its gradient."""
+    normed = _normed(operations, made)
+    dy, unit = made(operands(5 * 37, 5).reshape(5, 37)), made(np.ones(5, np.float32))
+    dx = made(np.zeros((5, 37), np.float32))
+    operations.norm_backward(dy, unit, *normed, dx)
+    return [*normed, dx]
+
+
+def _attention_weights(operations: Any, made: Callable[[np.ndarray], Any]) -> list[Any]:
+    """Attention over scores (1, 5, 35)."""
 
     def new(*shape: int, value: float = 0) -> Any:
         return made(np.full(shape, value, np.float32))
 
-    small = operands(5 * 37, 4, 4) * np.float32(2.0**-8)  # so that epsilon matters
-    x, dy = made(small.reshape(5, 37)), made(operands(5 * 37, 5).reshape(5, 37))
-    q, dx, scale, rms = new(5, 37), new(5, 37), new(5), new(5)
-    operations.norm_quantise(x, q, scale, rms)
-    operations.norm_backward(dy, new(5, value=1), q, scale, rms, dx)
-    scores = q[:, :35].reshape(1, 5, 35)
-    weights, folded, folded_scale = new(1, 5, 35), new(1, 5, 35), new(1, 5)
+    scores = _normed(operations, made)[0][:, :35].reshape(1, 5, 35)
+    out = [new(1, 5, 35), new(1, 5, 35), new(1, 5)]
     operations.attention_weights(
         scores, new(5, 1, value=0.25), new(35, 1, value=0.25), new(35, 1, value=0.25),
-        new(1, value=0.125), np.float32(scalars.LOG2_E / 2), 30, 24, weights, folded, folded_scale,
+        new(1, value=0.125), np.float32(scalars.LOG2_E / 2), 30, 24, *out,
     )  # fmt: skip
-    # Adding zero makes a negative zero positive, which no operation tells apart.
-    return [out + np.float32(0) for out in (q, scale, rms, dx, weights, folded, folded_scale)]
+    return out
 
 
 def _sequential_loops(_: torch.device) -> bool:
@@ -271,6 +294,9 @@ FACTS = (
     Fact("loops", "compiled loops and PyTorch give the same bits", _NUMBA, _loops),
     Fact("order", "compiled loops keep the order of operations", _NUMBA, _sequential_loops),
 )
+OF_ATTENTION = (  # whose loops need not be compiled where there is no layer
+    Fact("attention", "compiled attention and PyTorch's give the same bits", _NUMBA, _attention),
+)
 
 ANSWERS = {
     "sum": "84ff13e4a6992bb06986f51d3f43adb5",
@@ -280,6 +306,7 @@ ANSWERS = {
     "reciprocal root": "9c325bdd17b3aa8972257a3d438325fe",
     "exp2 table": "22cf82166e48ce1b638761db987f44e4",
     "powers of two": "95bc05072274eb9ac3856a98d6b43258",
-    "loops": "9d4166b8d928117045b7932828d6511f",
+    "loops": "954cfbc4bee89c50d0065db89e816032",
+    "attention": "52483bb972f9b8c88aebd6905550425d",
     "sequential loops": "916c00749cb80247282ce2ea4ed7ec29",
 }

@@ -59,7 +59,7 @@ def assist(
     says how many are entered.
     """
     net = network(packed)
-    layers = len(net.qkv.weight)
+    layers = net.layers
     of_backward, _, dlogits, dx = known
     for t in range(columns):
         shares.wait(counters, 0, t + 1)
@@ -114,7 +114,7 @@ def decode(
         embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
         forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
         shares.done(counters, 0)
-        phase = 1 + t * forward.phases(len(net.qkv.weight), pieces)
+        phase = 1 + t * forward.phases(net.layers, pieces)
         forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
         forward.finish(head, a, b, known, net.logits, frequencies)
         symbols = chunk[t, : min(streams, count - a)]

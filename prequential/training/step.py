@@ -16,7 +16,7 @@ import torch
 
 from prequential.coding.coder import TOTAL_BITS
 from prequential.config import Config
-from prequential.exact import kernels, shares, softmax
+from prequential.exact import kernels, selftest, shares, softmax
 from prequential.exact.compiled import pack
 from prequential.exact.scalars import group_of
 from prequential.predictors import ngrams
@@ -65,6 +65,8 @@ class Step(Protocol):
 def new_step(config: Config, tokens: int, seed: int, device: str, threads: Threads) -> Step:
     """A transformer from the seed and the step on it; the only place where its form is chosen."""
     B, T = config.streams, config.chunk
+    if config.model.layers:
+        selftest.require(device, selftest.OF_ATTENTION)
     group = group_of(B, config.optimizer.groups)
     return step_of(Transformer(config.model, B, T, seed, device, tokens, group), threads)
 
@@ -116,10 +118,10 @@ class CompiledStep:
     def __init__(self, model: Transformer, threads: Threads) -> None:
         self.model, self._threads = model, threads
         self.network = net = layout.stack(model)
-        self._kinds = net.qkv, net.out, net.up, net.down, net.head
+        self._kinds = layout.kinds(net)
         self.pieces = update.pieces_of(self._kinds)
-        self.packed, self.kinds, self._heads = map(pack, (net, self._kinds, net.heads))
-        self._layers = len(net.qkv.weight)
+        self.packed, self.kinds = pack(net), pack(self._kinds)
+        self._heads = None if net.blocks is None else pack(net.blocks.heads)
         self._taps = layout.taps(model)
         self._room = forward.scratch(net, 1)  # of one column, which threads share
         # Rows enter where the convolution reads them, or else the residual stream itself.
@@ -142,7 +144,7 @@ class CompiledStep:
         a, b = first * B, first * B + len(rows)
         self._entrance[a:b] = rows
         before, end, packed = self._pending, b // B, pack(tables)
-        counters = shares.phases(forward.phases(self._layers, 0))
+        counters = shares.phases(forward.phases(self.network.layers, 0))
 
         def call() -> None:
             before()
@@ -173,7 +175,7 @@ class CompiledStep:
         pieces = 2 if self._threads.together else 1
         dlogits = np.empty((count * self.model.B, len(self.network.logits[0])), np.float32)
         self._known = known = self.backward_of(dlogits)
-        counters = shares.phases(1 + count * forward.phases(self._layers, pieces))
+        counters = shares.phases(1 + count * forward.phases(self.network.layers, pieces))
         shared = counters, pieces, self.packed, self._room, pack(tables), frequencies
         before = self._pending
 
@@ -193,7 +195,7 @@ class CompiledStep:
     def backward_of(self, dlogits: np.ndarray) -> tuple[Any, ...]:
         """What `backward.backward` takes: the last, dx (n, D), will be its result."""
         dx = np.zeros((len(dlogits), len(self.network.x[0])), np.float32)
-        return shares.phases(backward.phases(self._layers)), self.packed, dlogits, dx
+        return shares.phases(backward.phases(self.network.layers)), self.packed, dlogits, dx
 
     def learn(self, dlogits: np.ndarray, constants: np.ndarray) -> np.ndarray:
         """See `Step`. The step on the weights may wait, for threads to share it."""

@@ -246,10 +246,9 @@ def _gradients(
     pieces: Any, packed: Any, tokens: Any, streams: Any, group: Any, gradients: Any
 ) -> None:
     """gradients (P,) int32 = the weights' gradients over so many rows, piece by piece."""
-    kinds = update.kinds_of(packed)
     for i in range(len(pieces)):
         piece = update.piece_of(pieces, i)
-        _gradient(kinds[piece.kind], piece, tokens, streams, group, gradients)
+        _gradient(update.kind_of(packed, piece.kind), piece, tokens, streams, group, gradients)
 
 
 @jit
@@ -264,10 +263,9 @@ def _gradient(
 @outer
 def _descend(pieces: Any, packed: Any, unit: Any, gradients: Any, c: Any) -> None:
     """One step at gradients (P,) int32 times unit."""
-    kinds = update.kinds_of(packed)
     for i in range(len(pieces)):
         piece = update.piece_of(pieces, i)
-        _step(kinds[piece.kind], piece, unit, gradients, c)
+        _step(update.kind_of(packed, piece.kind), piece, unit, gradients, c)
 
 
 @jit

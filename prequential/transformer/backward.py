@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from prequential.exact import kernels, scalars, shares
-from prequential.exact.compiled import apart, jit, outer
+from prequential.exact.compiled import apart, inline, jit, outer
 from prequential.transformer.forward import COLUMNS
-from prequential.transformer.layout import heads_of, linear_of, network
+from prequential.transformer.layout import blocks_of, heads_of, linear_of, network
 
 
 def phases(layers: int) -> int:
@@ -30,9 +30,8 @@ def backward(counters: Any, packed: Any, dlogits: Any, dx: Any) -> None:
     net = network(packed)
     columns = len(dlogits) // net.streams
     pieces = (columns + COLUMNS - 1) // COLUMNS
-    groups = len(net.slopes)
     phase = 0
-    for layer in range(len(net.qkv.weight), -1, -1):
+    for layer in range(net.layers, -1, -1):
         piece = shares.claim(counters, phase)
         while piece < pieces:
             rows(net, layer, piece, dlogits, dx)
@@ -40,40 +39,56 @@ def backward(counters: Any, packed: Any, dlogits: Any, dx: Any) -> None:
         shares.wait(counters, phase, pieces)
         phase += 1
         if layer > 0:
-            g = shares.claim(counters, phase)
-            while g < groups:
-                _head(heads_of(net.heads, layer - 1), net.gradient, net.slope, g, columns)
-                g = shares.next_piece(counters, phase)
-            shares.wait(counters, phase, groups)
+            _heads(counters, phase, net.blocks, layer - 1, columns)
             phase += 1
 
 
 @apart
 def rows(net: Any, layer: Any, piece: Any, dlogits: Any, dx: Any) -> None:
     """A piece of columns from the rows into a layer, or from the logits, to the heads below."""
-    column, dheads = piece * COLUMNS, net.gradient.dheads
+    column = piece * COLUMNS
     end = min(column + COLUMNS, len(dlogits) // net.streams)
     a, b = column * net.streams, end * net.streams
-    if layer == len(net.qkv.weight):
+    if layer == net.layers:
         _norm(dlogits[a:b], a, b, linear_of(net.head, 0), dx)
     else:
-        _norm(dheads[a:b], a, b, linear_of(net.qkv, layer), dx)
+        _from_heads(net.blocks, layer, a, b, dx)
     if layer > 0:
-        below = layer - 1
-        up, down = linear_of(net.up, below), linear_of(net.down, below)
-        _mlp(dx, a, b, up, net.positive[below], down)
-        out = linear_of(net.out, below)
-        products = np.empty((b - a, dx.shape[1]), np.float32)
-        scale = _linear(dx[a:b], a, b, out, products)
-        kernels.split_gradient(
-            products,
-            scale,
-            out.xq[a:b],
-            out.x_scale[a:b],
-            net.gradient.doq[column:end],
-            net.gradient.do_scale[column:end],
-            net.gradient.dots[column:end],
-        )
+        _to_heads(net.blocks, layer - 1, column, end, a, b, dx)
+
+
+@inline
+def _from_heads(packed: Any, layer: Any, a: Any, b: Any, dx: Any) -> None:
+    """dx[a:b] += the gradient through a layer's heads."""
+    if packed is not None:
+        blocks = blocks_of(packed)
+        _norm(blocks.gradient.dheads[a:b], a, b, linear_of(blocks.qkv, layer), dx)
+
+
+@inline
+def _to_heads(packed: Any, layer: Any, column: Any, end: Any, a: Any, b: Any, dx: Any) -> None:
+    """dx[a:b] += the gradient through a layer's MLP; then that of what its heads put out."""
+    if packed is None:
+        return
+    blocks = blocks_of(packed)
+    up, down = linear_of(blocks.up, layer), linear_of(blocks.down, layer)
+    _mlp(dx, a, b, up, blocks.positive[layer], down)
+    _split(dx, a, b, linear_of(blocks.out, layer), blocks.gradient, column, end)
+
+
+@jit
+def _split(dx: Any, a: Any, b: Any, out: Any, gradient: Any, column: Any, end: Any) -> None:
+    products = np.empty((b - a, dx.shape[1]), np.float32)
+    scale = _linear(dx[a:b], a, b, out, products)
+    kernels.split_gradient(
+        products,
+        scale,
+        out.xq[a:b],
+        out.x_scale[a:b],
+        gradient.doq[column:end],
+        gradient.do_scale[column:end],
+        gradient.dots[column:end],
+    )
 
 
 @jit
@@ -107,6 +122,20 @@ def _mlp(dx: Any, a: Any, b: Any, up: Any, positive: Any, down: Any) -> None:
     scale = _linear(dx[a:b], a, b, down, products)
     kernels.relu_squared_backward(products, scale, positive[a:b], products)
     _norm(products, a, b, up, dx)
+
+
+@inline
+def _heads(counters: Any, phase: Any, packed: Any, layer: Any, columns: Any) -> None:
+    """A layer's heads, shared by threads."""
+    if packed is None:
+        return
+    blocks = blocks_of(packed)
+    groups = len(blocks.slopes)
+    g = shares.claim(counters, phase)
+    while g < groups:
+        _head(heads_of(blocks.heads, layer), blocks.gradient, blocks.slope, g, columns)
+        g = shares.next_piece(counters, phase)
+    shares.wait(counters, phase, groups)
 
 
 @jit

@@ -17,7 +17,7 @@ from prequential.coding.coder import TOTAL_BITS
 from prequential.exact import kernels, multiply, shares, softmax
 from prequential.exact.compiled import apart, inline, jit, outer
 from prequential.predictors import ngrams
-from prequential.transformer.layout import Heads, Network, heads_of, linear_of, network
+from prequential.transformer.layout import Heads, Network, blocks_of, heads_of, linear_of, network
 
 COLUMNS = 8  # of a piece of a chunk: so many times the streams in rows
 # A layer's stages; behind the last layer's there is one more, the head.
@@ -45,8 +45,10 @@ class Scratch(NamedTuple):
 
 def scratch(net: Network, columns: int) -> tuple[np.ndarray, ...]:
     """A `Scratch` for so many columns at once, packed."""
-    rows = columns * net.streams
-    sizes = rows * net.x.shape[1], columns * len(net.slopes), rows * net.positive.shape[2]
+    sizes = 0, 0, 0
+    if net.blocks is not None:
+        rows, blocks = columns * net.streams, net.blocks
+        sizes = rows * net.x.shape[1], columns * len(blocks.slopes), rows * blocks.positive.shape[2]
     return tuple(np.empty(size, np.float32) for size in sizes)
 
 
@@ -76,7 +78,7 @@ def forward(
     number of threads may call it, with as many counters from `phase` on as there are `phases`.
     """
     net, room, tables = network(packed), Scratch(*room), ngrams.state_of(tables)
-    streams, stages = net.streams, _STAGES * len(net.qkv.weight) + 1
+    streams, stages = net.streams, _STAGES * net.layers + 1
     by_columns = pieces == 0
     if by_columns:
         pieces = (end - first + COLUMNS - 1) // COLUMNS
@@ -109,20 +111,29 @@ def forward(
 @inline
 def stage(net: Any, number: Any, part: Any, room: Any) -> None:
     """A part of one stage: of a layer or, behind the last, of the head."""
-    layer, kind = number // _STAGES, number % _STAGES
-    if layer == len(net.qkv.weight):
+    if number == _STAGES * net.layers:
         _head(net.x, linear_of(net.head, 0), net.logits, part)
-    elif kind == _PROJECT:
-        _project(net.x, linear_of(net.qkv, layer), heads_of(net.heads, layer), part)
-    elif kind == _ATTEND:
-        _attend(heads_of(net.heads, layer), net.slopes, net.temperature, part, room)
-    elif kind == _MERGE:
-        _merge(net.x, linear_of(net.out, layer), net.heads.query.shape[2:], part, room)
-    elif kind == _UP:
-        _up(net.x, linear_of(net.up, layer), part, room)
     else:
-        up, down = linear_of(net.up, layer), linear_of(net.down, layer)
-        _down(net.x, up, down, net.positive[layer], part, room)
+        _layer(net.x, net.blocks, number // _STAGES, number % _STAGES, part, room)
+
+
+@inline
+def _layer(x: Any, packed: Any, layer: Any, kind: Any, part: Any, room: Any) -> None:
+    """A part of one stage of a layer."""
+    if packed is None:
+        return
+    blocks = blocks_of(packed)
+    if kind == _PROJECT:
+        _project(x, linear_of(blocks.qkv, layer), heads_of(blocks.heads, layer), part)
+    elif kind == _ATTEND:
+        _attend(heads_of(blocks.heads, layer), blocks.slopes, blocks.temperature, part, room)
+    elif kind == _MERGE:
+        _merge(x, linear_of(blocks.out, layer), blocks.heads.query.shape[2:], part, room)
+    elif kind == _UP:
+        _up(x, linear_of(blocks.up, layer), part, room)
+    else:
+        up, down = linear_of(blocks.up, layer), linear_of(blocks.down, layer)
+        _down(x, up, down, blocks.positive[layer], part, room)
 
 
 @inline
@@ -291,6 +302,14 @@ def finish(head: Any, a: Any, b: Any, tables: Any, logits: Any, frequencies: Any
 @outer
 def advance(packed: Any, inputs: Any, past: Any, streams: Any, columns: Any) -> None:
     """Slide the windows of heads, and the convolution's rows, past the first columns."""
+    _slide_heads(packed, columns)
+    kernels.slide(inputs, columns * streams, past)
+
+
+@inline
+def _slide_heads(packed: Any, columns: Any) -> None:
+    if packed is None:
+        return
     heads = Heads(*packed)
     window = heads.key.shape[1] - heads.query.shape[1]
     for layer in range(len(heads.key)):
@@ -298,4 +317,3 @@ def advance(packed: Any, inputs: Any, past: Any, streams: Any, columns: Any) -> 
             kernels.slide(cache.reshape(len(cache), -1), columns, window)
         for scale in (heads.key_scale[layer], heads.value_scale[layer]):
             kernels.slide(scale, columns, window)
-    kernels.slide(inputs, columns * streams, past)

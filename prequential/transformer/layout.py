@@ -55,20 +55,27 @@ class HeadsGradient(NamedTuple):
     dheads: np.ndarray  # (N, 3D): the gradient of queries, keys and values
 
 
-class Network(NamedTuple):
-    """A transformer, as the loops take it."""
+class Blocks(NamedTuple):
+    """The layers: each of attention and an MLP."""
 
     qkv: Linear  # D to 3D
     out: Linear  # D to D
     up: Linear  # D to F
     down: Linear  # F to D
-    head: Linear  # D to V, a single layer
     heads: Heads
     gradient: HeadsGradient
     slopes: np.ndarray  # (G,) bits per position
     temperature: np.float32  # makes bits of the product of a query and a key
     slope: np.float32  # d(score) / d(query . key)
     positive: np.ndarray  # (L, N, F): the MLPs' middles before they are squared
+
+
+class Network(NamedTuple):
+    """A transformer, as the loops take it."""
+
+    layers: int
+    blocks: Blocks | None  # as it is packed, within a loop; None of no layers, see `blocks_of`
+    head: Linear  # D to V, a single layer
     inputs: np.ndarray  # (past + N, D): rows before the convolution; past = taps * B
     taps: np.ndarray  # (taps, D): the convolution; none, and no inputs, where there is none
     x: np.ndarray  # (N, D), the residual stream
@@ -79,10 +86,20 @@ class Network(NamedTuple):
 @inline
 def network(packed: Any) -> Any:
     """The `Network` again, inside a loop."""
-    qkv, out, up, down, head, heads, gradient = packed[:7]
-    return Network(
-        Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Linear(*head), Heads(*heads),
-        HeadsGradient(*gradient), *packed[7:],
+    layers, blocks, head = packed[:3]
+    return Network(layers, blocks, Linear(*head), *packed[3:])
+
+
+@inline
+def blocks_of(packed: Any) -> Any:
+    """The `Blocks` again. What takes them asks first, as its argument, whether there are any.
+
+    Where there are none, it is then compiled without all that blocks need.
+    """
+    qkv, out, up, down, heads, gradient = packed[:6]
+    return Blocks(
+        Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Heads(*heads),
+        HeadsGradient(*gradient), *packed[6:],
     )  # fmt: skip
 
 
@@ -112,28 +129,30 @@ def stack(model: Transformer) -> Network:
 
     What lasts from chunk to chunk is shared: the model's weights and caches become views.
     """
+    x, convolution = model.x.numpy(), model.convolution
+    head = _linears([model.head], len(x))
+    blocks = _blocks(model) if model.blocks else None
+    return Network(
+        len(blocks.qkv.weight) if blocks else 0,
+        blocks,
+        head,
+        convolution.x.numpy() if convolution else _zeros((0, x.shape[1])),
+        convolution.weight.value.numpy() if convolution else _zeros((0, x.shape[1])),
+        x,
+        _zeros((len(x), head.dy.shape[2])),
+        model.B,
+    )
+
+
+def _blocks(model: Transformer) -> Blocks:
     attentions = [block for block in model.blocks if isinstance(block, Attention)]
     mlps = [block for block in model.blocks if isinstance(block, MLP)]
-    kinds = (
-        [block.qkv for block in attentions],
-        [block.out for block in attentions],
-        [block.up for block in mlps],
-        [block.down for block in mlps],
-        [model.head],
-    )
-    x, convolution = model.x.numpy(), model.convolution
-    N, D = x.shape
-    linears = []
-    for kind in kinds:
-        weights = [linear.weight for linear in kind]
-        value, mean, square = (_stacked(weights, name, 3) for name in Linear._fields[:3])
-        L, M, K = value.shape
-        quantised, scale = np.zeros(value.shape, np.int8), _zeros((L, M))
-        rows = _zeros((L, N, K)), _zeros((L, N)), _zeros((L, N)), _zeros((L, N, M))
-        linears.append(Linear(value, mean, square, quantised, scale, *rows))
-    qkv, out, up, down, head = linears
-    cached = (_stacked(attentions, name, 3 + ("scale" not in name)) for name in Heads._fields[2:6])
-    key, key_scale, value, value_scale = cached
+    N, D = model.x.shape
+    qkv = _linears([block.qkv for block in attentions], N)
+    out = _linears([block.out for block in attentions], N)
+    up = _linears([block.up for block in mlps], N)
+    down = _linears([block.down for block in mlps], N)
+    key, key_scale, value, value_scale = (_stacked(attentions, n) for n in Heads._fields[2:6])
     L, keys, G, hs = key.shape
     T = N // model.B
     heads = Heads(
@@ -145,25 +164,34 @@ def stack(model: Transformer) -> Network:
         value_scale,
         _zeros((L, G, T, keys)),
     )
-    of_scores = np.zeros(0, np.float32), np.float32(1), np.float32(1)
-    for first in attentions[:1]:
-        of_scores = first.slopes.numpy(), first.temperature, first.slope
-    return Network(
+    first = attentions[0]
+    return Blocks(
         qkv,
         out,
         up,
         down,
-        head,
         heads,
         HeadsGradient(*map(_zeros, ((T, G, hs), (T, G), (T, G), (N, 3 * D)))),
-        *of_scores,
-        _zeros((len(mlps), *up.dy.shape[1:])),
-        convolution.x.numpy() if convolution else _zeros((0, D)),
-        convolution.weight.value.numpy() if convolution else _zeros((0, D)),
-        x,
-        _zeros((N, head.dy.shape[2])),
-        model.B,
+        first.slopes.numpy(),
+        first.temperature,
+        first.slope,
+        _zeros(up.dy.shape),
     )
+
+
+def _linears(linears: Sequence[Any], N: int) -> Linear:
+    """Layers of one kind, of N rows each."""
+    weights = [linear.weight for linear in linears]
+    value, mean, square = (_stacked(weights, name) for name in Linear._fields[:3])
+    L, M, K = value.shape
+    quantised, scale = np.zeros(value.shape, np.int8), _zeros((L, M))
+    rows = _zeros((L, N, K)), _zeros((L, N)), _zeros((L, N)), _zeros((L, N, M))
+    return Linear(value, mean, square, quantised, scale, *rows)
+
+
+def kinds(net: Network) -> tuple[Linear, ...]:
+    """All its linear layers."""
+    return (net.head, *(net.blocks[:4] if net.blocks else ()))
 
 
 def taps(model: Transformer) -> tuple[np.ndarray, ...]:
@@ -179,10 +207,10 @@ def _zeros(shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
-def _stacked(owners: Sequence[Any], name: str, rank: int) -> np.ndarray:
-    """The owners' tensors of this name in one array of so many axes, of which they become views."""
+def _stacked(owners: Sequence[Any], name: str) -> np.ndarray:
+    """The owners' tensors of this name in one array, of which they become views."""
     parts = [getattr(owner, name) for owner in owners]
-    whole = _zeros((len(parts), *(parts[0].shape if parts else (0,) * (rank - 1))))
+    whole = _zeros((len(parts), *parts[0].shape))
     for i, (owner, part) in enumerate(zip(owners, parts, strict=True)):
         whole[i] = part.numpy()
         setattr(owner, name, torch.from_numpy(whole[i]))

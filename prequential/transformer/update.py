@@ -21,7 +21,7 @@ _NUMBERS = 4096  # of a piece, about
 class Piece(NamedTuple):
     """Some rows of a weight."""
 
-    kind: int  # in the order of `Network`
+    kind: int  # in the order that `kind_of` is given
     layer: int
     first: int
     end: int
@@ -49,10 +49,9 @@ def piece_of(pieces: Any, i: Any) -> Any:
 
 
 @inline
-def kinds_of(packed: Any) -> Any:
-    """The kinds of linear layers; they are of one type, so a loop's variable may choose."""
-    qkv, out, up, down, head = packed
-    return Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Linear(*head)
+def kind_of(packed: Any, number: Any) -> Any:
+    """Layers of one kind of all, which are of one type, so that a loop's variable may choose."""
+    return Linear(*packed[number])
 
 
 @inline
@@ -97,10 +96,9 @@ def update(
 
     Any number of threads may call it; when it returns, the step is done.
     """
-    kinds = kinds_of(packed)
     i = shares.claim(counters, 0)
     while i < len(pieces):
         piece = piece_of(pieces, i)
-        _step(kinds[piece.kind], piece, tokens, streams, group, c)
+        _step(kind_of(packed, piece.kind), piece, tokens, streams, group, c)
         i = shares.next_piece(counters, 0)
     shares.wait(counters, 0, len(pieces))

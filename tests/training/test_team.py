@@ -140,5 +140,5 @@ def test_refusals(
         pass
     file = tmp_path / "f"
     file.write_bytes(b"x")
-    assert main(["encode", str(file), "--distributed", "--verify"]) == 1
+    assert main(["encode", str(file), "--distributed", "--verify"]) == 2
     assert "--distributed does not go with --verify" in capsys.readouterr().err
