@@ -141,6 +141,18 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class RecurrenceConfig:
+    """The recurrent network: `layers` of `cells` LSTM cells each; none is no network."""
+
+    layers: int = _bounded(1, 0, 8)
+    cells: int = _bounded(128, 16, 1024)
+    # Of what connects cells, of what leads to the logits, and of what tokens say to the cells.
+    rate: float = _bounded(0.002, 0.0, 10.0)
+    head_rate: float = _bounded(0.007, 0.0, 10.0)
+    input_rate: float = _bounded(0.1, 0.0, 10.0)
+
+
+@dataclass(frozen=True)
 class Config:
     """What the decoder must know, but for the data's length and the seed."""
 
@@ -157,6 +169,7 @@ class Config:
     ngrams: NgramConfig = field(default_factory=NgramConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    recurrence: RecurrenceConfig = field(default_factory=RecurrenceConfig)
 
     def resolve(self, byte_count: int, token_count: int | None = None) -> Config:
         """The same config with every size that follows the input's length filled in.

@@ -1,7 +1,7 @@
 """One bit at a time: logits and probabilities as integers, and the coding of a bit.
 
 Logits have 256 steps to the nat. Probabilities of a 1 have 16 bits, those that are coded 22, since
-long repeats are nearly certain. Tables are made from integers.
+long repeats are nearly certain.
 """
 
 from __future__ import annotations
@@ -12,29 +12,11 @@ import numpy as np
 
 from prequential.coding.coder import DECODE, ENCODE, follow, narrow
 from prequential.exact.compiled import jit
+from prequential.exact.scalars import LOGIT_MAX, SQUASH
 
-LOGIT_MAX = 3071  # 12 nats
 CODED_BITS = 22
 _CODED_SHIFT = np.uint64(CODED_BITS)
 _NOTHING = np.uint64(0)
-
-
-def _squash_table() -> Any:
-    """65536 / (1 + exp(-x / 256)) for x in -3072..3071, rounded, within 1..65535; from integers."""
-    one = 1 << 128
-    term, exp_step, k = one, one, 1  # exp(1 / 256) by its series
-    while term:
-        term //= 256 * k
-        exp_step += term
-        k += 1
-    values, power = [], one  # exp(x / 256) for x = 0, 1, ...
-    for _ in range(LOGIT_MAX + 2):
-        values.append(power)
-        power = power * exp_step >> 128
-    upper = [(65536 * v + (v + one) // 2) // (v + one) for v in values]
-    lower = [(65536 * one + (v + one) // 2) // (v + one) for v in values[1:]]
-    table = np.array([*lower[::-1], *upper[:-1]], np.int64)
-    return np.clip(table, 1, 65535).astype(np.int32)
 
 
 def _stretch_table(squash: Any) -> Any:
@@ -43,7 +25,6 @@ def _stretch_table(squash: Any) -> Any:
     return (np.searchsorted(squash, centres) - (LOGIT_MAX + 1)).astype(np.int16)
 
 
-SQUASH = _squash_table()
 STRETCH = _stretch_table(SQUASH)
 
 

@@ -20,7 +20,7 @@ import prequential
 
 _MODULES = (
     "adagrad backward bits coder columns compiled config contexts embeddings forward kernels layout"
-    " matches memory mixer multiply ngrams pieces scalars shares softmax tables update vocabulary"
+    " loops matches memory mixer multiply ngrams pieces scalars shares softmax tables update vocabulary"
 )
 
 

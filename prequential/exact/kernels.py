@@ -493,6 +493,57 @@ def convolve_backward(dy: Any, x: Any, taps: Any, streams: int, dx: Any, gradien
 
 
 @jit
+def cell(
+    gates: Any,
+    scale: Any,
+    inputs: Any,
+    before: Any,
+    active: Any,
+    after: Any,
+    squashed: Any,
+    out: Any,
+) -> None:
+    """One step of H cells for n streams: their states after (n, H), and what they put out (n, H)."""
+    streams, H = out.shape
+    one = np.float32(1)
+    for b in range(streams):
+        forget, candidate, output = active[b, :H], active[b, H : 2 * H], active[b, 2 * H :]
+        for k, gate in enumerate((forget, candidate, output)):
+            q, f, x = gates[3 * b + k], scale[3 * b + k], inputs[b, k * H : (k + 1) * H]
+            for j in range(H):
+                gate[j] = q[j] * f + x[j]
+        for j in range(H):
+            f = scalars.sigmoid(forget[j])
+            c = scalars.tanh(candidate[j])
+            o = scalars.sigmoid(output[j])
+            state = f * before[b, j] + (one - f) * c
+            s = scalars.tanh(state)
+            forget[j], candidate[j], output[j] = f, c, o
+            after[b, j] = state
+            squashed[b, j] = s
+            out[b, j] = o * s
+
+
+@jit
+def cell_backward(
+    active: Any, before: Any, squashed: Any, dout: Any, dstate: Any, dseen: Any
+) -> None:
+    """dseen (n, 3H) of the gates; dstate (n, H), of the states after, becomes that before."""
+    streams, H = dout.shape
+    one = np.float32(1)
+    for b in range(streams):
+        forget, candidate, output = active[b, :H], active[b, H : 2 * H], active[b, 2 * H :]
+        dforget, dcandidate, doutput = dseen[b, :H], dseen[b, H : 2 * H], dseen[b, 2 * H :]
+        for j in range(H):
+            f, c, o, s, g = forget[j], candidate[j], output[j], squashed[b, j], dout[b, j]
+            d = dstate[b, j] + (g * o) * (one - s * s)
+            dforget[j] = (d * (before[b, j] - c)) * (f * (one - f))
+            dcandidate[j] = (d * (one - f)) * (one - c * c)
+            doutput[j] = (g * s) * (o * (one - o))
+            dstate[b, j] = d * f
+
+
+@jit
 def slide(rows: Any, step: int, kept: int) -> None:
     """rows[:kept] = rows[step : step + kept], which may overlap."""
     for i in range(kept):
@@ -516,7 +567,15 @@ def descend(
     rate = c[0]
     for i in range(rows):
         w, factor = value[i], product_scale[i]
-        if len(c) > 1:
+        if len(c) == 4:
+            beta2, unbias2, epsilon = c[1], c[2], c[3]
+            keep2 = np.float32(1) - beta2
+            for j in range(columns):
+                g = products[i, j] * factor
+                v = square[i, j] * beta2 + (g * g) * keep2
+                square[i, j] = v
+                w[j] = min(max(w[j] - (g * rsqrt(v * unbias2 + epsilon)) * rate, -_BOUND), _BOUND)
+        elif len(c) > 1:
             beta1, beta2, unbias1, unbias2, epsilon = c[1], c[2], c[3], c[4], c[5]
             keep1, keep2 = np.float32(1) - beta1, np.float32(1) - beta2
             for j in range(columns):

@@ -25,6 +25,8 @@ EXP2_FRACTION_BITS = 11
 EXP2_ONE_BITS = 30
 EXP2_UNIT = np.float32(1 << EXP2_FRACTION_BITS)
 EXP2_FLOOR = np.float32(-(EXP2_ONE_BITS << EXP2_FRACTION_BITS))  # the result is 1 then
+# The logistic function of x / 256, out of 65536, is looked up for x up to 12 nats.
+LOGIT_MAX = 3071
 # Bits of attention's numerators, of which a row's sum is an int32.
 SHARE_BITS = 15
 # The weights' gradients of so many groups of streams, at most, are added, each of them integers in
@@ -32,7 +34,11 @@ SHARE_BITS = 15
 GROUPS = 16
 GROUP_LIMIT = (1 << 27) - 8
 
+SIGMOID_UNIT, TANH_UNIT = np.float32(256), np.float32(512)
+SIGMOID_PART, TANH_PART = np.float32(2**-16), np.float32(2**-15)
+
 _LIMIT = np.float32(OPERAND_MAX)
+_LOGIT_LIMIT = np.float32(LOGIT_MAX)
 # Adding and subtracting 1.5 * 2^23 rounds a float32 below 2^22 to an integer, ties to even.
 _MAGIC = np.float32(12582912.0)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -58,6 +64,27 @@ def _exp2_table() -> Any:
 
 
 EXP2_TABLE = _exp2_table()
+
+
+def _squash_table() -> Any:
+    """65536 / (1 + exp(-x / 256)) for x in -3072..3071, rounded, within 1..65535; from integers."""
+    one = 1 << 128
+    term, exp_step, k = one, one, 1  # exp(1 / 256) by its series
+    while term:
+        term //= 256 * k
+        exp_step += term
+        k += 1
+    values, power = [], one  # exp(x / 256) for x = 0, 1, ...
+    for _ in range(LOGIT_MAX + 2):
+        values.append(power)
+        power = power * exp_step >> 128
+    upper = [(65536 * v + (v + one) // 2) // (v + one) for v in values]
+    lower = [(65536 * one + (v + one) // 2) // (v + one) for v in values[1:]]
+    table = np.array([*lower[::-1], *upper[:-1]], np.int64)
+    return np.clip(table, 1, 65535).astype(np.int32)
+
+
+SQUASH = _squash_table()
 
 
 def group_of(streams: int, groups: int = GROUPS) -> int:
@@ -134,6 +161,25 @@ def exp2(x: Any) -> Any:
     """2^30 * 2^(x / 2048) of a float32 x <= 0, rounded down: x is rounded to an integer first."""
     u = np.int32(-((max(x, EXP2_FLOOR) + _MAGIC) - _MAGIC))
     return np.int32(EXP2_TABLE[u & _FRACTION] >> np.int32(u >> _SHIFT))
+
+
+@jit
+def _squashed(x: Any) -> Any:
+    """65536 / (1 + e^(-x / 256)) of a float32, rounded to an integer first: an int32."""
+    held = min(max(x, -_LOGIT_LIMIT), _LOGIT_LIMIT)
+    return SQUASH[np.int32((held + _MAGIC) - _MAGIC) + np.int32(LOGIT_MAX + 1)]
+
+
+@jit
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x) of a float32 in steps of 2^-16, at the nearest 256th."""
+    return np.float32(_squashed(x * SIGMOID_UNIT)) * SIGMOID_PART
+
+
+@jit
+def tanh(x: Any) -> Any:
+    """tanh x = 2 / (1 + e^-2x) - 1 of a float32 in steps of 2^-15, at the nearest 512th."""
+    return np.float32(_squashed(x * TANH_UNIT)) * TANH_PART - np.float32(1)
 
 
 @jit

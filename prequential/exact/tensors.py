@@ -445,6 +445,70 @@ def convolve_backward(
         gradient[k - 1] = _column_sums(xq[rows], dyq[0]).float() * scale[0]
 
 
+def cell(
+    gates: Tensor,
+    scale: Tensor,
+    inputs: Tensor,
+    before: Tensor,
+    active: Tensor,
+    after: Tensor,
+    squashed: Tensor,
+    out: Tensor,
+) -> None:
+    """One step of H cells whose forget and input gates are coupled, for n streams: out (n, H).
+
+    gates (3n, H) * scale (3n,) + inputs (n, 3H) are what the forget gate F, the candidate C and the
+    output gate O see of a stream, side by side; active (n, 3H) receives them. The cells' states
+    before (n, H) become after = F before + (1 - F) C, and out = O squashed, squashed = tanh after.
+    Source: Hochreiter & Schmidhuber 1997; Greff et al. 2017 (coupled gates).
+    """
+    H = out.shape[1]
+    seen = (gates * scale[:, None]).view(inputs.shape) + inputs
+    candidate = slice(H, 2 * H)
+    active.copy_(_sigmoid(seen))
+    active[:, candidate] = _tanh(seen[:, candidate])
+    F, C, O = active.split(H, 1)
+    after.copy_(F * before + (1.0 - F) * C)
+    squashed.copy_(_tanh(after))
+    out.copy_(O * squashed)
+
+
+def cell_backward(
+    active: Tensor, before: Tensor, squashed: Tensor, dout: Tensor, dstate: Tensor, dseen: Tensor
+) -> None:
+    """dseen (n, 3H), the gradient at what the gates of `cell` see, from dout (n, H).
+
+    dstate (n, H), the gradient of the states after, becomes that of the states before.
+    """
+    H = dout.shape[1]
+    F, C, O = active.split(H, 1)
+    d = dstate + (dout * O) * (1.0 - squashed * squashed)
+    dseen[:, :H] = (d * (before - C)) * (F * (1.0 - F))
+    dseen[:, H : 2 * H] = (d * (1.0 - F)) * (1.0 - C * C)
+    dseen[:, 2 * H :] = (dout * squashed) * (O * (1.0 - O))
+    dstate.copy_(d * F)
+
+
+def _squashed(x: Tensor) -> Tensor:
+    """65536 / (1 + e^(-x / 256)), rounded to an integer first, as float32: see `scalars`."""
+    limit = scalars.LOGIT_MAX
+    at = x.clamp(-limit, limit).round().to(torch.int32) + (limit + 1)
+    return _squash_table(x.device)[at.long()].float()
+
+
+@cache
+def _squash_table(device: torch.device) -> Tensor:
+    return torch.from_numpy(scalars.SQUASH).to(device)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    return _squashed(x * float(scalars.SIGMOID_UNIT)) * float(scalars.SIGMOID_PART)
+
+
+def _tanh(x: Tensor) -> Tensor:
+    return _squashed(x * float(scalars.TANH_UNIT)) * float(scalars.TANH_PART) - 1.0
+
+
 @in_one_kernel
 def slide(rows: Tensor, step: int, kept: int) -> None:
     """rows[:kept] = rows[step : step + kept], which may overlap."""
@@ -470,11 +534,16 @@ def descend(
     """One optimizer step on value (M, K), whose gradient is products * product_scale[:, None].
 
     mean and square (M, K) are Adam's moments; quantised and scale follow value. c are the constants
-    of `Optimizer.advance`: of Adam (6,), or of plain gradient descent (1,).
+    of `Optimizer.advance`: of Adam (6,), or of plain gradient descent (1,); or, of Adam without
+    a mean (4,), rate, beta2, 1 / (1 - beta2^step) and epsilon.
     """
     gradient = products * product_scale[:, None]
     rate, *of_adam = torch.as_tensor(c, device=value.device).unbind()
-    if of_adam:
+    if len(of_adam) == 3:
+        beta2, unbias2, epsilon = of_adam
+        square.copy_(square * beta2 + (gradient * gradient) * (1.0 - beta2))
+        gradient = gradient * rsqrt(square * unbias2 + epsilon)
+    elif of_adam:
         beta1, beta2, unbias1, unbias2, epsilon = of_adam
         mean.copy_(mean * beta1 + gradient * (1.0 - beta1))
         square.copy_(square * beta2 + (gradient * gradient) * (1.0 - beta2))

@@ -40,12 +40,15 @@ class Embeddings:
         columns: int,
         seed: int,
         tokens: int = SYMBOLS,
+        index: int = 0,
+        bound: float = 1.0,
     ) -> None:
+        """Those of tokens are within bound at first, random by the seed and an index."""
         self.rate = np.float32(config.input_rate)
         count = len(config.inputs)
         shape = (tokens + (count << config.input_rows_log2), config.width)
         table = np.zeros(shape, np.float32)
-        table[:tokens] = uniform((tokens, config.width), 1.0, seed, _SEED_INDEX).numpy()
+        table[:tokens] = uniform((tokens, config.width), bound, seed, _SEED_INDEX + index).numpy()
         self.squares = np.zeros(shape, np.float32)
         self.state = EmbeddingState(
             parse(config.inputs),

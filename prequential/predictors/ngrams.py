@@ -80,13 +80,19 @@ class NgramState(NamedTuple):
     contexts: Contexts
     located: Located
     tables: NgramTables
+    others: np.ndarray  # (n, V) float32: another predictor's logits, to be added; or (0, V)
 
 
 class Ngrams:
     """The tables, the gates, and which rows a chunk's tokens used."""
 
     def __init__(
-        self, config: NgramConfig, streams: int, columns: int, tokens: int = SYMBOLS
+        self,
+        config: NgramConfig,
+        streams: int,
+        columns: int,
+        tokens: int = SYMBOLS,
+        others: np.ndarray | None = None,
     ) -> None:
         C, K = len(config.contexts), config.slots
         self.rate = np.float32(config.rate)
@@ -111,6 +117,7 @@ class Ngrams:
                 np.zeros((256, C), np.float32),
                 config.rows_log2,
             ),
+            np.zeros((0, tokens), np.float32) if others is None else others,
         )
         self.packed = pack(self.state)
         self.squares = Squares(
@@ -139,8 +146,8 @@ class Ngrams:
 @inline
 def state_of(packed: Any) -> Any:
     """The `NgramState` again, inside a loop."""
-    contexts, located, tables = packed
-    return NgramState(Contexts(*contexts), Located(*located), NgramTables(*tables))
+    contexts, located, tables, others = packed
+    return NgramState(Contexts(*contexts), Located(*located), NgramTables(*tables), others)
 
 
 @inline
@@ -172,10 +179,13 @@ def _first_place(tables: Any, hashed: Any, context: Any) -> Any:
 
 @inline
 def add_logits(state: Any, first: Any, logits: Any) -> None:
-    """logits (n, V) += the tables' share, for n tokens of a chunk from `first` on."""
+    """logits (n, V) += the tables' share and the others', for n tokens from `first` on."""
     located, tables = state.located, state.tables
     for k in range(len(logits)):
         i = first + k
+        if len(state.others) > 0:
+            for s in range(logits.shape[1]):
+                logits[k, s] += state.others[i, s]
         for c in range(located.hashes.shape[1]):
             r = _find(tables, located.hashes[i, c], np.int64(c))
             located.rows[i, c] = r

@@ -33,12 +33,13 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 3  # raised when the tensors or their names change
+LAYOUT = 4  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 # What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
 _LEARNER = ("_past_count",)
 _OPTIMIZER = ("steps", "_power1", "_power2")
+_RECURRENCE = ("steps", "_power")
 _CODERS = {
     "Encoder": ("loss_bits", "_buffer", "_state", "_size"),
     "Decoder": ("loss_bits", "_payload", "_state", "_position"),
@@ -173,6 +174,7 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
         if targets or _checksum(sums, manifest) != metadata["crc32"]:
             raise ValueError("incomplete, or changed since it was written")
         run.learner.step.quantise()
+        run.learner.recurrence.quantise()
         _go_on(run, manifest, found)
     except OSError as error:
         raise FileError(f"{display(path)}: cannot be read: {error.strerror or error}") from error
@@ -200,7 +202,8 @@ def _state(learner: Learner) -> dict[str, _View]:
         for part in ("value", "mean", "square"):
             views[f"model.{w.name}.{part}"] = getattr(w, part)
     views |= {f"cache.{i}": cache for i, cache in enumerate(learner.model.caches())}
-    views |= learner.history.arrays()
+    views |= learner.history.arrays() | learner.recurrence.arrays()
+    views |= {f"state.{i}": state for i, state in enumerate(learner.recurrence.state())}
     return views
 
 
@@ -272,7 +275,13 @@ def _parts(run: Run) -> dict[str, tuple[object, tuple[str, ...]]]:
     """By name, whatever of a run keeps numbers or arrays from chunk to chunk, and which."""
     coder = run.coder, _CODERS[type(run.coder).__name__]
     optimizer = run.learner.optimizer, _OPTIMIZER
-    return {"learner": (run.learner, _LEARNER), "optimizer": optimizer, "coder": coder}
+    recurrence = run.learner.recurrence, _RECURRENCE
+    return {
+        "learner": (run.learner, _LEARNER),
+        "optimizer": optimizer,
+        "recurrence": recurrence,
+        "coder": coder,
+    }
 
 
 def _numbers(part: object, names: tuple[str, ...]) -> dict[str, int | float]:

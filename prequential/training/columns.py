@@ -18,27 +18,31 @@ from prequential.exact import shares, softmax
 from prequential.exact.compiled import apart, outer
 from prequential.predictors import embeddings, memory, ngrams
 from prequential.predictors.contexts import history_of, push_column
+from prequential.recurrence import layout, loops
 from prequential.transformer import backward, forward
 from prequential.transformer.layout import linear_of, network
 
 
 @apart
-def locate(history: Any, column: Any, inputs: Any, tables: Any) -> None:
+def locate(history: Any, column: Any, inputs: Any, cells: Any, tables: Any) -> None:
     """Remember what the predictions of a column rest on, which comes next in the history."""
     embeddings.locate(history, column, inputs)
+    embeddings.locate(history, column, cells)
     ngrams.locate(history, column, tables)
 
 
 @outer
-def take_in(history: Any, spelling: Any, chunk: Any, inputs: Any, tables: Any) -> None:
+def take_in(
+    history: Any, spelling: Any, chunk: Any, inputs: Any, cells: Any, tables: Any
+) -> None:
     """Locate the columns of a known chunk (T, B), and append them to the history.
 
-    History, inputs and tables are packed.
+    History, inputs, of the transformer and of the recurrence, and tables are packed.
     """
     history, inputs = history_of(history), embeddings.state_of(inputs)
-    tables = ngrams.state_of(tables)
+    cells, tables = embeddings.state_of(cells), ngrams.state_of(tables)
     for t in range(len(chunk)):
-        locate(history, t, inputs, tables)
+        locate(history, t, inputs, cells, tables)
         push_column(history, spelling, chunk[t])
 
 
@@ -81,6 +85,8 @@ def decode(
     history: Any,
     spelling: Any,
     inputs: Any,
+    cells: Any,
+    recurrence: Any,
     past: Any,
     state: Any,
     payload: Any,
@@ -96,8 +102,8 @@ def decode(
 ) -> Any:
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
-    history, inputs, past and tables are the `packed` of the parts of a learner; past is None where
-    there is no memory. What follows `position` is as `assist` and `forward` take it; entrance (N,
+    history, inputs, cells, recurrence, past and tables are the `packed` of the parts of a learner;
+    past is None where there is no memory. What follows `position` is as `assist` and `forward` take it; entrance (N,
     D) is where rows enter, frequencies (N, V) int32 receives those of every token, and dlogits (N,
     V) the gradient. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the
     payload's end is not decoded.
@@ -105,15 +111,19 @@ def decode(
     net = network(packed)
     head = linear_of(net.head, 0)
     history, inputs = history_of(history), embeddings.state_of(inputs)
-    known = ngrams.state_of(tables)
+    cells, known = embeddings.state_of(cells), ngrams.state_of(tables)
+    entered = layout.network(recurrence).inputs
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
-        locate(history, t, inputs, known)
+        locate(history, t, inputs, cells, known)
         embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
         forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
         shares.done(counters, 0)
+        if entered.shape[1] > 0:
+            embeddings.gather_rows(cells.table, cells.rows[t], entered[a:b])
+            loops.forward(recurrence, t, t + 1)
         phase = 1 + t * forward.phases(net.layers, pieces)
         forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
         forward.finish(head, a, b, known, net.logits, frequencies)

@@ -21,6 +21,7 @@ from prequential.predictors.contexts import History
 from prequential.predictors.embeddings import Embeddings
 from prequential.predictors.memory import Memory
 from prequential.predictors.ngrams import Ngrams
+from prequential.recurrence.network import Recurrence
 from prequential.training import columns
 from prequential.training.replay import Draw, Past
 from prequential.training.step import CompiledStep, Step, new_step
@@ -53,7 +54,8 @@ class Learner:
         self.threads = Threads(threads)
         self.step = new_step(config, V, seed, device, self.threads)
         self.model = self.step.model
-        self.ngrams = Ngrams(config.ngrams, B, T, V)
+        self.recurrence = Recurrence(config.recurrence, B, T, seed, V)
+        self.ngrams = Ngrams(config.ngrams, B, T, V, self.recurrence.network.logits)
         self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         compiled = isinstance(self.step, CompiledStep)
@@ -79,7 +81,7 @@ class Learner:
         self.threads.start()
         columns.take_in(
             self.history.packed, self.history.spelling, chunk, self.embeddings.packed,
-            self.ngrams.packed,
+            self.recurrence.embeddings.packed, self.ngrams.packed,
         )  # fmt: skip
         forward, frequencies = self._forward(0, len(chunk))
         if task is None:
@@ -91,7 +93,10 @@ class Learner:
     def predict_column(self, column: int) -> np.ndarray:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
         self.threads.start()
-        columns.locate(self.history.state, column, self.embeddings.state, self.ngrams.state)
+        columns.locate(
+            self.history.state, column, self.embeddings.state, self.recurrence.embeddings.state,
+            self.ngrams.state,
+        )  # fmt: skip
         _, frequencies = self._forward(column, column + 1)
         self.step.settle()
         return frequencies
@@ -101,6 +106,7 @@ class Learner:
 
         They are complete when what comes with them has been called, or the step is settled.
         """
+        self.recurrence.forward(first, end)
         rows = self.embeddings.gather(first, end)
         forward = self.step.forward(rows, first, self.ngrams.state, self.frequencies)
         return forward, self.frequencies[first * self.B : end * self.B]
@@ -112,7 +118,8 @@ class Learner:
         self.threads.start()
         decode = partial(
             columns.decode, chunk, count, self.history.packed, self.history.spelling,
-            self.embeddings.packed, self.memory and self.memory.packed, state, payload, position,
+            self.embeddings.packed, self.recurrence.embeddings.packed, self.recurrence.packed,
+            self.memory and self.memory.packed, state, payload, position,
         )  # fmt: skip
         decoded, self._dlogits = self.step.decode(
             len(chunk), self.ngrams.state, self.frequencies, decode
@@ -151,9 +158,12 @@ class Learner:
         for weight in self.model.weights:
             weight.start(torch.from_numpy(arrays[f"model.{weight.name}"]))
         self.step.quantise()
+        self.recurrence.quantise()
 
     def _tables(self) -> dict[str, np.ndarray]:
-        tables = {**self.embeddings.arrays(), **self.ngrams.arrays()}
+        tables = {
+            **self.embeddings.arrays(), **self.ngrams.arrays(), **self.recurrence.arrays()
+        }  # fmt: skip
         return {name: table for name, table in tables.items() if not name.endswith("squares")}
 
     def digest(self) -> bytes:
@@ -165,13 +175,15 @@ class Learner:
         tables = self.ngrams.state.tables
         for gates in (tables.gates, tables.biases):
             sha.update(gates.astype("<f4").tobytes())
+        for dense in self.recurrence.network[:3]:
+            sha.update(dense.value.astype("<f4").tobytes())
         if self.memory is not None:
             weights = self.memory.state.mixer.weights[..., : self.memory.inputs]
             sha.update(weights.astype("<i4").tobytes())
         return sha.digest()
 
     def _replay(self, index: int, past: Past) -> None:
-        """One more step of the transformer and the embeddings, on a past chunk.
+        """One more step of both networks and the embeddings, on a past chunk.
 
         Its context is computed anew with the present weights, from zeros as at the beginning, and
         the live one put back. The n-gram tables and gates have counted the chunk once; counting it
@@ -179,6 +191,7 @@ class Learner:
         """
         live = [
             *(torch.from_numpy(array) for array in self.history.arrays().values()),
+            *(torch.from_numpy(array) for array in self.recurrence.state()),
             *self.model.caches(),
         ]
         kept = [view.clone() for view in live]
@@ -187,7 +200,7 @@ class Learner:
         for earlier in range(max(0, index - self._reach), index):
             chunk, _ = past(earlier)
             self.predict(chunk)
-            self.step.advance(len(chunk))
+            self._advance(len(chunk))
         chunk, count = past(index)
         self.predict(chunk)
         self._learn(chunk, count)
@@ -195,7 +208,7 @@ class Learner:
             view.copy_(saved)
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
-        """One step of the transformer and the embeddings, or of all but the memory."""
+        """One step of both networks and the embeddings, or of all but the memory."""
         constants, targets = self.optimizer.advance(count), chunk.reshape(-1)
         self.step.settle()
         dlogits, self._dlogits = self._dlogits, None
@@ -213,8 +226,13 @@ class Learner:
                 self.threads.beside(learn)
         rows = self.step.learn(dlogits, constants)
         self.embeddings.learn(rows[:count])
-        self.step.advance(len(chunk))
+        self.recurrence.learn(dlogits, count)
+        self._advance(len(chunk))
         self.threads.finish()
+
+    def _advance(self, columns: int) -> None:
+        self.step.advance(columns)
+        self.recurrence.advance(columns)
 
     def _learn_tables(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
         self.ngrams.learn(dlogits[:count], targets[:count])

@@ -1,0 +1,101 @@
+"""Layers of LSTM cells that see the token before and themselves, learned by a step a chunk.
+
+    for each layer, with h and c of the column before:
+        F, C, O = norm(W h + U x + D) + E     x: the layer below's h, if any; D, E: the last token's
+        c = sigmoid(F) c + (1 - sigmoid(F)) tanh(C)
+        h = sigmoid(O) tanh(c)
+    logits = the sum over layers of V h
+
+The norm is each gate's own, by the root mean square.
+A recurrence learns from far fewer bytes than attention does, and every column waits for the one
+before it: so it stays on the host, for every device. Its logits are added to those of the
+transformer and the n-grams, so all learn by the same gradient, each what the others do not know.
+Steps are normalised by the root of the mean square of gradients, without momentum, at rates that
+fall. Sources: see `loops`; Knoll, lstm-compress.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from prequential.config import SYMBOLS, WEIGHT_BOUND, ModelConfig, RecurrenceConfig
+from prequential.exact import kernels, shares
+from prequential.exact.compiled import pack
+from prequential.predictors.embeddings import Embeddings
+from prequential.recurrence import layout, loops
+from prequential.transformer.update import pieces_of
+
+_KEEP = 1.0 - 2.0**-11  # of the mean square, a step
+_EPSILON = 1e-12
+_INPUTS = 0.3  # what a token says at first is within it
+_SLOWER = 0.0004  # a rate falls as 1 / sqrt(1 + _SLOWER * steps)
+
+
+class Recurrence:
+    """The network of B streams, its state, and the step on it; with no layers it is nothing."""
+
+    def __init__(
+        self, config: RecurrenceConfig, streams: int, columns: int, seed: int, tokens: int = SYMBOLS
+    ) -> None:
+        self.config = config
+        width = config.layers * 6 * config.cells
+        inputs = ModelConfig(width=width, inputs=(), input_rate=config.input_rate)
+        self.embeddings = Embeddings(inputs, streams, columns, seed, tokens, 1, _INPUTS)
+        self.network = net = layout.make(config, streams, columns, seed, tokens)
+        self.packed = pack(net)
+        self._kinds = {"hidden": net.hidden, "below": net.below, "head": net.head}
+        self._pieces = pieces_of(tuple(self._kinds.values()))
+        self.steps = 0
+        self._power = 1.0  # _KEEP^steps, by recurrence
+        self.quantise()
+
+    def forward(self, first: int, end: int) -> None:
+        """Logits of the columns first..end, whose rows the embeddings have located."""
+        if self.config.layers:
+            B = self.network.streams
+            self.network.inputs[first * B : end * B] = self.embeddings.gather(first, end)
+            loops.forward(self.packed, first, end)
+
+    def learn(self, dlogits: np.ndarray, count: int) -> None:
+        """One step at dlogits (n, V), of which the first `count` rows are of tokens."""
+        if self.config.layers:
+            loops.backward(self.packed, dlogits)
+            constants = self._advance()
+            loops.update(shares.phases(1), self._pieces, self.packed, dlogits, constants)
+            self.embeddings.learn(self.network.dinputs[:count])
+
+    def _advance(self) -> np.ndarray:
+        """Start a step: its constants, a row (4,) for each kind of weights: `kernels.descend`."""
+        c = self.config
+        self.steps += 1
+        self._power *= _KEEP
+        slower = 1.0 / math.sqrt(1.0 + _SLOWER * self.steps)
+        same = _KEEP, 1.0 / (1.0 - self._power), _EPSILON
+        rates = c.rate, c.rate, c.head_rate
+        return np.array([(rate * slower, *same) for rate in rates], np.float32)
+
+    def advance(self, columns: int) -> None:
+        """Move the state past a finished chunk of so many columns."""
+        loops.advance(self.packed, columns)
+
+    def state(self) -> list[np.ndarray]:
+        """Views of what a chunk needs of the chunks before it; zeros at the beginning."""
+        net = self.network
+        return [x[:, : net.streams] for x in (net.outputs, net.output_scale, net.states)]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything learned, by name."""
+        arrays = {}
+        for name, dense in self._kinds.items():
+            arrays |= {name: dense.value, f"{name}_squares": dense.square}
+        arrays |= self.embeddings.arrays()
+        return {f"recurrence.{name}": array for name, array in arrays.items()}
+
+    def quantise(self) -> None:
+        """Follow weights that were set from outside: the products take quantised ones."""
+        for dense in self._kinds.values():
+            np.clip(dense.value, -WEIGHT_BOUND, WEIGHT_BOUND, out=dense.value)
+            for layer in zip(dense.value, dense.weight, dense.scale, strict=True):
+                kernels.quantise_rows(*layer)
