@@ -79,18 +79,21 @@ def _bounded(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The transformer: `layers` blocks of attention and MLP on rows of `width` numbers."""
+    """The transformer: `layers` blocks of attention and MLP on rows of `width` numbers.
 
-    width: int = _bounded(128, 16, 1024)
-    layers: int = _bounded(2, 0, 64)
-    heads: int = _bounded(4, 1, 64)
-    hidden: int = _bounded(512, 16, 1040)
+    With no layers it is what embeddings of contexts say to the logits.
+    """
+
+    width: int = _bounded(16, 16, 1024)
+    layers: int = _bounded(0, 0, 64)
+    heads: int = _bounded(1, 1, 64)
+    hidden: int = _bounded(16, 16, 1040)
     # Positions before the chunk that attention still sees.
-    window: int = _bounded(64, 0, 508)
+    window: int = _bounded(0, 0, 508)
     # Taps of the causal convolution over the input embeddings; 1 means none.
-    conv: int = _bounded(4, 1, 16)
+    conv: int = _bounded(1, 1, 16)
     # Hashed contexts whose embeddings are summed at the input, see `contexts.py`.
-    inputs: tuple[str, ...] = ("o1", "o2", "o3", "o4")
+    inputs: tuple[str, ...] = ("o2",)
     input_rows_log2: int = _bounded(14, 8, 22)
     input_rate: float = _bounded(0.02, 0.0, 10.0)
 
@@ -217,7 +220,13 @@ class Config:
             contexts += len(self.memory.contexts) + OWN_CONTEXTS
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
-        return embeddings + tables + memory + outputs + 43_000 * B + self.device_bytes(V)
+        r = self.recurrence
+        cells = r.layers * r.cells
+        recurrence = cells * (V * 60 + (6 * r.cells + V) * 9 + 100 * tokens)
+        outputs += 4 * tokens * V
+        return (
+            embeddings + tables + memory + outputs + recurrence + 43_000 * B + self.device_bytes(V)
+        )
 
     def device_bytes(self, vocabulary: int = SYMBOLS) -> int:
         """As much of `memory_bytes` as is the transformer's, which may lie on a GPU."""
@@ -244,6 +253,9 @@ class Config:
         reach = 1 + max(m.window, HISTORY_BYTES) // self.chunk
         replays = (self.epochs - 1) * (1 + 0.4 * reach)
         columns = 2e-5 * (1 + m.layers) / self.streams
+        r = self.recurrence
+        weights = r.layers * r.cells * (6 * r.cells + V)
+        step += 1e-10 * weights + 1e-9 * weights / tokens + 3e-8 * r.layers * r.cells
         tables = 2e-6 + 8e-9 * V + len(n.contexts) * (0.6e-6 + 20e-9 * n.slots)
         memory = 0.0
         if self.memory.kind != "none":

@@ -36,7 +36,9 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 def small(*overrides: str) -> Config:
     """The preset `tiny`, shrunk further so that a test takes a fraction of a second."""
-    return load("tiny", overrides=["ngrams.rows_log2=10", "chunk=8", "model.window=8", *overrides])
+    shrunk = "ngrams.rows_log2=10", "chunk=8", "model.window=8"
+    recurrent = "recurrence.layers=2", "recurrence.cells=16"
+    return load("tiny", overrides=[*shrunk, *recurrent, *overrides])
 
 
 @contextmanager

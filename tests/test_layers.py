@@ -13,7 +13,7 @@ PACKAGE = Path(prequential.__file__).parent
 # Each imports only those before it. At the root, what all need stands first, what needs all last.
 LAYERS = [
     *("errors", "progress", "config"),
-    *("exact", "archive", "coding", "predictors", "transformer", "training"),
+    *("exact", "archive", "coding", "predictors", "transformer", "recurrence", "training"),
     *("report", "codec", "study", "cli", "__init__", "__main__"),
 ]
 

@@ -62,15 +62,15 @@ class Recurrence:
         """One step at dlogits (n, V), of which the first `count` rows are of tokens."""
         if self.config.layers:
             loops.backward(self.packed, dlogits)
-            constants = self._advance()
+            self.steps += 1
+            self._power *= _KEEP
+            constants = self._constants()
             loops.update(shares.phases(1), self._pieces, self.packed, dlogits, constants)
             self.embeddings.learn(self.network.dinputs[:count])
 
-    def _advance(self) -> np.ndarray:
-        """Start a step: its constants, a row (4,) for each kind of weights: `kernels.descend`."""
+    def _constants(self) -> np.ndarray:
+        """Those of this step, a row (4,) for each kind of weights: see `tensors.descend`."""
         c = self.config
-        self.steps += 1
-        self._power *= _KEEP
         slower = 1.0 / math.sqrt(1.0 + _SLOWER * self.steps)
         same = _KEEP, 1.0 / (1.0 - self._power), _EPSILON
         rates = c.rate, c.rate, c.head_rate

@@ -148,6 +148,7 @@ class DeviceLearner(Learner):
 
     def _forward(self, first: int, end: int) -> tuple[Callable[[], None], np.ndarray]:
         a, b = first * self.B, end * self.B
+        self.recurrence.forward(first, end)
         self._predict_rows(a, b)
         return lambda: None, self.frequencies[a:b]
 
@@ -175,7 +176,10 @@ class DeviceLearner(Learner):
         self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
     ) -> tuple[int, float]:
         T, B = chunk.shape
-        halves = [(0, B // 2), (B // 2, B)] if B > 1 else [(0, B)]
+        # The recurrence takes whole columns.
+        halves = [(0, B)]
+        if B > 1 and not self.recurrence.config.layers:
+            halves = [(0, B // 2), (B // 2, B)]
         ready = [self._ahead.submit(self._predict_half, 0, *half) for half in halves]
         bits = 0.0
         for t in range(T):
@@ -206,17 +210,20 @@ class DeviceLearner(Learner):
     def _predict_half(self, column: int, first: int, end: int) -> None:
         """Locate and predict some streams of a column."""
         a, b = column * self.B + first, column * self.B + end
-        inputs, tables = self.embeddings.state, self.ngrams.state
-        own = slice(first, end)
+        tables, own = self.ngrams.state, slice(first, end)
+        inputs = self.embeddings.state, self.recurrence.embeddings.state
         with torch.inference_mode():
             columns.locate(
                 self._past_of(first, end),
                 0,
-                inputs._replace(
-                    hashes=inputs.hashes[own], rows=inputs.rows[column : column + 1, own]
+                *(
+                    of._replace(hashes=of.hashes[own], rows=of.rows[column : column + 1, own])
+                    for of in inputs
                 ),
                 tables._replace(located=ngrams.Located(*(x[a:b] for x in tables.located))),
             )
+            if end - first == self.B:
+                self.recurrence.forward(column, column + 1)
             self._predict_rows(a, b)
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
@@ -247,6 +254,8 @@ class DeviceLearner(Learner):
             width = rows.shape[1]
             learn = self.embeddings.learn
             self._deal(lambda i, j: learn(rows, i, j), 0, width)
+            self.recurrence.learn(dlogits[:n], count)
+            self.recurrence.advance(len(chunk))
         with self._timed("encoder: wait for coder and tables"):
             learned.result()
             self.threads.finish()

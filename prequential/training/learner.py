@@ -226,13 +226,16 @@ class Learner:
                 self.threads.beside(learn)
         rows = self.step.learn(dlogits, constants)
         self.embeddings.learn(rows[:count])
-        self.recurrence.learn(dlogits, count)
+        self._learn_recurrence(dlogits, targets, count)
         self._advance(len(chunk))
         self.threads.finish()
 
     def _advance(self, columns: int) -> None:
         self.step.advance(columns)
         self.recurrence.advance(columns)
+
+    def _learn_recurrence(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
+        self.recurrence.learn(dlogits, count)
 
     def _learn_tables(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
         self.ngrams.learn(dlogits[:count], targets[:count])

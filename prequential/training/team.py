@@ -1,7 +1,7 @@
 """Streams shared over processes: one archive, whatever their number, on one machine or on many.
 
-Every rank reads the whole input and keeps all that is sparse (tables, memory, coder) in step with
-the others; what is dense and costly, the transformer, runs on the rank's own streams. One message
+Every rank reads the whole input and keeps what it does not share (tables, recurrence, memory,
+coder) in step with the others; what is dense and costly, the transformer, runs on the rank's own streams. One message
 travels per chunk, the sum over the ranks of one array of integers: the weights' gradients, and the
 frequencies and input gradients of the ranks' rows, which are zero on all ranks but one. Groups of
 streams have scales of their own (`tensors.weight_gradient`), so a rank needs nothing of the others
@@ -91,9 +91,10 @@ class SharedLearner(Learner):
         super().__init__(config, seed, device, 1, past, vocabulary, partial(SharedStep, team))
         self.threads = _Later()
 
-    def _learn_tables(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
+    def _learn_recurrence(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
+        # The step has completed the frequencies; the tables learn from these gradients, too.
         softmax.gradient(self.frequencies, targets, count, TOTAL_BITS, dlogits)
-        super()._learn_tables(dlogits, targets, count)
+        super()._learn_recurrence(dlogits, targets, count)
 
 
 class _Later(Threads):
@@ -156,7 +157,9 @@ class SharedStep:
         own = self._owned(entered).flatten(0, 1).cpu().numpy()
         located = Located(*(self._owned(x).reshape(-1, *x.shape[1:]) for x in tables.located))
         every = np.empty((len(located.last), frequencies.shape[1]), np.int32)
-        self.inner.forward(own, first, tables._replace(located=located), every)()
+        others = self._owned(tables.others).reshape(-1, tables.others.shape[1])
+        tables_of_own = tables._replace(located=located, others=others)
+        self.inner.forward(own, first, tables_of_own, every)()
         # For what the tables find of the other streams.
         ngrams.add_logits(tables, a, np.zeros((len(rows), every.shape[1]), np.float32))
         self._frequencies = frequencies[a:b]

@@ -201,6 +201,20 @@ def convolve_backward() -> Cases:
         yield *given, streams, out(n, 24), out(taps, 24)
 
 
+def cell() -> Cases:
+    for n, k in product(EDGE, EDGE):
+        given = integers(3 * n, k), powers(3 * n), reals(n, 3 * k).clamp(-20, 20)
+        yield *given, reals(n, k, seed=1).clamp(-1, 1), out(n, 3 * k), *(out(n, k) for _ in "abc")
+
+
+def cell_backward() -> Cases:
+    for n, k in product(EDGE, EDGE):
+        active = integers(n, 3 * k).abs() / 128
+        before, squashed = (integers(n, k, seed=seed) / 128 for seed in (1, 2))
+        dout, dstate = reals(n, k), reals(n, k, seed=1)
+        yield active, before, squashed, dout, dstate, out(n, 3 * k)
+
+
 def slide() -> Cases:
     for step, kept in ((1, 6), (3, 2), (4, 3), (7, 0), (0, 7)):
         yield reals(7, 12), step, kept
@@ -208,7 +222,8 @@ def slide() -> Cases:
 
 def descend() -> Cases:
     adam = np.array([0.01, 0.9, 0.98, 10, 50, 1e-6], np.float32)
-    for c, n, k in product((adam, adam[:1]), EDGE, EDGE):
+    without_mean = np.array([0.01, 0.98, 50, 1e-12], np.float32)
+    for c, n, k in product((adam, adam[:1], without_mean), EDGE, EDGE):
         moments = reals(n, k, seed=1).clamp(-1, 1), reals(n, k, seed=2).clamp(-1, 1).abs()
         gradient = integers(n, k) * 999, torch.full((n,), 2.0**-18)
         yield reals(n, k).clamp(-8, 8), *moments, *gradient, out(n, k), out(n), c
@@ -220,7 +235,7 @@ CASES: dict[str, Callable[[], Cases]] = {
         matmul, quantise_rows, quantise_columns, weight_gradient, quantise_heads,
         attention_weights, attention, merge_heads, rsqrt, norm_quantise, norm_backward,
         scale_outer, add_scaled_outer, relu_squared, relu_squared_backward, split_gradient,
-        attention_backward, convolve, convolve_backward, slide, descend,
+        attention_backward, convolve, convolve_backward, cell, cell_backward, slide, descend,
     )
 }  # fmt: skip
 
