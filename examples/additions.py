@@ -91,13 +91,14 @@ def measure(lines: np.ndarray, config: Config) -> np.ndarray:
 def transformer(line: int, overrides: list[str] | None = None) -> Config:
     """Attention, MLP and a convolution over a line of so many bytes, nothing hashed."""
     shape = [f"streams={STREAMS}", f"chunk={line}", f"model.conv={min(16, line)}"]
-    return load("literal", overrides=[*shape, *TRANSFORMER, *(overrides or [])])
+    overrides = ["recurrence.layers=0", *(overrides or [])]
+    return load("literal", overrides=[*shape, *TRANSFORMER, *overrides])
 
 
 def tables(line: int) -> Config:
     """Hashed n-gram logits, contexts up to 11 bytes, without a transformer."""
     shape = [f"streams={STREAMS}", f"chunk={line}", "model.layers=0", "model.inputs=[]"]
-    return load("literal", overrides=[*shape, "model.conv=1"])
+    return load("literal", overrides=[*shape, "model.conv=1", "recurrence.layers=0"])
 
 
 def answer(digits: int) -> dict[str, int]:

@@ -81,7 +81,7 @@ def _bounded(default: Any, low: float, high: float) -> Any:
 class ModelConfig:
     """The transformer: `layers` blocks of attention and MLP on rows of `width` numbers.
 
-    With no layers it is what embeddings of contexts say to the logits.
+    With no layers it is what embeddings of the last token and of contexts say to the logits.
     """
 
     width: int = _bounded(16, 16, 1024)
@@ -93,7 +93,7 @@ class ModelConfig:
     # Taps of the causal convolution over the input embeddings; 1 means none.
     conv: int = _bounded(1, 1, 16)
     # Hashed contexts whose embeddings are summed at the input, see `contexts.py`.
-    inputs: tuple[str, ...] = ("o2",)
+    inputs: tuple[str, ...] = ()
     input_rows_log2: int = _bounded(14, 8, 22)
     input_rate: float = _bounded(0.02, 0.0, 10.0)
 
@@ -149,7 +149,10 @@ class RecurrenceConfig:
 
     layers: int = _bounded(1, 0, 8)
     cells: int = _bounded(128, 16, 1024)
-    # Of what connects cells, of what leads to the logits, and of what tokens say to the cells.
+    # Hashed contexts that speak to the cells, as the last token does.
+    inputs: tuple[str, ...] = ("w0",)
+    input_rows_log2: int = _bounded(12, 8, 22)
+    # Of what connects cells, of what leads to the logits, and of what tokens and contexts say.
     rate: float = _bounded(0.002, 0.0, 10.0)
     head_rate: float = _bounded(0.007, 0.0, 10.0)
     input_rate: float = _bounded(0.1, 0.0, 10.0)
@@ -222,7 +225,8 @@ class Config:
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
         r = self.recurrence
         cells = r.layers * r.cells
-        recurrence = cells * (V * 60 + (6 * r.cells + V) * 9 + 100 * tokens)
+        said = (V + (len(r.inputs) << r.input_rows_log2)) * 48  # 6 numbers and their squares
+        recurrence = cells * (said + 9 * V + 54 * r.cells + 120 * tokens)
         outputs += 4 * tokens * V
         return (
             embeddings + tables + memory + outputs + recurrence + 43_000 * B + self.device_bytes(V)

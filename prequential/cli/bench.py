@@ -56,7 +56,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _bench(options: BenchFlags) -> None:
-    cfg = config.load(options.preset, options.config, options.overrides)
+    # There is a transformer in it, whose step can be compared.
+    preset = options.preset or (None if options.config else "literal")
+    cfg = config.load(preset, options.config, options.overrides)
     from prequential.study import bench
 
     load = os.getloadavg()[0]

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from prequential.coding.bits import CODED_BITS, SQUASH, STRETCH, code_bit
+from prequential.coding.bits import CODED_BITS, STRETCH, code_bit
 from prequential.coding.coder import DECODE, ENCODE, interval, narrow
 from prequential.coding.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary
 from prequential.exact.compiled import jit
+from prequential.exact.scalars import SQUASH
 
 # Contexts: none, the last 1..4 bytes, what the piece before allows, and that with the last byte.
 _ORDERS = 4

@@ -1,4 +1,4 @@
-"""Every exact reduction of the transformer, with the bound that makes its order irrelevant.
+"""Every exact reduction of the networks, with the bound that makes its order irrelevant.
 
 A sum of integers is exact, in any order, while the magnitudes of its terms add up to no more than
 its type holds: 2^24 in float32, 2^53 in float64, 2^31 - 1 in int32. `check` computes that from
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prequential.config import MAX_TERMS, OPERAND_MAX, SYMBOLS, ModelConfig
+from prequential.config import MAX_TERMS, OPERAND_MAX, SYMBOLS, ModelConfig, RecurrenceConfig
 from prequential.errors import ConfigError
 from prequential.exact.scalars import GROUP_LIMIT, GROUPS, SHARE_BITS, group_of
 
@@ -70,6 +70,22 @@ def reductions(
     return sums
 
 
+def of_recurrence(config: RecurrenceConfig, rows: int, tokens: int = SYMBOLS) -> list[Reduction]:
+    """What `Recurrence` adds up, over so many rows of a chunk."""
+    sums = [
+        Reduction("cells' products", config.cells, _PRODUCT, "int32"),
+        Reduction("cells' norm", config.cells, _PRODUCT, "float32"),
+    ]
+    for name, terms in (
+        ("gradient of a cell's gates", 3 * config.cells),
+        ("gradient of cells' logits", tokens),
+        ("gradient of cells' weights", rows),
+    ):
+        sums.append(Reduction(f"{name}, a block", min(terms, MAX_TERMS), _PRODUCT, "float32"))
+        sums.append(Reduction(f"{name}, all blocks", terms, _PRODUCT, "float64"))
+    return sums
+
+
 def check(
     config: ModelConfig,
     streams: int,
@@ -82,7 +98,16 @@ def check(
     Raises:
         ConfigError: naming the sum, its terms and the limit.
     """
-    for r in reductions(config, streams, chunk, tokens, group):
+    refuse(reductions(config, streams, chunk, tokens, group))
+
+
+def refuse(sums: list[Reduction]) -> None:
+    """Refuse sums that could round.
+
+    Raises:
+        ConfigError: naming the sum, its terms and the limit.
+    """
+    for r in sums:
         if not r.holds():
             raise ConfigError(
                 f"config: {r.name}: {r.terms} terms of magnitude up to {r.largest} can reach"

@@ -457,9 +457,9 @@ def cell(
 ) -> None:
     """One step of H cells whose forget and input gates are coupled, for n streams: out (n, H).
 
-    gates (3n, H) * scale (3n,) + inputs (n, 3H) are what the forget gate F, the candidate C and the
-    output gate O see of a stream, side by side; active (n, 3H) receives them. The cells' states
-    before (n, H) become after = F before + (1 - F) C, and out = O squashed, squashed = tanh after.
+    gates (3n, H) * scale (3n,) + inputs (n, 3H) are what the forget gate f, the candidate c and the
+    output gate o see of a stream, side by side; active (n, 3H) receives them. The cells' states
+    before (n, H) become after = f before + (1 - f) c, and out = o squashed, squashed = tanh after.
     Source: Hochreiter & Schmidhuber 1997; Greff et al. 2017 (coupled gates).
     """
     H = out.shape[1]
@@ -467,10 +467,10 @@ def cell(
     candidate = slice(H, 2 * H)
     active.copy_(_sigmoid(seen))
     active[:, candidate] = _tanh(seen[:, candidate])
-    F, C, O = active.split(H, 1)
-    after.copy_(F * before + (1.0 - F) * C)
+    f, c, o = active[:, :H], active[:, candidate], active[:, 2 * H :]
+    after.copy_(f * before + (1.0 - f) * c)
     squashed.copy_(_tanh(after))
-    out.copy_(O * squashed)
+    out.copy_(o * squashed)
 
 
 def cell_backward(
@@ -481,12 +481,12 @@ def cell_backward(
     dstate (n, H), the gradient of the states after, becomes that of the states before.
     """
     H = dout.shape[1]
-    F, C, O = active.split(H, 1)
-    d = dstate + (dout * O) * (1.0 - squashed * squashed)
-    dseen[:, :H] = (d * (before - C)) * (F * (1.0 - F))
-    dseen[:, H : 2 * H] = (d * (1.0 - F)) * (1.0 - C * C)
-    dseen[:, 2 * H :] = (dout * squashed) * (O * (1.0 - O))
-    dstate.copy_(d * F)
+    f, c, o = active[:, :H], active[:, H : 2 * H], active[:, 2 * H :]
+    d = dstate + (dout * o) * (1.0 - squashed * squashed)
+    dseen[:, :H] = (d * (before - c)) * (f * (1.0 - f))
+    dseen[:, H : 2 * H] = (d * (1.0 - f)) * (1.0 - c * c)
+    dseen[:, 2 * H :] = (dout * squashed) * (o * (1.0 - o))
+    dstate.copy_(d * f)
 
 
 def _squashed(x: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prequential.coding.bits import CODED_BITS, LOGIT_MAX, squash
+from prequential.coding.bits import CODED_BITS, squash
 from prequential.exact.compiled import inline, jit
+from prequential.exact.scalars import LOGIT_MAX
 from prequential.predictors.tables import IDENTITY, interpolate
 
 # Sets of weights, and the rows that the context of each chooses from: see `choose`.

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prequential.coding.bits import LOGIT_MAX, SQUASH, STRETCH
+from prequential.coding.bits import STRETCH
 from prequential.exact.compiled import inline, jit
+from prequential.exact.scalars import LOGIT_MAX, SQUASH
 
 # A node: 17 bits of probability, 9 of the state, 6 of the count.
 _COUNT_MASK = np.uint32(63)

@@ -21,7 +21,7 @@ import math
 import numpy as np
 
 from prequential.config import SYMBOLS, WEIGHT_BOUND, ModelConfig, RecurrenceConfig
-from prequential.exact import kernels, shares
+from prequential.exact import bounds, kernels, shares
 from prequential.exact.compiled import pack
 from prequential.predictors.embeddings import Embeddings
 from prequential.recurrence import layout, loops
@@ -39,14 +39,21 @@ class Recurrence:
     def __init__(
         self, config: RecurrenceConfig, streams: int, columns: int, seed: int, tokens: int = SYMBOLS
     ) -> None:
+        bounds.refuse(bounds.of_recurrence(config, streams * columns, tokens))
         self.config = config
         width = config.layers * 6 * config.cells
-        inputs = ModelConfig(width=width, inputs=(), input_rate=config.input_rate)
+        c = config
+        inputs = ModelConfig(
+            width=width,
+            inputs=c.inputs if c.layers else (),
+            input_rows_log2=c.input_rows_log2,
+            input_rate=c.input_rate,
+        )
         self.embeddings = Embeddings(inputs, streams, columns, seed, tokens, 1, _INPUTS)
         self.network = net = layout.make(config, streams, columns, seed, tokens)
         self.packed = pack(net)
         self._kinds = {"hidden": net.hidden, "below": net.below, "head": net.head}
-        self._pieces = pieces_of(tuple(self._kinds.values()))
+        self._pieces = pieces_of(self._kinds.values())
         self.steps = 0
         self._power = 1.0  # _KEEP^steps, by recurrence
         self.quantise()
@@ -87,7 +94,7 @@ class Recurrence:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
-        arrays = {}
+        arrays = dict[str, np.ndarray]()
         for name, dense in self._kinds.items():
             arrays |= {name: dense.value, f"{name}_squares": dense.square}
         arrays |= self.embeddings.arrays()

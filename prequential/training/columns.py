@@ -32,9 +32,7 @@ def locate(history: Any, column: Any, inputs: Any, cells: Any, tables: Any) -> N
 
 
 @outer
-def take_in(
-    history: Any, spelling: Any, chunk: Any, inputs: Any, cells: Any, tables: Any
-) -> None:
+def take_in(history: Any, spelling: Any, chunk: Any, inputs: Any, cells: Any, tables: Any) -> None:
     """Locate the columns of a known chunk (T, B), and append them to the history.
 
     History, inputs, of the transformer and of the recurrence, and tables are packed.

@@ -1,7 +1,7 @@
 """Streams shared over processes: one archive, whatever their number, on one machine or on many.
 
-Every rank reads the whole input and keeps what it does not share (tables, recurrence, memory,
-coder) in step with the others; what is dense and costly, the transformer, runs on the rank's own streams. One message
+Every rank reads the whole input and keeps tables, recurrence, memory and coder in step with the
+others; the transformer, which is dense and costly, runs on the rank's own streams. One message
 travels per chunk, the sum over the ranks of one array of integers: the weights' gradients, and the
 frequencies and input gradients of the ranks' rows, which are zero on all ranks but one. Groups of
 streams have scales of their own (`tensors.weight_gradient`), so a rank needs nothing of the others

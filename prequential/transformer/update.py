@@ -6,8 +6,8 @@ ranks share streams (`training.team`), first for the gradients and then for the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,7 +28,12 @@ class Piece(NamedTuple):
     at: int  # numbers in the pieces before
 
 
-def pieces_of(kinds: Sequence[Linear]) -> np.ndarray:
+class _Kind(Protocol):
+    @property
+    def value(self) -> np.ndarray: ...
+
+
+def pieces_of(kinds: Iterable[_Kind]) -> np.ndarray:
     """Every `Piece` of all weights but the convolution's: (pieces, 5) int64."""
     found, at = [], 0
     for kind, linear in enumerate(kinds):

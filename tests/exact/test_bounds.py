@@ -9,7 +9,14 @@ import pytest
 import torch
 from samples import Loops
 
-from prequential.config import MAX_TERMS, OPERAND_MAX, ModelConfig, load, preset_names
+from prequential.config import (
+    MAX_TERMS,
+    OPERAND_MAX,
+    ModelConfig,
+    RecurrenceConfig,
+    load,
+    preset_names,
+)
 from prequential.errors import ConfigError
 from prequential.exact import bounds, multiply, scalars, softmax, tensors
 from prequential.exact.bounds import LIMITS, Reduction
@@ -36,11 +43,14 @@ def as_float32(integers: list[list[int]]) -> torch.Tensor:
 def test_every_preset_is_within_its_bounds(preset: str) -> None:
     config = load(preset).resolve(1 << 30)
     bounds.check(config.model, config.streams, config.chunk)
+    rows = config.streams * config.chunk
+    bounds.refuse(bounds.of_recurrence(config.recurrence, rows))
 
 
 def test_the_largest_config_is_within_its_bounds() -> None:
     model = ModelConfig(width=1024, heads=1, hidden=1040, window=508)
     bounds.check(model, 4096, MAX_TERMS - 508)
+    bounds.refuse(bounds.of_recurrence(RecurrenceConfig(cells=1024), 4096 * MAX_TERMS, 1 << 16))
 
 
 @pytest.mark.parametrize(

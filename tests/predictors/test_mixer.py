@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from prequential.coding.bits import SQUASH
+from prequential.exact.scalars import SQUASH
 from prequential.predictors import mixer
 from prequential.predictors.mixer import Mixer, Mixing, Situation
 from prequential.predictors.tables import Trust

@@ -136,9 +136,7 @@ class Defined:
                 tensors.cell_backward(active, start, squashed, dout, dstate, dseen)
                 dx.zero_()
                 ones = torch.ones(3 * self.streams)
-                tensors.norm_backward(
-                    dseen.view(-1, H), ones, gates, scale, rms, dx.view(-1, H)
-                )
+                tensors.norm_backward(dseen.view(-1, H), ones, gates, scale, rms, dx.view(-1, H))
                 dgates[t, layer] = dx
                 both = dinputs[at[t], layer * 6 * H : (layer + 1) * 6 * H]
                 both.copy_(torch.cat((dx, dseen), 1))
@@ -203,13 +201,13 @@ def reference(recurrence: Recurrence, weights: dict[str, Tensor], inputs: Tensor
                 x = x + rounded(h[layer - 1]) @ rounded(weights["below"][layer - 1]).T
             x = rounded(x.reshape(-1, H))
             rms = ((x * x).mean(-1, keepdim=True) + float(scalars.NORM_EPSILON)).sqrt()
-            F, C, O = ((x / rms).reshape(B, 3 * H) + after).split(H, 1)
-            F = looked_up(F.sigmoid(), tensors._sigmoid(F.detach().float()))
-            C = looked_up(C.tanh(), tensors._tanh(C.detach().float()))
-            O = looked_up(O.sigmoid(), tensors._sigmoid(O.detach().float()))
-            c[layer] = F * c[layer] + (1 - F) * C
+            f, g, o = ((x / rms).reshape(B, 3 * H) + after).split(H, 1)
+            f = looked_up(f.sigmoid(), tensors._sigmoid(f.detach().float()))
+            g = looked_up(g.tanh(), tensors._tanh(g.detach().float()))
+            o = looked_up(o.sigmoid(), tensors._sigmoid(o.detach().float()))
+            c[layer] = f * c[layer] + (1 - f) * g
             squashed = looked_up(c[layer].tanh(), tensors._tanh(c[layer].detach().float()))
-            h[layer] = O * squashed
+            h[layer] = o * squashed
             logits = logits + rounded(h[layer]) @ rounded(weights["head"][layer]).T
         every.append(logits)
     return torch.cat(every)
@@ -233,9 +231,7 @@ def test_gradients_agree_with_autograd() -> None:
     constants = np.full((3, 1), 1e-3, np.float32)
     kept = {name: getattr(net, name).value.copy() for name in WEIGHTS}
     loops.backward(recurrence.packed, dlogits)
-    loops.update(
-        shares.phases(1), recurrence._pieces, recurrence.packed, dlogits, constants
-    )
+    loops.update(shares.phases(1), recurrence._pieces, recurrence.packed, dlogits, constants)
     found = {name: (kept[name] - getattr(net, name).value) / 1e-3 for name in WEIGHTS}
     for name, mine in {**found, "inputs": net.dinputs}.items():
         exact = inputs.grad if name == "inputs" else leaves[name].grad
