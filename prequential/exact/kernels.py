@@ -503,7 +503,7 @@ def cell(
     squashed: Any,
     out: Any,
 ) -> None:
-    """One step of H cells for n streams: their states after (n, H), and what they put out (n, H)."""
+    """One step of H cells for n streams: their states after (n, H), and out (n, H)."""
     streams, H = out.shape
     one = np.float32(1)
     for b in range(streams):

@@ -1,7 +1,8 @@
 """What the loops of the recurrent network work on: its arrays, in named structures.
 
 There are L layers of H cells each; B streams and T columns, so N = T * B rows; V tokens. Where
-something lasts from chunk to chunk, B rows of the column before come first. Without a type: float32.
+something lasts from chunk to chunk, B rows of the column before come first. Without a type:
+float32.
 """
 
 from __future__ import annotations

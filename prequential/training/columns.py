@@ -101,10 +101,10 @@ def decode(
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
     history, inputs, cells, recurrence, past and tables are the `packed` of the parts of a learner;
-    past is None where there is no memory. What follows `position` is as `assist` and `forward` take it; entrance (N,
-    D) is where rows enter, frequencies (N, V) int32 receives those of every token, and dlogits (N,
-    V) the gradient. Returns (position, bits) as `coder.SymbolCoder.code`; what is behind the
-    payload's end is not decoded.
+    past is None where there is no memory. What follows `position` is as `assist` and `forward` take
+    it; entrance (N, D) is where rows enter, frequencies (N, V) int32 receives those of every token,
+    and dlogits (N, V) the gradient. Returns (position, bits) as `coder.SymbolCoder.code`; what is
+    behind the payload's end is not decoded.
     """
     net = network(packed)
     head = linear_of(net.head, 0)
