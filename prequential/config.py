@@ -259,7 +259,7 @@ class Config:
         columns = 2e-5 * (1 + m.layers) / self.streams
         r = self.recurrence
         weights = r.layers * r.cells * (6 * r.cells + V)
-        step += 1e-10 * weights + 1e-9 * weights / tokens + 3e-8 * r.layers * r.cells
+        step += 2e-10 * weights + 1e-9 * weights / tokens + 3e-8 * r.layers * r.cells
         tables = 2e-6 + 8e-9 * V + len(n.contexts) * (0.6e-6 + 20e-9 * n.slots)
         memory = 0.0
         if self.memory.kind != "none":

@@ -513,11 +513,11 @@ def cell(
             for j in range(H):
                 gate[j] = q[j] * f + x[j]
         for j in range(H):
-            f = scalars.sigmoid(forget[j])
-            c = scalars.tanh(candidate[j])
-            o = scalars.sigmoid(output[j])
+            f = scalars.logistic(forget[j])
+            c = scalars.tangent(candidate[j])
+            o = scalars.logistic(output[j])
             state = f * before[b, j] + (one - f) * c
-            s = scalars.tanh(state)
+            s = scalars.tangent(state)
             forget[j], candidate[j], output[j] = f, c, o
             after[b, j] = state
             squashed[b, j] = s

@@ -34,8 +34,8 @@ SHARE_BITS = 15
 GROUPS = 16
 GROUP_LIMIT = (1 << 27) - 8
 
-SIGMOID_UNIT, TANH_UNIT = np.float32(256), np.float32(512)
-SIGMOID_PART, TANH_PART = np.float32(2**-16), np.float32(2**-15)
+LOGISTIC_UNIT, TANGENT_UNIT = np.float32(256), np.float32(512)
+LOGISTIC_PART, TANGENT_PART = np.float32(1 / (1 << 16)), np.float32(1 / (1 << 15))
 
 _LIMIT = np.float32(OPERAND_MAX)
 _LOGIT_LIMIT = np.float32(LOGIT_MAX)
@@ -171,15 +171,15 @@ def _squashed(x: Any) -> Any:
 
 
 @jit
-def sigmoid(x: Any) -> Any:
+def logistic(x: Any) -> Any:
     """1 / (1 + e^-x) of a float32 in steps of 2^-16, at the nearest 256th."""
-    return np.float32(_squashed(x * SIGMOID_UNIT)) * SIGMOID_PART
+    return np.float32(_squashed(x * LOGISTIC_UNIT)) * LOGISTIC_PART
 
 
 @jit
-def tanh(x: Any) -> Any:
+def tangent(x: Any) -> Any:
     """tanh x = 2 / (1 + e^-2x) - 1 of a float32 in steps of 2^-15, at the nearest 512th."""
-    return np.float32(_squashed(x * TANH_UNIT)) * TANH_PART - np.float32(1)
+    return np.float32(_squashed(x * TANGENT_UNIT)) * TANGENT_PART - np.float32(1)
 
 
 @jit

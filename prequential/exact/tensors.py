@@ -465,11 +465,11 @@ def cell(
     H = out.shape[1]
     seen = (gates * scale[:, None]).view(inputs.shape) + inputs
     candidate = slice(H, 2 * H)
-    active.copy_(_sigmoid(seen))
-    active[:, candidate] = _tanh(seen[:, candidate])
+    active.copy_(_logistic(seen))
+    active[:, candidate] = _tangent(seen[:, candidate])
     f, c, o = active[:, :H], active[:, candidate], active[:, 2 * H :]
     after.copy_(f * before + (1.0 - f) * c)
-    squashed.copy_(_tanh(after))
+    squashed.copy_(_tangent(after))
     out.copy_(o * squashed)
 
 
@@ -501,12 +501,12 @@ def _squash_table(device: torch.device) -> Tensor:
     return torch.from_numpy(scalars.SQUASH).to(device)
 
 
-def _sigmoid(x: Tensor) -> Tensor:
-    return _squashed(x * float(scalars.SIGMOID_UNIT)) * float(scalars.SIGMOID_PART)
+def _logistic(x: Tensor) -> Tensor:
+    return _squashed(x * float(scalars.LOGISTIC_UNIT)) * float(scalars.LOGISTIC_PART)
 
 
-def _tanh(x: Tensor) -> Tensor:
-    return _squashed(x * float(scalars.TANH_UNIT)) * float(scalars.TANH_PART) - 1.0
+def _tangent(x: Tensor) -> Tensor:
+    return _squashed(x * float(scalars.TANGENT_UNIT)) * float(scalars.TANGENT_PART) - 1.0
 
 
 @in_one_kernel

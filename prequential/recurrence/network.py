@@ -27,7 +27,7 @@ from prequential.predictors.embeddings import Embeddings
 from prequential.recurrence import layout, loops
 from prequential.transformer.update import pieces_of
 
-_KEEP = 1.0 - 2.0**-11  # of the mean square, a step
+_KEEP = 1.0 - 1.0 / 2048.0  # of the mean square, a step
 _EPSILON = 1e-12
 _INPUTS = 0.3  # what a token says at first is within it
 _SLOWER = 0.0004  # a rate falls as 1 / sqrt(1 + _SLOWER * steps)

@@ -1,6 +1,7 @@
-"""Predict and learn: the transformer, its input embeddings and the n-gram logits as one predictor.
+"""Predict and learn: both networks, their input embeddings and the n-gram logits as one predictor.
 
-What is sparse (embeddings, n-grams) lives on the host, the dense transformer on the device. The
+The recurrence and what is sparse (embeddings, n-grams) live on the host, the transformer on the
+device. Their logits are added up, so that each learns what the others do not know. The
 probabilities that the gradient sees are the very frequencies that are coded.
 """
 

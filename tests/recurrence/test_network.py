@@ -202,11 +202,11 @@ def reference(recurrence: Recurrence, weights: dict[str, Tensor], inputs: Tensor
             x = rounded(x.reshape(-1, H))
             rms = ((x * x).mean(-1, keepdim=True) + float(scalars.NORM_EPSILON)).sqrt()
             f, g, o = ((x / rms).reshape(B, 3 * H) + after).split(H, 1)
-            f = looked_up(f.sigmoid(), tensors._sigmoid(f.detach().float()))
-            g = looked_up(g.tanh(), tensors._tanh(g.detach().float()))
-            o = looked_up(o.sigmoid(), tensors._sigmoid(o.detach().float()))
+            f = looked_up(f.sigmoid(), tensors._logistic(f.detach().float()))
+            g = looked_up(g.tanh(), tensors._tangent(g.detach().float()))
+            o = looked_up(o.sigmoid(), tensors._logistic(o.detach().float()))
             c[layer] = f * c[layer] + (1 - f) * g
-            squashed = looked_up(c[layer].tanh(), tensors._tanh(c[layer].detach().float()))
+            squashed = looked_up(c[layer].tanh(), tensors._tangent(c[layer].detach().float()))
             h[layer] = o * squashed
             logits = logits + rounded(h[layer]) @ rounded(weights["head"][layer]).T
         every.append(logits)

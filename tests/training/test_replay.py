@@ -46,7 +46,9 @@ PINNED = [0, 1, 2, 363, 2234604747797889694]
 
 def test_the_live_context_is_put_back() -> None:
     """With a rate of zero a replay changes nothing at all, so the codelength is the same."""
-    still = ["optimizer.rate=0.0", "model.input_rate=0.0"]
+    rates = "rate", "head_rate", "input_rate"
+    cells = [f"recurrence.{rate}=0.0" for rate in rates]
+    still = ["optimizer.rate=0.0", "model.input_rate=0.0", *cells]
     data = text(1500)
     one, four = (codec.codelength(data, 0, small(f"epochs={e}", *still)) for e in (1, 4))
     assert four.loss_integral_bits == one.loss_integral_bits
