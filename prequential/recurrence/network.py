@@ -51,7 +51,7 @@ class Recurrence:
         )
         self.embeddings = Embeddings(inputs, streams, columns, seed, tokens, 1, _INPUTS)
         self.network = net = layout.make(config, streams, columns, seed, tokens)
-        self.packed = pack(net)
+        self.packed = pack(net) if config.layers else None
         self._kinds = {"hidden": net.hidden, "below": net.below, "head": net.head}
         self._pieces = pieces_of(self._kinds.values())
         self.steps = 0
@@ -85,7 +85,8 @@ class Recurrence:
 
     def advance(self, columns: int) -> None:
         """Move the state past a finished chunk of so many columns."""
-        loops.advance(self.packed, columns)
+        if self.config.layers:
+            loops.advance(self.packed, columns)
 
     def state(self) -> list[np.ndarray]:
         """Views of what a chunk needs of the chunks before it; zeros at the beginning."""

@@ -101,16 +101,15 @@ def decode(
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
     history, inputs, cells, recurrence, past and tables are the `packed` of the parts of a learner;
-    past is None where there is no memory. What follows `position` is as `assist` and `forward` take
-    it; entrance (N, D) is where rows enter, frequencies (N, V) int32 receives those of every token,
-    and dlogits (N, V) the gradient. Returns (position, bits) as `coder.SymbolCoder.code`; what is
-    behind the payload's end is not decoded.
+    recurrence and past are None where there is none. What follows `position` is as `assist` and
+    `forward` take it; entrance (N, D) is where rows enter, frequencies (N, V) int32 receives those
+    of every token, and dlogits (N, V) the gradient. Returns (position, bits) as
+    `coder.SymbolCoder.code`; what is behind the payload's end is not decoded.
     """
     net = network(packed)
     head = linear_of(net.head, 0)
     history, inputs = history_of(history), embeddings.state_of(inputs)
     cells, known = embeddings.state_of(cells), ngrams.state_of(tables)
-    entered = layout.network(recurrence).inputs
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
@@ -119,7 +118,8 @@ def decode(
         embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
         forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
         shares.done(counters, 0)
-        if entered.shape[1] > 0:
+        if recurrence is not None:
+            entered = layout.network(recurrence).inputs
             embeddings.gather_rows(cells.table, cells.rows[t], entered[a:b])
             loops.forward(recurrence, t, t + 1)
         phase = 1 + t * forward.phases(net.layers, pieces)
