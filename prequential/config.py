@@ -65,12 +65,28 @@ BYTES = "bytes"  # the tokenizer that leaves everything as it is
 AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
 SYMBOLS = 256  # tokens that it knows
 
+_GRID = re.compile(
+    r"(0|[1-9]\d{0,17})-([1-9]\d{0,17}):(u1|i1|[<>][ui][234])x([1-4])(?:/([1-9]\d{0,4}))?"
+)
+
 
 class Range(NamedTuple):
     """The values a field may take, both ends included."""
 
     low: float
     high: float
+
+
+class Grid(NamedTuple):
+    """A part of the input that is numbers at equal distances: a picture, or sound."""
+
+    start: int  # its first byte in the input
+    end: int  # behind its last one
+    size: int  # bytes of an element
+    channels: int  # elements of a pixel or a frame
+    row: int  # elements of a row of a picture, with all that pads it; 0: sound
+    low_first: bool  # the lowest byte of an element comes first
+    signed: bool
 
 
 def _bounded(default: Any, low: float, high: float) -> Any:
@@ -157,6 +173,8 @@ class Config:
     ngrams: NgramConfig = field(default_factory=NgramConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Where pictures and sound are, see `parse_grids`; "auto": where `finding` finds some.
+    numbers: str = ""
 
     def resolve(self, byte_count: int, token_count: int | None = None) -> Config:
         """The same config with every size that follows the input's length filled in.
@@ -169,7 +187,14 @@ class Config:
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
+
+        Raises:
+            ConfigError: numbers are said to be where the input has no bytes.
         """
+        if any(grid.end > byte_count for grid in parse_grids(self.numbers)):
+            raise ConfigError(
+                f"numbers = {self.numbers!r}: beyond the {byte_count} bytes there are"
+            )
         enough = max(1, byte_count // self.stream_bytes)
         streams = self.streams or min(8, 1 << (enough.bit_length() - 1))
         streams = max(1, min(streams, byte_count if token_count is None else token_count))
@@ -202,6 +227,9 @@ class Config:
             memory += B * (1 + longer) << self.memory.window_log2
             memory += (64 << min(19, self.memory.window_log2)) + (1 << 24)
             contexts += len(self.memory.contexts) + OWN_CONTEXTS
+            grids = parse_grids(self.numbers)
+            equations = max((g.row * _equations(g.channels) for g in grids), default=0)
+            memory += 16 * B * equations + (len(grids) > 0 and 1 << 25)
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
         return embeddings + tables + memory + outputs + 43_000 * B + self.device_bytes(V)
@@ -238,17 +266,19 @@ class Config:
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:
-        """Which settings differ from the defaults, a bit each, then these: see docs/FORMAT.md."""
-        values = [value for _, value in leaves(self)]
-        differ = [
-            value != default for value, (_, default) in zip(values, leaves(Config()), strict=True)
-        ]
+        """Which settings differ from the defaults, a bit each, then these: see docs/FORMAT.md.
+
+        Where numbers are stands behind them.
+        """
+        *values, numbers = [value for _, value in leaves(self)]
+        defaults = [value for _, value in leaves(Config())]
+        differ = [value != default for value, default in zip(values, defaults, strict=False)]
         mask = 0
         for i, other in enumerate(differ):
             mask |= other << i
-        return mask.to_bytes(_mask_bytes(len(values)), "little") + b"".join(
-            _pack(value) for value, other in zip(values, differ, strict=True) if other
-        )
+        sent = [_pack(value) for value, other in zip(values, differ, strict=True) if other]
+        sent.append(str(numbers).encode())
+        return mask.to_bytes(_mask_bytes(len(values)), "little") + b"".join(sent)
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Config:
@@ -258,14 +288,14 @@ class Config:
             ConfigError: not the canonical bytes of a valid config.
         """
         defaults = dict(leaves(Config()))
-        reader = _Reader(packed, list(defaults))
+        reader = _Reader(packed, list(defaults)[:-1])
 
         def read(name: str, hint: Any) -> Any:
-            return reader.read(name, hint, defaults[name])
+            return reader.rest() if name == "numbers" else reader.read(name, hint, defaults[name])
 
         config: Config = _build(cls, "", read)
-        if reader.offset != len(packed):
-            raise ConfigError(f"config: {len(packed) - reader.offset} bytes too many")
+        if config.numbers == AUTO:
+            raise ConfigError("config: does not say where numbers are")
         return config
 
 
@@ -376,6 +406,9 @@ def _check_together(config: Any, source: str) -> None:
             f" model.heads = {config.heads}"
         )
     if isinstance(config, Config):
+        bytewise = config.memory.kind != "none" and config.tokenizer in (BYTES, AUTO)
+        if parse_grids(config.numbers) and not bytewise:
+            raise ConfigError(f"{source}: numbers are for a memory, and tokens that are bytes")
         keys = config.model.window + config.chunk
         if keys > MAX_TERMS:
             raise ConfigError(
@@ -398,6 +431,43 @@ def parse_context(name: str, where: str = "context") -> tuple[int, int]:
     if match is None or not low <= int(match[2]) <= high:
         raise ConfigError(f"{where}: {name!r} is not a context such as o4, w1 or s3")
     return _CONTEXT_KINDS[match[1]], int(match[2])
+
+
+def parse_grids(text: str) -> list[Grid]:
+    """Where numbers are, in order, of "START-END:TYPExCHANNELS/ROW", with commas between.
+
+    TYPE is as NumPy has it; sound has no ROW, the elements of a picture's row.
+
+    >>> parse_grids("15-1179663:u1x3/2304")[0].channels, parse_grids("44-50:<i2x1")[0].size
+    (3, 2)
+
+    Raises:
+        ConfigError: this is something else, or they overlap.
+    """
+    grids, end = list[Grid](), 0
+    for part in text.split(",") if text and text != AUTO else ():
+        match = _GRID.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"numbers = {part!r}: expected such as 54-786486:u1x3/768")
+        kind, channels, row = match[3], int(match[4]), int(match[5] or 0)
+        grid = Grid(
+            int(match[1]), int(match[2]), int(kind[-1]), channels, row, kind[0] == "<", "i" in kind
+        )
+        if (
+            not end <= grid.start < grid.end
+            or (grid.end - grid.start) % grid.size
+            or (row and row <= 2 * channels)
+        ):
+            raise ConfigError(f"numbers = {part!r}: overlaps, is out of order or no whole elements")
+        end = grid.end
+        grids.append(grid)
+    return grids
+
+
+def _equations(channels: int) -> int:
+    """Numbers that the normal equations of one element of a picture are: see `squares`."""
+    neighbours = 10 if channels == 1 else 1 + 5 * channels
+    return neighbours * (neighbours + 3) // 2
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -478,6 +548,13 @@ def _build(cls: Any, prefix: str, read: Any) -> Any:
     return _from_tree(cls, tree, "config", prefix)
 
 
+def _decoded(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config: {name} is not UTF-8") from error
+
+
 class _Reader:
     def __init__(self, packed: bytes, names: list[str]) -> None:
         self.packed = packed
@@ -513,14 +590,15 @@ class _Reader:
             raise ConfigError(f"config: {name} = {text!r} is not a number in shortest form")
         return value
 
+    def rest(self) -> str:
+        start, self.offset = self.offset, len(self.packed)
+        return _decoded(self.packed[start:], "numbers")
+
     def _text(self, name: str) -> str:
         length = self._length(name)
         raw = self.packed[self.offset : self.offset + length]
         self.offset += length
-        try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"config: {name} is not UTF-8") from error
+        return _decoded(raw, name)
 
     def _length(self, name: str) -> int:
         length = self._varint(name)

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from prequential.archive import codesize
 from prequential.archive.bare import bare
+from prequential.archive.container import ArchiveReader
 from prequential.errors import FileError
 
 _ZIP = b"PK\x03\x04"
@@ -124,9 +125,11 @@ except KeyboardInterrupt:
 def write(archive: bytes, out: BinaryIO) -> int:
     """Write the runnable archive around a `.pq` archive; return its size in bytes."""
     packed = io.BytesIO()
+    config = ArchiveReader(io.BytesIO(archive), "archive").header.config
+    numbers = config is not None and config.numbers != ""
     with zipfile.ZipFile(packed, "w") as pyz:
         _add(pyz, "__main__.py", bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
-        _add(pyz, "code", codesize.packed(), zipfile.ZIP_STORED)
+        _add(pyz, "code", codesize.packed(numbers), zipfile.ZIP_STORED)
         _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
     out.write(packed.getvalue())
     return len(packed.getvalue())

@@ -20,7 +20,8 @@ import prequential
 
 _MODULES = (
     "adagrad backward bits coder columns compiled config contexts embeddings forward kernels layout"
-    " matches memory mixer multiply ngrams pieces scalars shares softmax tables update vocabulary"
+    " matches memory mixer multiply ngrams numbers pieces scalars series shares softmax squares"
+    " tables update vocabulary"
 )
 
 

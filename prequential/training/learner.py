@@ -15,7 +15,7 @@ import torch
 
 from prequential.coding.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
-from prequential.config import HISTORY_BYTES, Config
+from prequential.config import HISTORY_BYTES, Config, parse_grids
 from prequential.exact import softmax
 from prequential.predictors.contexts import History
 from prequential.predictors.embeddings import Embeddings
@@ -54,7 +54,11 @@ class Learner:
         self.step = new_step(config, V, seed, device, self.threads)
         self.model = self.step.model
         self.ngrams = Ngrams(config.ngrams, B, T, V)
-        self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
+        self.memory = (
+            Memory(config.memory, B, vocabulary, parse_grids(config.numbers))
+            if config.memory.kind != "none"
+            else None
+        )
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         compiled = isinstance(self.step, CompiledStep)
         self.decode_columns = self._decode_columns if compiled else None
@@ -166,8 +170,7 @@ class Learner:
         for gates in (tables.gates, tables.biases):
             sha.update(gates.astype("<f4").tobytes())
         if self.memory is not None:
-            weights = self.memory.state.mixer.weights[..., : self.memory.inputs]
-            sha.update(weights.astype("<i4").tobytes())
+            sha.update(self.memory.weights())
         return sha.digest()
 
     def _replay(self, index: int, past: Past) -> None:
