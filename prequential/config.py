@@ -294,8 +294,6 @@ class Config:
             return reader.rest() if name == "numbers" else reader.read(name, hint, defaults[name])
 
         config: Config = _build(cls, "", read)
-        if config.numbers == AUTO:
-            raise ConfigError("config: does not say where numbers are")
         return config
 
 

@@ -15,7 +15,6 @@ from typing import BinaryIO
 
 from prequential.archive import codesize
 from prequential.archive.bare import bare
-from prequential.archive.container import ArchiveReader
 from prequential.errors import FileError
 
 _ZIP = b"PK\x03\x04"
@@ -122,11 +121,12 @@ except KeyboardInterrupt:
 """
 
 
-def write(archive: bytes, out: BinaryIO) -> int:
-    """Write the runnable archive around a `.pq` archive; return its size in bytes."""
+def write(archive: bytes, out: BinaryIO, *, numbers: bool = False) -> int:
+    """Write the runnable archive around a `.pq` archive; return its size in bytes.
+
+    numbers tells whether it has pictures or sound, which take more code.
+    """
     packed = io.BytesIO()
-    config = ArchiveReader(io.BytesIO(archive), "archive").header.config
-    numbers = config is not None and config.numbers != ""
     with zipfile.ZipFile(packed, "w") as pyz:
         _add(pyz, "__main__.py", bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
         _add(pyz, "code", codesize.packed(numbers), zipfile.ZIP_STORED)

@@ -120,7 +120,11 @@ def make(grids: list[Grid], streams: int) -> Numbers:
     sums = np.tile(_offs(), (streams, PREDICTORS, 1))
     return Numbers(
         rows,
-        *np.zeros((5, streams), np.int64),
+        np.zeros(streams, np.int64),
+        np.zeros(streams, np.int64),
+        np.zeros(streams, np.int64),
+        np.zeros(streams, np.int64),
+        np.zeros(streams, np.int64),
         np.zeros(ring),
         np.zeros(ring),
         np.zeros((streams, 4, 2)),
