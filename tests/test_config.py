@@ -165,4 +165,12 @@ def test_field_order_is_the_format() -> None:
     """Moving or adding a field changes every archive: then docs/FORMAT.md must say so."""
     names = [f.name for f in dataclasses.fields(Config)]
     sections = ["model", "ngrams", "memory", "optimizer"]
-    assert names == ["streams", "stream_bytes", "chunk", "epochs", "tokenizer", *sections, "numbers"]
+    assert names == [
+        "streams",
+        "stream_bytes",
+        "chunk",
+        "epochs",
+        "tokenizer",
+        *sections,
+        "numbers",
+    ]
