@@ -283,6 +283,8 @@ class Loop(CPUDispatcher):
     def add_overload(self, cres: Any) -> None:
         """Let Python call it, unless it is only linked into others."""
         arguments = tuple(cres.signature.args)
+        # From the cache, a library knows nothing of it: callers that link it would not load it.
+        cres.library._reload_init |= set(cres.reload_init)
         if not cres.library._finalized:
             self.overloads[arguments] = cres
             return

@@ -45,6 +45,10 @@ def twice(x):
 def after(x):
     return total(x, 5)
 
+@jit
+def beyond(x):
+    return after(x) + 1
+
 with event.install_recorder("numba:compile") as compiled:
     for name in sys.argv[1:]:
         print(globals()[name](np.arange(4)))
@@ -78,6 +82,9 @@ def test_another_process_takes_a_loop_apart_from_the_cache(tmp_path: Path) -> No
     for kept in (tmp_path / "cache").rglob("loops.total*.nbc"):
         kept.unlink()
     assert run("after", "twice") == ["11", "12", "too much", "add total"]
+    # One that links what is in the cache, and then is in the cache itself.
+    for compiled in ("beyond", ""):
+        assert run("beyond") == ["12", "too much", compiled]
 
 
 def test_a_loop_that_was_linked_can_be_called() -> None:
@@ -138,6 +145,10 @@ if "barred" in sys.argv:
     CacheImpl._locator_classes = []
 from loops import total, np
 import numba.core.event as event
+@jit
+def beyond(x):
+    return after(x) + 1
+
 with event.install_recorder("numba:compile") as compiled:
     assert total(np.arange(4), 0) == 6
 print(total.stats.cache_path, sum(e.is_end for _, e in compiled.buffer))
