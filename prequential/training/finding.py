@@ -1,4 +1,7 @@
-"""Where an input is pictures and sound: what is proposed, if coding a sample so is shorter."""
+"""Where an input is pictures and sound: what is proposed, if coding a sample so is shorter.
+
+Headers propose first, and what looks like numbers where there is none.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from prequential.coding.elements import Arranged
 from prequential.coding.vocabulary import SINGLE_BYTES
 from prequential.config import BYTES, Config, Grid
 from prequential.predictors.memory import Memory
+from prequential.training.guessing import guesses
 
 if TYPE_CHECKING:
     from prequential.training.run import Bytes
@@ -30,7 +34,12 @@ def find(data: Bytes, config: Config) -> str:
     """
     if config.memory.kind == "none" or config.tokenizer != BYTES:
         return ""
-    kept = [grid for grid in formats.proposals(data) if _pays(data, grid, config)]
+    proposed = formats.proposals(data)
+    ends = [0, *(grid.end for grid in proposed)]
+    starts = [*(grid.start for grid in proposed), len(data)]
+    for end, start in zip(ends, starts, strict=True):
+        proposed += guesses(data, end, start)
+    kept = [grid for grid in sorted(proposed) if _pays(data, grid, config)]
     return formats.format_grids(kept[:_MOST_GRIDS])
 
 
