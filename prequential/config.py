@@ -13,11 +13,14 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from prequential.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prequential.grids import Grid
 
 DEFAULT_PRESET = "default"
 
@@ -65,28 +68,12 @@ BYTES = "bytes"  # the tokenizer that leaves everything as it is
 AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
 SYMBOLS = 256  # tokens that it knows
 
-_GRID = re.compile(
-    r"(0|[1-9]\d{0,17})-([1-9]\d{0,17}):(u1|i1|[<>][ui][234])x([1-4])(?:/([1-9]\d{0,4}))?"
-)
-
 
 class Range(NamedTuple):
     """The values a field may take, both ends included."""
 
     low: float
     high: float
-
-
-class Grid(NamedTuple):
-    """A part of the input that is numbers at equal distances: a picture, or sound."""
-
-    start: int  # its first byte in the input
-    end: int  # behind its last one
-    size: int  # bytes of an element
-    channels: int  # elements of a pixel or a frame
-    row: int  # elements of a row of a picture, with all that pads it; 0: sound
-    low_first: bool  # the lowest byte of an element comes first
-    signed: bool
 
 
 def _bounded(default: Any, low: float, high: float) -> Any:
@@ -173,7 +160,7 @@ class Config:
     ngrams: NgramConfig = field(default_factory=NgramConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # Where pictures and sound are, see `parse_grids`; "auto": where `finding` finds some.
+    # Where pictures and sound are, see `grids`; "auto": where `finding` finds some.
     numbers: str = ""
 
     def resolve(self, byte_count: int, token_count: int | None = None) -> Config:
@@ -228,8 +215,7 @@ class Config:
             memory += (64 << min(19, self.memory.window_log2)) + (1 << 24)
             contexts += len(self.memory.contexts) + OWN_CONTEXTS
             grids = parse_grids(self.numbers)
-            equations = max((g.row * _equations(g.channels) for g in grids), default=0)
-            memory += 16 * B * equations + (len(grids) > 0 and 1 << 25)
+            memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
         return embeddings + tables + memory + outputs + 43_000 * B + self.device_bytes(V)
@@ -432,40 +418,11 @@ def parse_context(name: str, where: str = "context") -> tuple[int, int]:
 
 
 def parse_grids(text: str) -> list[Grid]:
-    """Where numbers are, in order, of "START-END:TYPExCHANNELS/ROW", with commas between.
-
-    TYPE is as NumPy has it; sound has no ROW, the elements of a picture's row.
-
-    >>> parse_grids("15-1179663:u1x3/2304")[0].channels, parse_grids("44-50:<i2x1")[0].size
-    (3, 2)
-
-    Raises:
-        ConfigError: this is something else, or they overlap.
-    """
-    grids, end = list[Grid](), 0
-    for part in text.split(",") if text and text != AUTO else ():
-        match = _GRID.fullmatch(part)
-        if match is None:
-            raise ConfigError(f"numbers = {part!r}: expected such as 54-786486:u1x3/768")
-        kind, channels, row = match[3], int(match[4]), int(match[5] or 0)
-        grid = Grid(
-            int(match[1]), int(match[2]), int(kind[-1]), channels, row, kind[0] == "<", "i" in kind
-        )
-        if (
-            not end <= grid.start < grid.end
-            or (grid.end - grid.start) % grid.size
-            or (row and row <= 2 * channels)
-        ):
-            raise ConfigError(f"numbers = {part!r}: overlaps, is out of order or no whole elements")
-        end = grid.end
-        grids.append(grid)
-    return grids
-
-
-def _equations(channels: int) -> int:
-    """Numbers that the normal equations of one element of a picture are: see `squares`."""
-    neighbours = 10 if channels == 1 else 1 + 5 * channels
-    return neighbours * (neighbours + 3) // 2
+    """What `Config.numbers` says, if it says something; only then the decoder takes more code."""
+    found: list[Grid] = []
+    if text and text != AUTO:
+        found = import_module("prequential.grids").parse(text)
+    return found
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:

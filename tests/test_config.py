@@ -14,16 +14,15 @@ from prequential.config import (
     MAX_TERMS,
     OPERAND_MAX,
     Config,
-    Grid,
     from_tree,
     load,
     parse_context,
-    parse_grids,
     preset_names,
 )
 from prequential.errors import ConfigError
 from prequential.exact import bounds
 from prequential.exact.scalars import group_of
+from prequential.grids import Grid, parse, text_of
 
 
 def test_presets_load_and_survive_their_bytes() -> None:
@@ -135,7 +134,8 @@ def test_numbers_stand_behind_the_settings() -> None:
     config = from_tree({"numbers": text, "chunk": 7})
     assert config.to_bytes() == from_tree({"chunk": 7}).to_bytes() + text.encode()
     assert Config.from_bytes(config.to_bytes()) == config
-    assert parse_grids(text)[1] == Grid(31, 37, 2, 1, 0, True, True)
+    assert parse(text)[1] == Grid(31, 37, 2, 1, 0, True, True)
+    assert text_of(parse(text)) == text
     assert config.resolve(37).numbers == text
     with pytest.raises(ConfigError, match="36 bytes"):
         config.resolve(36)

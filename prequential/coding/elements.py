@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prequential.config import Grid
+from prequential.grids import Grid
 
 _TOP = np.uint8(128)
 _BLOCK = 1 << 20  # elements

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prequential.config import Grid
+from prequential.grids import Grid
 
 _BLOCK = 1 << 20
 _HEADER_BYTES = 4096  # in which a header without long comments ends
@@ -38,20 +38,6 @@ def proposals(data: Any) -> list[Grid]:
                 found.append(grid)
                 end = grid.end
     return found
-
-
-def format_grids(grids: list[Grid]) -> str:
-    """The inverse of `config.parse_grids`.
-
-    >>> format_grids([Grid(44, 50, 2, 1, 0, True, True)])
-    '44-50:<i2x1'
-    """
-    parts = []
-    for start, end, size, channels, row, low_first, signed in grids:
-        order = "" if size == 1 else "<" if low_first else ">"
-        kind = f"{order}{'i' if signed else 'u'}{size}x{channels}"
-        parts.append(f"{start}-{end}:{kind}" + (f"/{row}" if row else ""))
-    return ",".join(parts)
 
 
 def _headers(data: Any) -> Iterator[tuple[int, Callable[[Any, int], list[Grid]]]]:

@@ -19,19 +19,22 @@ context models (the PAQ family).
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
 from prequential.coding.vocabulary import Spelling, Vocabulary
-from prequential.config import OWN_CONTEXTS, Grid, MemoryConfig
+from prequential.config import OWN_CONTEXTS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
 from prequential.predictors import contexts, matches, mixer, tables
 from prequential.predictors.contexts import Contexts, History, HistoryState
 from prequential.predictors.matches import Matches, Pointers
 from prequential.predictors.mixer import Mixer, Mixing, Situation
 from prequential.predictors.tables import Found, Tables
+
+if TYPE_CHECKING:
+    from prequential.grids import Grid
 
 try:
     numbers: Any = import_module(".numbers", __package__)
@@ -54,7 +57,7 @@ class State(NamedTuple):
     found: Found
     mixing: Mixing
     below: np.ndarray  # (V + 1,) int64: the frequencies of all tokens before each
-    numbers: Any  # `numbers.Numbers`; None elsewhere
+    numbers: Any  # `numbers.Numbers`, or packed; None elsewhere
 
 
 class Memory:
@@ -69,48 +72,37 @@ class Memory:
     ) -> None:
         """grids are where numbers are, if anywhere."""
         self.history = History(streams, vocabulary)
-        self.grids = grids or None
+        self.grids = grids
         count = len(config.contexts) + OWN_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
-        found = tables.room(count)
-        self.state = State(
+        # Four a context, three of order 1, two of the match, two of the expert, a constant.
+        self.inputs = 4 * count + 8
+        general = State(
             self.history.state,
             vocabulary.spelling,
             contexts.parse(config.contexts),
             tables.make(count, config.buckets, kinds, config.count_limit),
             matches.make(streams, config.window_log2, kinds),
-            mixer.make(_inputs(found, None), kinds, streams, config.mixer_rate),
-            found,
-            mixer.room(_inputs(found, None)),
+            mixer.make(self.inputs, kinds, streams, config.mixer_rate),
+            tables.room(count),
+            mixer.room(self.inputs),
             np.zeros(len(vocabulary) + 1, np.int64),
             None,
         )
-        self.states = [self.state]
+        self.states = [general]
         if grids:
-            known = numbers.make(grids, streams)
-            count = numbers.CONTEXTS + OWN_CONTEXTS
-            own, found = tables.make(count, 2, kinds, config.count_limit), tables.room(count)
-            self.states.append(
-                self.state._replace(
-                    contexts=contexts.parse(()),
-                    tables=own._replace(nodes=self.state.tables.nodes),
-                    mixer=mixer.make(_inputs(found, known), kinds, streams, numbers.RATE),
-                    found=found,
-                    mixing=mixer.room(_inputs(found, known)),
-                    numbers=known,
-                )
-            )
-        self.packed = (pack(self.state), pack(self.states[1]) if grids else None)
+            self.states.append(numbers.structure(general, grids, streams))
+        self.packed = (pack(general), pack(self.states[1]) if grids else None)
 
     def start_at(self, starts: list[int]) -> None:
         """Where in the input each stream starts."""
-        if len(self.states) > 1:
-            self.states[1].numbers.starts[:] = starts
+        for state in self.states[1:]:
+            state.numbers.starts[:] = starts
 
     def restore(self, data: np.ndarray, known: list[slice]) -> list[slice]:
         """Put what is known of the input (n,) uint8 in its own order: see `elements.restore`."""
-        return known if self.grids is None else numbers.restore(data, self.grids, known)
+        return numbers.restore(data, self.grids, known) if self.grids else known
 
     def code(
         self,
@@ -130,36 +122,23 @@ class Memory:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
-        s = self.state
         named = {f"memory.{name}": array for name, array in self.history.arrays().items()}
-        named |= _named("memory", s.tables, s.matches, s.matches.pointers, s.mixer)
-        for other in self.states[1:]:
-            known = other.numbers
-            named |= _named(
-                "numbers", other.tables, other.mixer, known, known.squares, known.series
-            )
-            del named["numbers.tables.nodes"]  # the same for both
+        for prefix, s in zip(("memory", "numbers"), self.states, strict=False):
+            structures: list[Any] = [s.tables, s.matches, s.matches.pointers, s.mixer]
+            if s.numbers is not None:
+                structures += [s.numbers, s.numbers.squares, s.numbers.series]
+            for structure in structures:  # some of whose fields have the same names
+                for name, array in structure._asdict().items():
+                    shared = any(array is other for other in named.values())
+                    if isinstance(array, np.ndarray) and not shared:
+                        named[f"{prefix}.{type(structure).__name__.lower()}.{name}"] = array
         return named
 
     def weights(self) -> bytes:
         """All weights of the mixers' inputs."""
-        used = (s.mixer.weights[..., : _inputs(s.found, s.numbers)] for s in self.states)
+        general, *others = [s.mixer.weights for s in self.states]
+        used = (general[..., : self.inputs], *others)
         return b"".join(weights.astype("<i4").tobytes() for weights in used)
-
-
-def _inputs(found: Found, known: Any) -> int:
-    """Of a mixer: four a context, three of order 1, two of the match, three of the expert."""
-    return 4 * len(found.hashes) + 8 + (numbers.INPUTS if known else 0)
-
-
-def _named(prefix: str, *structures: Any) -> dict[str, np.ndarray]:
-    """The arrays of structures, some of whose fields have the same names."""
-    return {
-        f"{prefix}.{type(structure).__name__.lower()}.{name}": array
-        for structure in structures
-        for name, array in structure._asdict().items()
-        if isinstance(array, np.ndarray)
-    }
 
 
 @jit
@@ -207,18 +186,21 @@ def _letters(last: Any) -> Any:
 
 
 @inline
-def _hash_contexts(state: Any, known: Any, b: Any, first: Any) -> None:
-    """The hashes of all contexts before the next byte; first: it is the first of a token."""
-    hashes = state.found.hashes
+def _begin(state: Any, known: Any, b: Any, first: Any) -> Any:
+    """Find the hashes of all contexts before the next byte; first: it is the first of a token.
+
+    Returns what the mixer is told of letters and place, behind what `numbers` are told of the byte.
+    """
+    hashes, last = state.found.hashes, state.history.bytes[b]
     own = hashes[len(hashes) - OWN_CONTEXTS :]
-    matches.hash_own(state.matches, b, state.history.bytes[b], own)
+    matches.hash_own(state.matches, b, last, own)
     if known is not None:
-        numbers.hash_contexts(known, b, state.matches.position[b], hashes)
-    else:
-        contexts.hash_stream(state.history, b, state.contexts, hashes)
-        if first and len(state.mixer.weights) > 1:  # no longer piece fits here: other bytes follow
-            for c in range(len(hashes)):
-                hashes[c] = tables.remix(hashes[c], 2)
+        return numbers.begin(known, b, state.matches.position[b], last[0], hashes)
+    contexts.hash_stream(state.history, b, state.contexts, hashes)
+    if first and len(state.mixer.weights) > 1:  # no longer piece fits here: other bytes follow
+        for c in range(len(hashes)):
+            hashes[c] = tables.remix(hashes[c], 2)
+    return 0, _letters(last), state.history.place[b]
 
 
 @inline
@@ -231,38 +213,10 @@ def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
 
 
 @inline
-def _begin(state: Any, known: Any, b: Any) -> Any:
-    """Where the next byte is in numbers; and of what the mixer is told, or what else it is told."""
+def _number_inputs(known: Any, b: Any, unit: Any, k: Any, done: Any, x: Any) -> None:
+    """x = what is expected of numbers, where there are any."""
     if known is not None:
-        site = numbers.begin(known, b, state.matches.position[b])
-        return site, site.letters, site.column
-    return None, _letters(state.history.bytes[b]), state.history.place[b]
-
-
-@inline
-def _number_inputs(known: Any, b: Any, site: Any, k: Any, done: Any, x: Any) -> None:
-    """x = what numbers have to say, if there are any."""
-    if known is not None:
-        numbers.inputs(known, b, site, k, done, x)
-
-
-@inline
-def _learn_numbers(known: Any, bit: Any) -> None:
-    if known is not None:
-        numbers.learn(known, bit)
-
-
-@inline
-def _push_number(known: Any, b: Any, position: Any, byte: Any) -> None:
-    if known is not None:
-        numbers.push(known, b, position, byte)
-
-
-@inline
-def _numbers_of(packed: Any) -> Any:
-    if packed is None:
-        return None
-    return numbers.numbers_of(packed)
+        numbers.inputs(known, b, unit, k, done, x)
 
 
 @inline
@@ -280,7 +234,7 @@ def state_of(packed: Any) -> Any:
         Found(*found),
         Mixing(*mixing),
         below,
-        _numbers_of(known),
+        known,
     )
 
 
@@ -327,7 +281,8 @@ def _code_token(
     mode: Any, known: Any, b: Any, state: Any, coder: Any, buffer: Any, size: Any
 ) -> Any:
     """(token, size, bits) of the next token of stream b, which is `known` to an encoder."""
-    history, spelling, below, numbers_ = state.history, state.spelling, state.below, state.numbers
+    history, spelling, below = state.history, state.spelling, state.below
+    known_numbers = state.numbers
     found, mixing, offsets = state.found, state.mixing, spelling.offsets
     x, C = mixing.inputs, len(found.hashes)
     last, bits = history.bytes[b], 0.0
@@ -337,8 +292,7 @@ def _code_token(
         inside = depth > 0 and offsets[low + 1] - offsets[low] == depth
         if inside and high - low == 1:
             break
-        site, letters, place = _begin(state, numbers_, b)
-        _hash_contexts(state, numbers_, b, depth == 0)
+        unit, letters, place = _begin(state, known_numbers, b, depth == 0)
         match, position = matches.look(state.matches, b), state.matches.position[b]
         byte = np.int64(1)  # the bits so far behind a leading 1
         half = -1  # of the byte that buckets were found for
@@ -364,7 +318,7 @@ def _code_token(
                 tables.run_inputs(state.tables, ends, found, k, byte, x[3 * C + 3 :])
                 expected = matches.inputs(state.matches, ends, match, k, byte, x[4 * C + 3 :])
                 _expert_inputs(below, low, cut, high, x[4 * C + 5 :])
-                _number_inputs(numbers_, b, site, k, byte, x[4 * C + 8 :])
+                _number_inputs(known_numbers, b, unit, k, byte, x[4 * C + 8 :])
                 at = Situation(ends, max(k, 0), done, last, letters, place, expected.grade)
                 trust = tables.trust(found)
                 mixed = mixer.mix(state.mixer, mixing, at, trust)
@@ -377,7 +331,6 @@ def _code_token(
                 tables.learn(state.tables, ends, found, bit)
                 tables.learn_runs(state.tables, found, k, bit)
                 matches.learn(state.matches, ends, match, expected, bit)
-                _learn_numbers(numbers_, bit)
             low, high = (cut, high) if bit else (low, cut)
             if not ends:
                 byte = 2 * byte + bit
@@ -386,7 +339,6 @@ def _code_token(
         if high - low == 1 and offsets[high] - offsets[low] == depth:
             break
         tables.push(state.tables, found, byte & 255)
-        _push_number(numbers_, b, position, byte & 255)
         matches.push(state.matches, b, last, np.uint8(byte & 255), depth == 0)
         contexts.push_byte(history, b, np.uint8(byte & 255))
         depth += 1

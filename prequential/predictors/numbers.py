@@ -21,9 +21,11 @@ import numpy as np
 
 from prequential.coding.bits import STRETCH
 from prequential.coding.elements import restore
-from prequential.config import Grid
+from prequential.config import OWN_CONTEXTS
 from prequential.exact.compiled import inline, jit
-from prequential.predictors import series, squares
+from prequential.grids import Grid
+from prequential.predictors import mixer, series, squares, tables
+from prequential.predictors.contexts import parse
 from prequential.predictors.series import Series
 from prequential.predictors.squares import TINY, Squares
 from prequential.predictors.tables import remix
@@ -82,7 +84,7 @@ class Numbers(NamedTuple):
     grids: np.ndarray  # (N, 5) int64: start, end, size, channels, row
     starts: np.ndarray  # (B,) int64: where each stream starts in the input
     following: np.ndarray  # (B,) int64: the first grid that is not behind
-    entered: np.ndarray  # (B,) int64: whether it has begun
+    entered: np.ndarray  # (B,) int64: 1 if it has just begun, 2 if it has a byte
     seen: np.ndarray  # (B,) int64: its elements so far
     value: np.ndarray  # (B,) int64: the bytes so far of the element
     values: np.ndarray  # (B, W) float64: element i of a grid is at i % W
@@ -100,15 +102,6 @@ class Numbers(NamedTuple):
     low: np.ndarray  # (4,) float64
     high: np.ndarray  # (4,) float64
     middle: np.ndarray  # (4,) float64
-
-
-class Site(NamedTuple):
-    """Where the next byte is, and what the memory's mixer is told of it."""
-
-    place: int  # of the byte in the element, from the highest
-    unit: int  # what the byte's lowest bit counts
-    letters: int  # below 16
-    column: int  # below 256
 
 
 def make(grids: list[Grid], streams: int) -> Numbers:
@@ -132,7 +125,7 @@ def make(grids: list[Grid], streams: int) -> Numbers:
         np.zeros((streams, INPUTS)),
         np.zeros((streams, PREDICTORS), np.int64),
         sums,
-        np.ones_like(sums),
+        np.ones(sums.shape),
         squares.make(grids, streams),
         series.make(max(sounds, default=0), streams),
         np.zeros(INPUTS),
@@ -141,8 +134,23 @@ def make(grids: list[Grid], streams: int) -> Numbers:
     )
 
 
+def structure(general: Any, grids: list[Grid], streams: int) -> Any:
+    """The memory's `State` for these grids: history, matches and buckets are those of the other."""
+    count = CONTEXTS + OWN_CONTEXTS
+    width = 4 * count + 8 + INPUTS
+    own = tables.make(count, 2, 1, general.tables.limit)
+    return general._replace(
+        contexts=parse(()),
+        tables=own._replace(nodes=general.tables.nodes),
+        mixer=mixer.make(width, 1, streams, RATE),
+        found=tables.room(count),
+        mixing=mixer.room(width),
+        numbers=make(grids, streams),
+    )
+
+
 @inline
-def numbers_of(packed: Any) -> Any:
+def _numbers_of(packed: Any) -> Any:
     """The `Numbers` again, inside a loop."""
     (
         grids, starts, following, entered, seen, value, values, off, lately, means, slopes, levels,
@@ -155,8 +163,9 @@ def numbers_of(packed: Any) -> Any:
 
 
 @inline
-def inside(numbers: Any, b: Any, position: Any) -> Any:
+def inside(packed: Any, b: Any, position: Any) -> Any:
     """Whether the next byte of stream b, after so many, is of numbers; once for every byte."""
+    numbers = _numbers_of(packed)
     grids, at = numbers.grids, numbers.starts[b] + position
     k = numbers.following[b]
     while k < len(grids) and at >= grids[k, 1]:
@@ -212,8 +221,16 @@ def _held(x: Any, least: Any, most: Any) -> Any:
 
 
 @inline
-def begin(numbers: Any, b: Any, position: Any) -> Any:
-    """Where the next byte of stream b is, which is inside of numbers."""
+def begin(packed: Any, b: Any, position: Any, last: Any, hashes: Any) -> Any:
+    """Expect the next byte of stream b, which is inside of numbers, and find its contexts.
+
+    Learns the byte before it, `last`. Returns (what its lowest bit counts, and what the memory's
+    mixer is told: a number below 16, a number below 256).
+    """
+    numbers = _numbers_of(packed)
+    if numbers.entered[b] > 1:
+        _push(numbers, b, position - 1, np.int64(last))
+    numbers.entered[b] = 2
     grid = numbers.grids[numbers.following[b]]
     size, channels, row = grid[2], grid[3], grid[4]
     at = numbers.starts[b] + position - grid[0]
@@ -232,11 +249,10 @@ def begin(numbers: Any, b: Any, position: Any) -> Any:
         if place > 0:
             numbers.low[e] = _below(numbers, b, e, edge)
             numbers.high[e] = _below(numbers, b, e, edge + 256 * unit)
-    phase = (i % row if row > 0 else i) % channels
-    level = numbers.levels[b, 0] >> 2
+    c = (i % row if row > 0 else i) % channels
+    _hash_contexts(numbers, b, i, place, c, hashes)
     expected = np.int64(numbers.means[b, 0]) >> (8 * size - 4)
-    column = ((phase * 4 + place) * 16 + expected) & 255
-    return Site(place, unit, min(level, 15), column)
+    return unit, min(numbers.levels[b, 0] >> 2, 15), ((c * 4 + place) * 16 + expected) & 255
 
 
 @inline
@@ -287,14 +303,19 @@ def _below(numbers: Any, b: Any, e: Any, edge: Any) -> Any:
 
 
 @inline
-def inputs(numbers: Any, b: Any, site: Any, k: Any, done: Any, x: Any) -> None:
-    """x (4,) = what each distribution says of bit k, after the bits `done`, with a leading 1."""
+def inputs(packed: Any, b: Any, unit: Any, k: Any, done: Any, x: Any) -> None:
+    """x (4,) = what each distribution says of bit k, after the bits `done` behind a leading 1."""
+    numbers = _numbers_of(packed)
     grid = numbers.grids[numbers.following[b]]
     start = numbers.value[b] * 256 + ((done << (8 - k)) & 255)
-    edge = (start + (np.int64(128) >> k)) * site.unit
+    edge = (start + (np.int64(128) >> k)) * unit
     for e in range(INPUTS):
         x[e] = 0
         if e < 2 or grid[4] == 0:
+            if k > 0 and done & 1:  # the last bit has halved the interval
+                numbers.low[e] = numbers.middle[e]
+            elif k > 0:
+                numbers.high[e] = numbers.middle[e]
             middle = _below(numbers, b, e, edge)
             numbers.middle[e] = middle
             low, high = numbers.low[e], numbers.high[e]
@@ -303,18 +324,8 @@ def inputs(numbers: Any, b: Any, site: Any, k: Any, done: Any, x: Any) -> None:
 
 
 @inline
-def learn(numbers: Any, bit: Any) -> None:
-    """The bit halves the interval."""
-    for e in range(INPUTS):
-        if bit:
-            numbers.low[e] = numbers.middle[e]
-        else:
-            numbers.high[e] = numbers.middle[e]
-
-
-@inline
-def push(numbers: Any, b: Any, position: Any, byte: Any) -> None:
-    """The byte behind so many is coded; where it is an element's last, learn it."""
+def _push(numbers: Any, b: Any, position: Any, byte: Any) -> None:
+    """Take in the byte behind so many; where it is an element's last, learn the element."""
     grid = numbers.grids[numbers.following[b]]
     size, channels, row = grid[2], grid[3], grid[4]
     at = numbers.starts[b] + position - grid[0]
@@ -350,15 +361,13 @@ def push(numbers: Any, b: Any, position: Any, byte: Any) -> None:
 
 
 @inline
-def hash_contexts(numbers: Any, b: Any, position: Any, out: Any) -> None:
-    """out (5,) = the hashes of what lies around the element that the next byte is of."""
+def _hash_contexts(numbers: Any, b: Any, i: Any, place: Any, c: Any, out: Any) -> None:
+    """out (5,) = hashes of what lies around element i, of channel c, whose byte `place` is next."""
     grid = numbers.grids[numbers.following[b]]
     size, channels, row = grid[2], grid[3], grid[4]
-    at = numbers.starts[b] + position - grid[0]
-    i, place = at // size, at % size
     # As many bits of what is around as are known of the element with this byte.
     cut = 8 * (size - 1 - place)
-    base = numbers.value[b] * 16 + place * 4 + (i % row if row > 0 else i) % channels
+    base = numbers.value[b] * 16 + place * 4 + c
     first, second = _near(numbers, b, i - 1, cut), _near(numbers, b, i - 2, cut)
     west = _near(numbers, b, i - channels, cut)
     west_first = _near(numbers, b, i - channels - 1, cut)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prequential.config import Grid
 from prequential.exact.compiled import apart, inline
+from prequential.grids import Grid
 
 _DECAY = 0.85
 _RIDGE = 8.0

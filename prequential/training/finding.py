@@ -14,7 +14,8 @@ from prequential.coding import formats
 from prequential.coding.coder import ENCODE, interval
 from prequential.coding.elements import Arranged
 from prequential.coding.vocabulary import SINGLE_BYTES
-from prequential.config import BYTES, Config, Grid
+from prequential.config import BYTES, Config
+from prequential.grids import Grid, text_of
 from prequential.predictors.memory import Memory
 from prequential.training.guessing import guesses
 
@@ -40,7 +41,7 @@ def find(data: Bytes, config: Config) -> str:
     for end, start in zip(ends, starts, strict=True):
         proposed += guesses(data, end, start)
     kept = [grid for grid in sorted(proposed) if _pays(data, grid, config)]
-    return formats.format_grids(kept[:_MOST_GRIDS])
+    return text_of(kept[:_MOST_GRIDS])
 
 
 def _pays(data: Bytes, grid: Grid, config: Config) -> bool:
@@ -51,7 +52,7 @@ def _pays(data: Bytes, grid: Grid, config: Config) -> bool:
     sample = data[grid.start + skipped : grid.start + skipped + taken - taken % grid.size]
     moved = grid._replace(start=0, end=len(sample))
     as_it_is, as_numbers = (_bytes(sample, grids, config) for grids in ([], [moved]))
-    told = len(formats.format_grids([grid])) + 1
+    told = len(text_of([grid])) + 1
     return as_numbers * length < (as_it_is - as_it_is // _GAIN) * length - told * len(sample)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from prequential.config import Grid
+from prequential.grids import Grid
 
 if TYPE_CHECKING:
     from prequential.training.run import Bytes

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import noise
 
-from prequential.coding.formats import format_grids, proposals
+from prequential.coding.formats import proposals
 from prequential.config import parse_grids
+from prequential.grids import text_of
 
 
 def told(data: bytes) -> str:
-    return format_grids(proposals(np.frombuffer(data, np.uint8)))
+    return text_of(proposals(np.frombuffer(data, np.uint8)))
 
 
 def wav(channels: int, size: int, frames: int = 400) -> bytes:
@@ -124,5 +125,5 @@ def test_damaged_headers_stay_within_the_data(draw: st.DataObject) -> None:
         data[draw.draw(st.integers(0, min(len(data), 140) - 1))] = draw.draw(st.integers(0, 255))
     cut = draw.draw(st.integers(0, len(data)))
     grids = proposals(np.frombuffer(bytes(data[:cut]), np.uint8))
-    assert parse_grids(format_grids(grids)) == grids
+    assert parse_grids(text_of(grids)) == grids
     assert all(grid.end <= cut for grid in grids)

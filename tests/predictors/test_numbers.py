@@ -12,8 +12,9 @@ from samples import noise, portable, small, text
 
 from prequential import codec
 from prequential.archive.container import ArchiveReader
-from prequential.config import Config, Grid, load, parse_grids
+from prequential.config import Config, load
 from prequential.errors import ConfigError
+from prequential.grids import Grid, parse
 from prequential.predictors import numbers
 from prequential.training.learner import Learner
 from prequential.training.run import Options
@@ -116,7 +117,7 @@ def test_they_are_found_and_gain() -> None:
         assert codec.decompress(archive) == data
         header = ArchiveReader(io.BytesIO(archive), "").header
         assert header.config is not None
-        assert parse_grids(header.config.numbers)[0] == Grid(13, 2893, 1, 3, 72, False, False)
+        assert parse(header.config.numbers)[0] == Grid(13, 2893, 1, 3, 72, False, False)
 
 
 @pytest.mark.slow

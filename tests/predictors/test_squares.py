@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import noise
 
-from prequential.config import Grid
+from prequential.grids import Grid
 from prequential.predictors import series, squares
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from samples import noise, small
 
-from prequential.config import Config, Grid
+from prequential.config import Config
+from prequential.grids import Grid
 from prequential.training import finding
 from prequential.training.guessing import BLOCK, guesses
 
