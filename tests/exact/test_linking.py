@@ -102,6 +102,30 @@ def test_a_loop_that_was_linked_can_be_called() -> None:
     assert inner(3.0) == 4.0
 
 
+def test_a_caller_that_drops_its_call_does_not_hide_what_it_called() -> None:
+    """It is linked first, and asks for nothing; who asks later is served all the same."""
+
+    @jit
+    def called(x: Any) -> Any:
+        return x + 1
+
+    @jit
+    def drops(flag: Any, x: Any) -> Any:
+        if flag is not None:
+            return x
+        return called(x)
+
+    @jit
+    def asks(x: Any) -> Any:
+        return called(x) * 2
+
+    @jit
+    def both(x: Any) -> Any:
+        return drops(x, x) + asks(x)
+
+    assert both(3) == 11
+
+
 def test_other_packages_loops_may_call_what_was_linked() -> None:
     @jit
     def inner(n: Any) -> Any:
