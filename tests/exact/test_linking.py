@@ -169,10 +169,6 @@ if "barred" in sys.argv:
     CacheImpl._locator_classes = []
 from loops import total, np
 import numba.core.event as event
-@jit
-def beyond(x):
-    return after(x) + 1
-
 with event.install_recorder("numba:compile") as compiled:
     assert total(np.arange(4), 0) == 6
 print(total.stats.cache_path, sum(e.is_end for _, e in compiled.buffer))
