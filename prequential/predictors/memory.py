@@ -49,7 +49,7 @@ class State(NamedTuple):
 
     history: HistoryState
     spelling: Spelling
-    contexts: Contexts
+    contexts: Any  # `Contexts`, or packed; None where numbers are
     tables: Tables
     matches: Matches
     mixer: Mixer
@@ -186,21 +186,24 @@ def _letters(last: Any) -> Any:
 
 
 @inline
-def _begin(state: Any, known: Any, b: Any, first: Any) -> Any:
+def _begin(state: Any, parsed: Any, known: Any, b: Any, first: Any) -> Any:
     """Find the hashes of all contexts before the next byte; first: it is the first of a token.
 
-    Returns what the mixer is told of letters and place, behind what `numbers` are told of the byte.
+    One of parsed and known is None, and what asks for it is not compiled. Returns what the mixer is
+    told of letters and place, behind what `numbers` are told of the byte.
     """
     hashes, last = state.found.hashes, state.history.bytes[b]
     own = hashes[len(hashes) - OWN_CONTEXTS :]
     matches.hash_own(state.matches, b, last, own)
     if known is not None:
         return numbers.begin(known, b, state.matches.position[b], last[0], hashes)
-    contexts.hash_stream(state.history, b, state.contexts, hashes)
-    if first and len(state.mixer.weights) > 1:  # no longer piece fits here: other bytes follow
-        for c in range(len(hashes)):
-            hashes[c] = tables.remix(hashes[c], 2)
-    return 0, _letters(last), state.history.place[b]
+    if parsed is not None:
+        contexts.hash_stream(state.history, b, Contexts(*parsed), hashes)
+        if first and len(state.mixer.weights) > 1:  # no longer piece fits here: other bytes follow
+            for c in range(len(hashes)):
+                hashes[c] = tables.remix(hashes[c], 2)
+        return np.int64(0), _letters(last), state.history.place[b]
+    return np.int64(0), np.int64(0), np.int64(0)
 
 
 @inline
@@ -227,7 +230,7 @@ def state_of(packed: Any) -> Any:
     return State(
         contexts.history_of(history),
         Spelling(*spelling),
-        Contexts(*parsed),
+        parsed,
         Tables(*tables_),
         Matches(past, starts, position, where, Pointers(*pointers), followers, slots, seen, maps),
         Mixer(*mixer_),
@@ -292,7 +295,7 @@ def _code_token(
         inside = depth > 0 and offsets[low + 1] - offsets[low] == depth
         if inside and high - low == 1:
             break
-        unit, letters, place = _begin(state, known_numbers, b, depth == 0)
+        unit, letters, place = _begin(state, state.contexts, known_numbers, b, depth == 0)
         match, position = matches.look(state.matches, b), state.matches.position[b]
         byte = np.int64(1)  # the bits so far behind a leading 1
         half = -1  # of the byte that buckets were found for

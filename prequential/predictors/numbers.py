@@ -25,7 +25,6 @@ from prequential.config import OWN_CONTEXTS
 from prequential.exact.compiled import inline, jit
 from prequential.grids import Grid
 from prequential.predictors import mixer, series, squares, tables
-from prequential.predictors.contexts import parse
 from prequential.predictors.series import Series
 from prequential.predictors.squares import TINY, Squares
 from prequential.predictors.tables import remix
@@ -140,7 +139,7 @@ def structure(general: Any, grids: list[Grid], streams: int) -> Any:
     width = 4 * count + 8 + INPUTS
     own = tables.make(count, 2, 1, general.tables.limit)
     return general._replace(
-        contexts=parse(()),
+        contexts=None,
         tables=own._replace(nodes=general.tables.nodes),
         mixer=mixer.make(width, 1, streams, RATE),
         found=tables.room(count),
