@@ -25,13 +25,14 @@ from prequential.archive.container import (
 )
 from prequential.archive.writer import ArchiveWriter, stored_bytes
 from prequential.coding import pieces
+from prequential.coding.elements import Arranged
 from prequential.coding.encoder import Encoder, Meter
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
-from prequential.config import AUTO, BYTES, Config, load
+from prequential.config import AUTO, BYTES, Config, load, parse_grids
 from prequential.errors import ConfigError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
-from prequential.training import decoding
+from prequential.training import decoding, finding
 from prequential.training import prior as priors
 from prequential.training.prior import Prior
 from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
@@ -284,7 +285,11 @@ def _described(
 ) -> tuple[Header, Config, Bytes, Vocabulary]:
     """The header of the data's archive, its config, the data's tokens and what they stand for."""
     config, symbols, vocabulary, tokens = _tokenized(data, config)
+    if config.numbers == AUTO:
+        config = dataclasses.replace(config, numbers=finding.find(data, config))
     config = _resolved(config, len(data), tokens, vocabulary, options.limits, options.device)
+    if config.numbers:
+        symbols = Arranged(data, parse_grids(config.numbers))
     prior = options.prior.identity if options.prior else None
     header = Header(len(data), seed, sha256_of(data), config, prior, tokens)
     return header, config, symbols, vocabulary
@@ -295,6 +300,8 @@ def _tokenized(data: Bytes, config: Config) -> tuple[Config, Bytes, Vocabulary, 
     from prequential.coding import tokenizer
 
     chosen = tokenizer.choose(data) if config.tokenizer == AUTO else config.tokenizer
+    if parse_grids(config.numbers):
+        chosen = BYTES  # their own distances
     if chosen == BYTES or len(data) == 0:
         return dataclasses.replace(config, tokenizer=BYTES), data, SINGLE_BYTES, None
     spec = tokenizer.parse(chosen)
@@ -340,7 +347,7 @@ def report_of(
 ) -> Report:
     """What a run comes to; run is None for a stored archive."""
     seconds = time.monotonic() - started
-    code = codesize.code_bytes()
+    code = codesize.code_bytes(header.config is not None and header.config.numbers != "")
     prior = run.options.prior.compressed_bytes if run and run.options.prior else 0
     size = header.original_bytes
     return Report(

@@ -13,11 +13,14 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from prequential.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prequential.grids import Grid
 
 DEFAULT_PRESET = "default"
 
@@ -176,6 +179,8 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     recurrence: RecurrenceConfig = field(default_factory=RecurrenceConfig)
+    # Where pictures and sound are, see `grids`; "auto": where `finding` finds some.
+    numbers: str = ""
 
     def resolve(self, byte_count: int, token_count: int | None = None) -> Config:
         """The same config with every size that follows the input's length filled in.
@@ -188,7 +193,14 @@ class Config:
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
+
+        Raises:
+            ConfigError: numbers are said to be where the input has no bytes.
         """
+        if any(grid.end > byte_count for grid in parse_grids(self.numbers)):
+            raise ConfigError(
+                f"numbers = {self.numbers!r}: beyond the {byte_count} bytes there are"
+            )
         enough = max(1, byte_count // self.stream_bytes)
         streams = self.streams or min(8, 1 << (enough.bit_length() - 1))
         streams = max(1, min(streams, byte_count if token_count is None else token_count))
@@ -221,6 +233,8 @@ class Config:
             memory += B * (1 + longer) << self.memory.window_log2
             memory += (64 << min(19, self.memory.window_log2)) + (1 << 24)
             contexts += len(self.memory.contexts) + OWN_CONTEXTS
+            grids = parse_grids(self.numbers)
+            memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
         r = self.recurrence
@@ -267,17 +281,19 @@ class Config:
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:
-        """Which settings differ from the defaults, a bit each, then these: see docs/FORMAT.md."""
-        values = [value for _, value in leaves(self)]
-        differ = [
-            value != default for value, (_, default) in zip(values, leaves(Config()), strict=True)
-        ]
+        """Which settings differ from the defaults, a bit each, then these: see docs/FORMAT.md.
+
+        Where numbers are stands behind them.
+        """
+        *values, numbers = [value for _, value in leaves(self)]
+        defaults = [value for _, value in leaves(Config())]
+        differ = [value != default for value, default in zip(values, defaults, strict=False)]
         mask = 0
         for i, other in enumerate(differ):
             mask |= other << i
-        return mask.to_bytes(_mask_bytes(len(values)), "little") + b"".join(
-            _pack(value) for value, other in zip(values, differ, strict=True) if other
-        )
+        sent = [_pack(value) for value, other in zip(values, differ, strict=True) if other]
+        sent.append(str(numbers).encode())
+        return mask.to_bytes(_mask_bytes(len(values)), "little") + b"".join(sent)
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Config:
@@ -287,14 +303,12 @@ class Config:
             ConfigError: not the canonical bytes of a valid config.
         """
         defaults = dict(leaves(Config()))
-        reader = _Reader(packed, list(defaults))
+        reader = _Reader(packed, list(defaults)[:-1])
 
         def read(name: str, hint: Any) -> Any:
-            return reader.read(name, hint, defaults[name])
+            return reader.rest() if name == "numbers" else reader.read(name, hint, defaults[name])
 
         config: Config = _build(cls, "", read)
-        if reader.offset != len(packed):
-            raise ConfigError(f"config: {len(packed) - reader.offset} bytes too many")
         return config
 
 
@@ -405,6 +419,9 @@ def _check_together(config: Any, source: str) -> None:
             f" model.heads = {config.heads}"
         )
     if isinstance(config, Config):
+        bytewise = config.memory.kind != "none" and config.tokenizer in (BYTES, AUTO)
+        if parse_grids(config.numbers) and not bytewise:
+            raise ConfigError(f"{source}: numbers are for a memory, and tokens that are bytes")
         keys = config.model.window + config.chunk
         if keys > MAX_TERMS:
             raise ConfigError(
@@ -427,6 +444,14 @@ def parse_context(name: str, where: str = "context") -> tuple[int, int]:
     if match is None or not low <= int(match[2]) <= high:
         raise ConfigError(f"{where}: {name!r} is not a context such as o4, w1 or s3")
     return _CONTEXT_KINDS[match[1]], int(match[2])
+
+
+def parse_grids(text: str) -> list[Grid]:
+    """What `Config.numbers` says, if it says something; only then the decoder takes more code."""
+    found: list[Grid] = []
+    if text and text != AUTO:
+        found = import_module("prequential.grids").parse(text)
+    return found
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -507,6 +532,13 @@ def _build(cls: Any, prefix: str, read: Any) -> Any:
     return _from_tree(cls, tree, "config", prefix)
 
 
+def _decoded(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config: {name} is not UTF-8") from error
+
+
 class _Reader:
     def __init__(self, packed: bytes, names: list[str]) -> None:
         self.packed = packed
@@ -542,14 +574,15 @@ class _Reader:
             raise ConfigError(f"config: {name} = {text!r} is not a number in shortest form")
         return value
 
+    def rest(self) -> str:
+        start, self.offset = self.offset, len(self.packed)
+        return _decoded(self.packed[start:], "numbers")
+
     def _text(self, name: str) -> str:
         length = self._length(name)
         raw = self.packed[self.offset : self.offset + length]
         self.offset += length
-        try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"config: {name} is not UTF-8") from error
+        return _decoded(raw, name)
 
     def _length(self, name: str) -> int:
         length = self._varint(name)

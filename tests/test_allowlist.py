@@ -246,7 +246,12 @@ def test_what_is_not_exact_is_caught(message: str) -> None:
 # Whatever takes part in a prediction, a step, or the coding of a symbol.
 MODULES = sorted(
     codesize.closure(
-        "training/learner", "training/loop", "training/team", "training/device", "exact/fused"
+        "training/learner",
+        "training/loop",
+        "training/team",
+        "training/device",
+        "exact/fused",
+        "predictors/numbers",
     )
 )
 

@@ -22,6 +22,7 @@ from prequential.config import (
 from prequential.errors import ConfigError
 from prequential.exact import bounds
 from prequential.exact.scalars import group_of
+from prequential.grids import Grid, parse, text_of
 
 
 def test_presets_load_and_survive_their_bytes() -> None:
@@ -81,6 +82,16 @@ def test_gpu_has_tens_of_millions_of_weights_within_the_limits() -> None:
         ({"ngrams": {"contexts": ["x3"]}}, "x3"),
         ({"ngrams": {"contexts": "o3"}}, "contexts"),
         ({"memory": {"contexts": ["o1"] * 65}}, "64"),
+        ({"numbers": "15-1179663"}, "numbers"),
+        ({"numbers": "0-6:<i5x1"}, "numbers"),
+        ({"numbers": "0-6:u1x5"}, "numbers"),
+        ({"numbers": "0-6:u2x1"}, "numbers"),
+        ({"numbers": "0-7:>u2x1"}, "whole elements"),
+        ({"numbers": "6-6:u1x1"}, "order"),
+        ({"numbers": "0-60:u1x3/6"}, "order"),
+        ({"numbers": "0-9:u1x1,6-12:u1x1"}, "overlaps"),
+        ({"numbers": "0-9:u1x1", "memory": {"kind": "none"}}, "memory"),
+        ({"numbers": "0-9:u1x1", "tokenizer": "bpe:300"}, "bytes"),
     ],
 )
 def test_bad_values_are_named(tree: dict[str, object], named: str) -> None:
@@ -117,6 +128,21 @@ def test_contexts_that_do_not(name: str) -> None:
         parse_context(name)
 
 
+def test_numbers_stand_behind_the_settings() -> None:
+    """So an input without any has the same bytes as before there were any."""
+    text = "0-30:u1x3/7,31-37:<i2x1"
+    config = from_tree({"numbers": text, "chunk": 7})
+    assert config.to_bytes() == from_tree({"chunk": 7}).to_bytes() + text.encode()
+    assert Config.from_bytes(config.to_bytes()) == config
+    assert parse(text)[1] == Grid(31, 37, 2, 1, 0, True, True)
+    assert text_of(parse(text)) == text
+    assert config.resolve(37).numbers == text
+    with pytest.raises(ConfigError, match="36 bytes"):
+        config.resolve(36)
+    large = from_tree({"numbers": "0-90000:u1x3/30000"}).resolve(90000)
+    assert large.memory_bytes() > 30000 * 16 * 152
+
+
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused_or_canonical(packed: bytes) -> None:
     try:
@@ -127,11 +153,11 @@ def test_random_bytes_are_refused_or_canonical(packed: bytes) -> None:
 
 
 def test_every_truncation_and_extension_is_refused() -> None:
-    packed = load("default").resolve(5000).to_bytes()
+    packed = load("default", overrides=["numbers="]).resolve(5000).to_bytes()
     for end in range(len(packed)):
         with pytest.raises(ConfigError):
             Config.from_bytes(packed[:end])
-    with pytest.raises(ConfigError, match="too many"):
+    with pytest.raises(ConfigError, match="numbers"):
         Config.from_bytes(packed + b"\0")
 
 
@@ -139,4 +165,12 @@ def test_field_order_is_the_format() -> None:
     """Moving or adding a field changes every archive: then docs/FORMAT.md must say so."""
     names = [f.name for f in dataclasses.fields(Config)]
     sections = ["model", "ngrams", "memory", "optimizer", "recurrence"]
-    assert names == ["streams", "stream_bytes", "chunk", "epochs", "tokenizer", *sections]
+    assert names == [
+        "streams",
+        "stream_bytes",
+        "chunk",
+        "epochs",
+        "tokenizer",
+        *sections,
+        "numbers",
+    ]

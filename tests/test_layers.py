@@ -12,7 +12,7 @@ import prequential
 PACKAGE = Path(prequential.__file__).parent
 # Each imports only those before it. At the root, what all need stands first, what needs all last.
 LAYERS = [
-    *("errors", "progress", "config"),
+    *("errors", "progress", "grids", "config"),
     *("exact", "archive", "coding", "predictors", "transformer", "recurrence", "training"),
     *("report", "codec", "study", "cli", "__init__", "__main__"),
 ]

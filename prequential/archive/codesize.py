@@ -23,6 +23,7 @@ from prequential.archive.bare import bare, running
 
 _LOCK = RLock()
 _ROOT = "training/decoding"
+_NUMBERS = "predictors/numbers"  # which decoding takes only where there are any
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -52,41 +53,46 @@ def closure(*roots: str) -> dict[str, bytes]:
     return found
 
 
-def packed() -> bytes:
-    """The closure as one LZMA stream: for each file a line "name size", then its bytes."""
+def packed(numbers: bool = False) -> bytes:
+    """The closure as one LZMA stream: for each file a line "name size", then its bytes.
+
+    What decodes pictures and sound is only in it for archives that have some.
+    """
     with _LOCK:  # or threads that start together would each do it
-        return _packed()
+        return _packed(numbers)
 
 
 @cache
-def _packed() -> bytes:
-    files = {path.split("/")[-1] + ".py": bare(source) for path, source in _files().items()}
+def _packed(numbers: bool) -> bytes:
+    sources = _files(numbers).items()
+    files = {path.split("/")[-1] + ".py": bare(source) for path, source in sources}
     joined = b"".join(f"{name} {len(f)}\n".encode() + f for name, f in files.items())
     lzma1 = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0}
     return lzma.compress(joined, format=lzma.FORMAT_ALONE, filters=[lzma1])
 
 
-def code_bytes() -> int:
-    """Compressed bytes of the closure.
+def code_bytes(numbers: bool = False) -> int:
+    """Compressed bytes of the closure, with what decodes numbers or without.
 
     Packing takes more than a second, so their number is kept beside the compiled modules, under a
     digest of all sources, where that folder can be written.
     """
     with _LOCK:
-        return _code_bytes()
+        return _code_bytes(numbers)
 
 
 @cache
-def _code_bytes() -> int:
+def _code_bytes(numbers: bool) -> int:
     package, sha = Path(prequential.__file__).parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         sha.update(path.read_bytes())
-    kept = package / "__pycache__" / f"code_bytes-{sha.hexdigest()[:32]}"
+    prefix = "code_bytes-numbers" if numbers else "code_bytes"
+    kept = package / "__pycache__" / f"{prefix}-{sha.hexdigest()[:32]}"
     with suppress(OSError, ValueError):
         return int(kept.read_text())
-    size = len(_packed())
+    size = len(_packed(numbers))
     with suppress(OSError):
-        for old in kept.parent.glob("code_bytes-*"):
+        for old in kept.parent.glob(f"{prefix}-{32 * '?'}"):
             old.unlink(missing_ok=True)
         kept.parent.mkdir(exist_ok=True)
         part = kept.with_name(f"{kept.name}.{os.getpid()}")
@@ -95,10 +101,16 @@ def _code_bytes() -> int:
     return size
 
 
-def listing() -> list[tuple[str, int, int]]:
+def listing(numbers: bool = False) -> list[tuple[str, int, int]]:
     """(file, bytes as written, bytes that are packed) of the closure."""
-    return [(f"{path}.py", len(source), len(bare(source))) for path, source in _files().items()]
+    return [
+        (f"{path}.py", len(source), len(bare(source))) for path, source in _files(numbers).items()
+    ]
 
 
-def _files() -> dict[str, bytes]:
-    return {**closure(), "__init__": b""}  # what the package offers its users, no decoder needs
+def _files(numbers: bool) -> dict[str, bytes]:
+    roots = (_ROOT, _NUMBERS) if numbers else ()
+    return {
+        **closure(*roots),
+        "__init__": b"",
+    }  # what the package offers its users, no decoder needs

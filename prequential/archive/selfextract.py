@@ -121,12 +121,15 @@ except KeyboardInterrupt:
 """
 
 
-def write(archive: bytes, out: BinaryIO) -> int:
-    """Write the runnable archive around a `.pq` archive; return its size in bytes."""
+def write(archive: bytes, out: BinaryIO, *, numbers: bool = False) -> int:
+    """Write the runnable archive around a `.pq` archive; return its size in bytes.
+
+    numbers tells whether it has pictures or sound, which take more code.
+    """
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as pyz:
         _add(pyz, "__main__.py", bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
-        _add(pyz, "code", codesize.packed(), zipfile.ZIP_STORED)
+        _add(pyz, "code", codesize.packed(numbers), zipfile.ZIP_STORED)
         _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
     out.write(packed.getvalue())
     return len(packed.getvalue())

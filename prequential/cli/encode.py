@@ -128,7 +128,9 @@ def _target(options: Options, source: str) -> str:
 def _write_self_extracting(archive: io.BytesIO, output: Output, report: Report) -> Report:
     from prequential.archive import selfextract
 
-    return summary.of_runnable(report, selfextract.write(archive.getvalue(), output.file))
+    numbers = report.config is not None and report.config["numbers"] != ""
+    size = selfextract.write(archive.getvalue(), output.file, numbers=numbers)
+    return summary.of_runnable(report, size)
 
 
 def _verify(options: Options, output: Output, original_bytes: int) -> None:

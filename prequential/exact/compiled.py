@@ -20,8 +20,8 @@ import prequential
 
 _MODULES = (
     "adagrad backward bits coder columns compiled config contexts embeddings forward kernels layout"
-    " loops matches memory mixer multiply ngrams pieces scalars shares softmax tables update"
-    " vocabulary"
+    " loops matches memory mixer multiply ngrams numbers pieces scalars series shares softmax"
+    " squares tables update vocabulary"
 )
 
 

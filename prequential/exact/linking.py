@@ -86,7 +86,7 @@ class Library(JITCodeLibrary):
     def finalize(self) -> None:
         """Link all that is called, optimise it as a whole, and make machine code."""
         self._raise_if_finalized()
-        for library in self._called({}):
+        for library in reversed(self._called({})):
             self._reload_init |= library._reload_init
             if not isinstance(library, Library) or library._finalized:
                 self._final_module.link_in(library._get_module_for_linking(), preserve=True)
@@ -101,7 +101,11 @@ class Library(JITCodeLibrary):
                 self._codegen.set_env(variable.name, environment)
 
     def _called(self, found: dict[Any, None]) -> dict[Any, None]:
-        """The libraries of all that is called and linked, through inner functions."""
+        """The libraries of all that is called and linked, through inner functions.
+
+        Callers stand behind what they call. They are linked first, since what nobody has asked for
+        yet would be left out; a caller may have dropped its only call, in a branch never taken.
+        """
         for library in self._linking_libraries:
             if isinstance(library, Library) and library.load is not None:
                 self._reload_init.add(library.load)
@@ -109,6 +113,7 @@ class Library(JITCodeLibrary):
                 found[library] = None
                 if isinstance(library, Library) and not library._finalized:
                     library._called(found)
+                found[library] = found.pop(library)
         return found
 
     def copy(self) -> Any:
@@ -283,6 +288,8 @@ class Loop(CPUDispatcher):
     def add_overload(self, cres: Any) -> None:
         """Let Python call it, unless it is only linked into others."""
         arguments = tuple(cres.signature.args)
+        # From the cache, a library knows nothing of it: callers that link it would not load it.
+        cres.library._reload_init |= set(cres.reload_init)
         if not cres.library._finalized:
             self.overloads[arguments] = cres
             return

@@ -7,6 +7,10 @@ the tables, the matches and the learner's distribution over tokens have their sa
 them. Everything learns from the bit just coded, in coding order, and is shared by all streams, but
 for their doubts.
 
+Where the input is pictures or sound, another structure of the same kind has its say instead: with
+other contexts and weights, and with what `numbers` expects as further inputs of its mixer. History,
+matches and buckets are the same for both.
+
 Only integers reach the bits: probabilities have 16 bits, the last ones 22, tables of logits and
 their inverse are made from integers, sums are 64-bit. Source: Mahoney 2005, adaptive weighing of
 context models (the PAQ family).
@@ -14,7 +18,8 @@ context models (the PAQ family).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +33,14 @@ from prequential.predictors.matches import Matches, Pointers
 from prequential.predictors.mixer import Mixer, Mixing, Situation
 from prequential.predictors.tables import Found, Tables
 
+if TYPE_CHECKING:
+    from prequential.grids import Grid
+
+try:
+    numbers: Any = import_module(".numbers", __package__)
+except ImportError:  # a self-extracting file without any has no need of it
+    numbers = None
+
 _HALF = 32768
 
 
@@ -36,7 +49,7 @@ class State(NamedTuple):
 
     history: HistoryState
     spelling: Spelling
-    contexts: Contexts
+    contexts: Any  # `Contexts`, or packed; None where numbers are
     tables: Tables
     matches: Matches
     mixer: Mixer
@@ -44,19 +57,28 @@ class State(NamedTuple):
     found: Found
     mixing: Mixing
     below: np.ndarray  # (V + 1,) int64: the frequencies of all tokens before each
+    numbers: Any  # `numbers.Numbers`, or packed; None elsewhere
 
 
 class Memory:
     """The tables, and the bytes so far of all streams."""
 
-    def __init__(self, config: MemoryConfig, streams: int, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        config: MemoryConfig,
+        streams: int,
+        vocabulary: Vocabulary,
+        grids: list[Grid] | None = None,
+    ) -> None:
+        """grids are where numbers are, if anywhere."""
         self.history = History(streams, vocabulary)
+        self.grids = grids
         count = len(config.contexts) + OWN_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
-        # Three a context, two of order 1, two of the match, two of the expert, a constant.
+        # Four a context, three of order 1, two of the match, two of the expert, a constant.
         self.inputs = 4 * count + 8
-        self.state = State(
+        general = State(
             self.history.state,
             vocabulary.spelling,
             contexts.parse(config.contexts),
@@ -66,8 +88,21 @@ class Memory:
             tables.room(count),
             mixer.room(self.inputs),
             np.zeros(len(vocabulary) + 1, np.int64),
+            None,
         )
-        self.packed = pack(self.state)
+        self.states = [general]
+        if grids:
+            self.states.append(numbers.structure(general, grids, streams))
+        self.packed = (pack(general), pack(self.states[1]) if grids else None)
+
+    def start_at(self, starts: list[int]) -> None:
+        """Where in the input each stream starts."""
+        for state in self.states[1:]:
+            state.numbers.starts[:] = starts
+
+    def restore(self, data: np.ndarray, known: list[slice]) -> list[slice]:
+        """Put what is known of the input (n,) uint8 in its own order: see `elements.restore`."""
+        return numbers.restore(data, self.grids, known) if self.grids else known
 
     def code(
         self,
@@ -87,14 +122,23 @@ class Memory:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
-        s = self.state
         named = {f"memory.{name}": array for name, array in self.history.arrays().items()}
-        structures: list[Any] = [s.tables, s.matches, s.matches.pointers, s.mixer]
-        for structure in structures:  # some of whose fields have the same names
-            for name, array in structure._asdict().items():
-                if isinstance(array, np.ndarray):
-                    named[f"memory.{type(structure).__name__.lower()}.{name}"] = array
+        for prefix, s in zip(("memory", "numbers"), self.states, strict=False):
+            structures: list[Any] = [s.tables, s.matches, s.matches.pointers, s.mixer]
+            if s.numbers is not None:
+                structures += [s.numbers, s.numbers.squares, s.numbers.series]
+            for structure in structures:  # some of whose fields have the same names
+                for name, array in structure._asdict().items():
+                    shared = any(array is other for other in named.values())
+                    if isinstance(array, np.ndarray) and not shared:
+                        named[f"{prefix}.{type(structure).__name__.lower()}.{name}"] = array
         return named
+
+    def weights(self) -> bytes:
+        """All weights of the mixers' inputs."""
+        general, *others = [s.mixer.weights for s in self.states]
+        used = (general[..., : self.inputs], *others)
+        return b"".join(weights.astype("<i4").tobytes() for weights in used)
 
 
 @jit
@@ -133,14 +177,24 @@ def _letters(last: Any) -> Any:
 
 
 @inline
-def _hash_contexts(state: Any, b: Any, first: Any) -> None:
-    """The hashes of all contexts before the next byte; first: it is the first of a token."""
-    hashes, own = state.found.hashes, len(state.contexts.kinds)
-    contexts.hash_stream(state.history, b, state.contexts, hashes)
-    matches.hash_own(state.matches, b, state.history.bytes[b], hashes[own:])
-    if first and len(state.mixer.weights) > 1:  # no longer piece fits here: other bytes follow
-        for c in range(len(hashes)):
-            hashes[c] = tables.remix(hashes[c], 2)
+def _begin(state: Any, parsed: Any, known: Any, b: Any, first: Any) -> Any:
+    """Find the hashes of all contexts before the next byte; first: it is the first of a token.
+
+    One of parsed and known is None, and what asks for it is not compiled. Returns what the mixer is
+    told of letters and place, behind what `numbers` are told of the byte.
+    """
+    hashes, last = state.found.hashes, state.history.bytes[b]
+    own = hashes[len(hashes) - OWN_CONTEXTS :]
+    matches.hash_own(state.matches, b, last, own)
+    if known is not None:
+        return numbers.begin(known, b, state.matches.position[b], last[0], hashes)
+    if parsed is not None:
+        contexts.hash_stream(state.history, b, Contexts(*parsed), hashes)
+        if first and len(state.mixer.weights) > 1:  # no longer piece fits here: other bytes follow
+            for c in range(len(hashes)):
+                hashes[c] = tables.remix(hashes[c], 2)
+        return np.int64(0), _letters(last), state.history.place[b]
+    return np.int64(0), np.int64(0), np.int64(0)
 
 
 @inline
@@ -153,20 +207,28 @@ def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
 
 
 @inline
+def _number_inputs(known: Any, b: Any, unit: Any, k: Any, done: Any, x: Any) -> None:
+    """x = what is expected of numbers, where there are any."""
+    if known is not None:
+        numbers.inputs(known, b, unit, k, done, x)
+
+
+@inline
 def state_of(packed: Any) -> Any:
     """The `State` again, inside a loop."""
-    history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below = packed
-    past, starts, position, where, pointers, followers, slots, known, maps = matches_
+    history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below, known = packed
+    past, starts, position, where, pointers, followers, slots, seen, maps = matches_
     return State(
         contexts.history_of(history),
         Spelling(*spelling),
-        Contexts(*parsed),
+        parsed,
         Tables(*tables_),
-        Matches(past, starts, position, where, Pointers(*pointers), followers, slots, known, maps),
+        Matches(past, starts, position, where, Pointers(*pointers), followers, slots, seen, maps),
         Mixer(*mixer_),
         Found(*found),
         Mixing(*mixing),
         below,
+        known,
     )
 
 
@@ -181,72 +243,97 @@ def code_tokens(
     buffer: Any,
     size: Any,
 ) -> Any:
-    """(size, bits): see `coder.SymbolCoder.code`."""
-    state = state_of(packed)
-    history, spelling, below = state.history, state.spelling, state.below
-    found, mixing, offsets = state.found, state.mixing, spelling.offsets
-    x, C = mixing.inputs, len(found.hashes)
+    """(size, bits): see `coder.SymbolCoder.code`; packed is a memory's."""
+    general, within = packed
+    state = state_of(general)
     bits = 0.0
     for i in range(len(symbols)):
-        b = (first + i) % len(history.bytes)
-        last, known = history.bytes[b], np.int64(symbols[i])
-        _sum_before(frequencies[i], below)
-        # The tokens that are still possible, and how many of their bytes are coded.
-        low, high, depth = np.int64(0), np.int64(len(offsets) - 1), np.int64(0)
-        while True:
-            inside = depth > 0 and offsets[low + 1] - offsets[low] == depth
-            if inside and high - low == 1:
-                break
-            _hash_contexts(state, b, depth == 0)
-            match = matches.look(state.matches, b)
-            letters, place, position = _letters(last), history.place[b], state.matches.position[b]
-            byte = np.int64(1)  # the bits so far behind a leading 1
-            half = -1  # of the byte that buckets were found for
-            for k in range(-1 if inside else 0, 8):
-                ends = 1 if k < 0 else 0  # Does a piece end here? A 1: it does not.
-                done: Any = byte
-                if ends:
-                    cut = low + 1
-                    done = min(depth, np.int64(15)) * 16 + contexts.octave(high - low, 15)
-                else:
-                    cut = _cut(spelling, low, high, depth, ((2 * byte + 1) << (7 - k)) & 255)
-                bit = np.int64(1 if cut == low else 0)
-                if low < cut < high:
-                    if ends:
-                        tables.find_ends(state.tables, found, last[0])
-                    elif k // 4 == half:
-                        tables.find_nodes(found, k, byte, last[0])
-                    else:
-                        half = k // 4
-                        tables.find_buckets(state.tables, found, k, byte)
-                        tables.find_nodes(found, k, byte, last[0])
-                    tables.inputs(state.tables, ends, found, x)
-                    tables.run_inputs(state.tables, ends, found, k, byte, x[3 * C + 3 :])
-                    expected = matches.inputs(state.matches, ends, match, k, byte, x[4 * C + 3 :])
-                    _expert_inputs(below, low, cut, high, x[4 * C + 5 :])
-                    at = Situation(ends, max(k, 0), done, last, letters, place, expected.grade)
-                    trust = tables.trust(found)
-                    mixed = mixer.mix(state.mixer, mixing, at, trust)
-                    corrected = mixer.correct(state.mixer, at, b, mixed.logit)
-                    bit = np.int64(1 if known >= cut else 0)
-                    bit, size = code_bit(mode, coder, buffer, size, bit, corrected.p)
-                    bits += CODED_BITS - np.log2(np.float64(mixer.chance(corrected.p, bit)))
-                    mixer.learn_weights(state.mixer, mixing, ends, mixed, position, bit)
-                    mixer.learn_corrections(state.mixer, ends, b, corrected, bit)
-                    tables.learn(state.tables, ends, found, bit)
-                    tables.learn_runs(state.tables, found, k, bit)
-                    matches.learn(state.matches, ends, match, expected, bit)
-                low, high = (cut, high) if bit else (low, cut)
-                if not ends:
-                    byte = 2 * byte + bit
-                elif not bit:
-                    break
-            if high - low == 1 and offsets[high] - offsets[low] == depth:
-                break
-            tables.push(state.tables, found, byte & 255)
-            matches.push(state.matches, b, last, np.uint8(byte & 255), depth == 0)
-            contexts.push_byte(history, b, np.uint8(byte & 255))
-            depth += 1
-        symbols[i] = low
-        contexts.push_token(history, b, low)
+        b = (first + i) % len(state.history.bytes)
+        _sum_before(frequencies[i], state.below)
+        token, size, spent = _code_either(
+            mode, np.int64(symbols[i]), b, state, within, coder, buffer, size
+        )
+        symbols[i] = token
+        bits += spent
     return size, bits
+
+
+@inline
+def _code_either(
+    mode: Any, token: Any, b: Any, state: Any, within: Any, coder: Any, buffer: Any, size: Any
+) -> Any:
+    """`_code_token` with the structure that the next token is for."""
+    if within is not None:
+        other = state_of(within)
+        if numbers.inside(other.numbers, b, state.matches.position[b]):
+            return _code_token(mode, token, b, other, coder, buffer, size)
+    return _code_token(mode, token, b, state, coder, buffer, size)
+
+
+@inline
+def _code_token(
+    mode: Any, known: Any, b: Any, state: Any, coder: Any, buffer: Any, size: Any
+) -> Any:
+    """(token, size, bits) of the next token of stream b, which is `known` to an encoder."""
+    history, spelling, below = state.history, state.spelling, state.below
+    known_numbers = state.numbers
+    found, mixing, offsets = state.found, state.mixing, spelling.offsets
+    x, C = mixing.inputs, len(found.hashes)
+    last, bits = history.bytes[b], 0.0
+    # The tokens that are still possible, and how many of their bytes are coded.
+    low, high, depth = np.int64(0), np.int64(len(offsets) - 1), np.int64(0)
+    while True:
+        inside = depth > 0 and offsets[low + 1] - offsets[low] == depth
+        if inside and high - low == 1:
+            break
+        unit, letters, place = _begin(state, state.contexts, known_numbers, b, depth == 0)
+        match, position = matches.look(state.matches, b), state.matches.position[b]
+        byte = np.int64(1)  # the bits so far behind a leading 1
+        half = -1  # of the byte that buckets were found for
+        for k in range(-1 if inside else 0, 8):
+            ends = 1 if k < 0 else 0  # Does a piece end here? A 1: it does not.
+            done: Any = byte
+            if ends:
+                cut = low + 1
+                done = min(depth, np.int64(15)) * 16 + contexts.octave(high - low, 15)
+            else:
+                cut = _cut(spelling, low, high, depth, ((2 * byte + 1) << (7 - k)) & 255)
+            bit = np.int64(1 if cut == low else 0)
+            if low < cut < high:
+                if ends:
+                    tables.find_ends(state.tables, found, last[0])
+                elif k // 4 == half:
+                    tables.find_nodes(found, k, byte, last[0])
+                else:
+                    half = k // 4
+                    tables.find_buckets(state.tables, found, k, byte)
+                    tables.find_nodes(found, k, byte, last[0])
+                tables.inputs(state.tables, ends, found, x)
+                tables.run_inputs(state.tables, ends, found, k, byte, x[3 * C + 3 :])
+                expected = matches.inputs(state.matches, ends, match, k, byte, x[4 * C + 3 :])
+                _expert_inputs(below, low, cut, high, x[4 * C + 5 :])
+                _number_inputs(known_numbers, b, unit, k, byte, x[4 * C + 8 :])
+                at = Situation(ends, max(k, 0), done, last, letters, place, expected.grade)
+                trust = tables.trust(found)
+                mixed = mixer.mix(state.mixer, mixing, at, trust)
+                corrected = mixer.correct(state.mixer, at, b, mixed.logit)
+                bit = np.int64(1 if known >= cut else 0)
+                bit, size = code_bit(mode, coder, buffer, size, bit, corrected.p)
+                bits += CODED_BITS - np.log2(np.float64(mixer.chance(corrected.p, bit)))
+                mixer.learn_weights(state.mixer, mixing, ends, mixed, position, bit)
+                mixer.learn_corrections(state.mixer, ends, b, corrected, bit)
+                tables.learn(state.tables, ends, found, bit)
+                tables.learn_runs(state.tables, found, k, bit)
+                matches.learn(state.matches, ends, match, expected, bit)
+            low, high = (cut, high) if bit else (low, cut)
+            if not ends:
+                byte = 2 * byte + bit
+            elif not bit:
+                break
+        if high - low == 1 and offsets[high] - offsets[low] == depth:
+            break
+        tables.push(state.tables, found, byte & 255)
+        matches.push(state.matches, b, last, np.uint8(byte & 255), depth == 0)
+        contexts.push_byte(history, b, np.uint8(byte & 255))
+        depth += 1
+    return low, size, bits

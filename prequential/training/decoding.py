@@ -52,7 +52,11 @@ def decode(
             symbols = np.zeros(header.tokens.count, np.uint16) if header.tokens else data
             decoder = Decoder()
             run = Run(header, header.config, options, symbols, vocabulary, decoder, started)
-            _run(run, decoder, reader, data, decoded)
+            try:
+                _run(run, decoder, reader, data, decoded)
+            finally:
+                if run.learner.memory is not None:
+                    decoded[:] = run.learner.memory.restore(data, decoded)
     reader.end()
     if sha256_of(data) != header.sha256:
         decoded.clear()
@@ -98,12 +102,13 @@ def _check_header(header: Header, vocabulary: Vocabulary, options: Options) -> N
     name, config, tokens = options.name, header.config, header.tokens
     held = header.original_bytes if options.in_memory else 0
     held += 2 * tokens.count if tokens else 0
+    count = tokens.count if tokens else header.original_bytes
     try:
         check_memory(config, held, vocabulary, options.limits, options.device)
+        fits = config is None or config == config.resolve(header.original_bytes, count)
     except ConfigError as error:
         raise ArchiveError(f"{name}: {error}") from error
-    count = tokens.count if tokens else header.original_bytes
-    if config is not None and config != config.resolve(header.original_bytes, count):
+    if not fits:
         raise ArchiveError(f"{name}: the header's config does not fit its original_bytes")
 
 

@@ -16,7 +16,7 @@ import torch
 
 from prequential.coding.coder import TOTAL_BITS, Direct, SymbolCoder
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
-from prequential.config import HISTORY_BYTES, Config
+from prequential.config import HISTORY_BYTES, Config, parse_grids
 from prequential.exact import softmax
 from prequential.predictors.contexts import History
 from prequential.predictors.embeddings import Embeddings
@@ -57,7 +57,11 @@ class Learner:
         self.model = self.step.model
         self.recurrence = Recurrence(config.recurrence, B, T, seed, V)
         self.ngrams = Ngrams(config.ngrams, B, T, V, self.recurrence.network.logits)
-        self.memory = Memory(config.memory, B, vocabulary) if config.memory.kind != "none" else None
+        self.memory = (
+            Memory(config.memory, B, vocabulary, parse_grids(config.numbers))
+            if config.memory.kind != "none"
+            else None
+        )
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         compiled = isinstance(self.step, CompiledStep)
         self.decode_columns = self._decode_columns if compiled else None
@@ -179,8 +183,7 @@ class Learner:
         for dense in self.recurrence.network[:3]:
             sha.update(dense.value.astype("<f4").tobytes())
         if self.memory is not None:
-            weights = self.memory.state.mixer.weights[..., : self.memory.inputs]
-            sha.update(weights.astype("<i4").tobytes())
+            sha.update(self.memory.weights())
         return sha.digest()
 
     def _replay(self, index: int, past: Past) -> None:

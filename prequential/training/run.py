@@ -105,6 +105,8 @@ class Run:
         # Streams of equal length; the first ones take the rest, one token each.
         self.base, self.extra = divmod(len(self.symbols), B)
         self.starts = [b * self.base + min(b, self.extra) for b in range(B)]
+        if self.learner.memory is not None:
+            self.learner.memory.start_at(self.starts)
         self.columns = self.base + (self.extra > 0)
         self.steps = -(-self.columns // T)
         frame_tokens = max(1, FRAME_BYTES * len(self.symbols) // max(1, self.header.original_bytes))

@@ -34,9 +34,9 @@ def test_threads_that_start_together_pack_once(package: Path) -> None:
 def test_the_number_is_kept_until_the_code_changes(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codesize, "_packed", lambda: bytes(7))
+    monkeypatch.setattr(codesize, "_packed", lambda _: bytes(7))
     assert codesize.code_bytes() == 7
-    monkeypatch.setattr(codesize, "_packed", lambda: bytes(8))
+    monkeypatch.setattr(codesize, "_packed", lambda _: bytes(8))
     codesize._code_bytes.cache_clear()
     assert codesize.code_bytes() == 7
     (package / "a.py").write_text("x = 2\n")
@@ -49,5 +49,5 @@ def test_a_folder_that_cannot_be_written_does_no_harm(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (package / "__pycache__").write_text("in the way")
-    monkeypatch.setattr(codesize, "_packed", lambda: bytes(9))
+    monkeypatch.setattr(codesize, "_packed", lambda _: bytes(9))
     assert codesize.code_bytes() == 9

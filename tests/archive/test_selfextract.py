@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(monkeypatch: pytest.MonkeyPatch, data: bytes, note: bytes = b"") -> None:
     files = DECODER | {"prior.py": note}
     code = b"".join(f"{name} {len(f)}\n".encode() + f for name, f in files.items())
-    monkeypatch.setattr(codesize, "packed", lambda: lzma.compress(code))
+    monkeypatch.setattr(codesize, "packed", lambda _: lzma.compress(code))
     out = io.BytesIO()
     selfextract.write(data, out)
     Path("a.pyz").write_bytes(out.getvalue())

@@ -45,6 +45,10 @@ def twice(x):
 def after(x):
     return total(x, 5)
 
+@jit
+def beyond(x):
+    return after(x) + 1
+
 with event.install_recorder("numba:compile") as compiled:
     for name in sys.argv[1:]:
         print(globals()[name](np.arange(4)))
@@ -78,6 +82,9 @@ def test_another_process_takes_a_loop_apart_from_the_cache(tmp_path: Path) -> No
     for kept in (tmp_path / "cache").rglob("loops.total*.nbc"):
         kept.unlink()
     assert run("after", "twice") == ["11", "12", "too much", "add total"]
+    # One that links what is in the cache, and then is in the cache itself.
+    for compiled in ("beyond", ""):
+        assert run("beyond") == ["12", "too much", compiled]
 
 
 def test_a_loop_that_was_linked_can_be_called() -> None:
@@ -93,6 +100,30 @@ def test_a_loop_that_was_linked_can_be_called() -> None:
     assert inner(3) == 4
     assert outer(3.0) == 8.0
     assert inner(3.0) == 4.0
+
+
+def test_a_caller_that_drops_its_call_does_not_hide_what_it_called() -> None:
+    """It is linked first, and asks for nothing; who asks later is served all the same."""
+
+    @jit
+    def called(x: Any) -> Any:
+        return x + 1
+
+    @jit
+    def drops(flag: Any, x: Any) -> Any:
+        if flag is not None:
+            return x
+        return called(x)
+
+    @jit
+    def asks(x: Any) -> Any:
+        return called(x) * 2
+
+    @jit
+    def both(x: Any) -> Any:
+        return drops(x, x) + asks(x)
+
+    assert both(3) == 11
 
 
 def test_other_packages_loops_may_call_what_was_linked() -> None:

@@ -100,6 +100,7 @@ def kept(path: Path, config: Config, *, stop: int = 3, **options: Any) -> Path:
     [
         [],
         ["memory.kind=mix", "streams=1", EVERY_CONTEXT],
+        ["memory.kind=mix", "streams=2", "numbers=100-991:u1x3/31,1001-1401:<i2x1"],
         ["epochs=3", "memory.kind=mix", "model.layers=2", "streams=3"],
         ["optimizer.name=sgd", "model.conv=1", "model.window=0"],
     ],

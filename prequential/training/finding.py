@@ -1,0 +1,69 @@
+"""Where an input is pictures and sound: what is proposed, if coding a sample so is shorter.
+
+Headers propose first, and what looks like numbers where there is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prequential.coding import formats
+from prequential.coding.coder import ENCODE, interval
+from prequential.coding.elements import Arranged
+from prequential.coding.vocabulary import SINGLE_BYTES
+from prequential.config import BYTES, Config
+from prequential.grids import Grid, text_of
+from prequential.predictors.memory import Memory
+from prequential.training.guessing import guesses
+
+if TYPE_CHECKING:
+    from prequential.training.run import Bytes
+
+# A sample is a sixteenth of what is proposed, within these.
+_LEAST_SAMPLE, _MOST_SAMPLE = 1 << 13, 1 << 16
+_MOST_GRIDS = 1000
+_GAIN = 64  # it has to be shorter by 1 part in 64, and by what the header says of it
+
+
+def find(data: Bytes, config: Config) -> str:
+    """`Config.numbers` of data (n,) uint8: where coding it as numbers pays.
+
+    The memory alone codes a sample of every proposal both ways; nothing but its size counts.
+    """
+    if config.memory.kind == "none" or config.tokenizer != BYTES:
+        return ""
+    proposed = formats.proposals(data)
+    ends = [0, *(grid.end for grid in proposed)]
+    starts = [*(grid.start for grid in proposed), len(data)]
+    for end, start in zip(ends, starts, strict=True):
+        proposed += guesses(data, end, start)
+    kept = [grid for grid in sorted(proposed) if _pays(data, grid, config)]
+    return text_of(kept[:_MOST_GRIDS])
+
+
+def _pays(data: Bytes, grid: Grid, config: Config) -> bool:
+    length = grid.end - grid.start
+    row = grid.size * max(grid.row, grid.channels)
+    taken = min(length, max(_LEAST_SAMPLE, min(length // 16, _MOST_SAMPLE)))
+    skipped = (length - taken) // 2 // row * row
+    sample = data[grid.start + skipped : grid.start + skipped + taken - taken % grid.size]
+    moved = grid._replace(start=0, end=len(sample))
+    as_it_is, as_numbers = (_bytes(sample, grids, config) for grids in ([], [moved]))
+    told = len(text_of([grid])) + 1
+    return as_numbers * length < (as_it_is - as_it_is // _GAIN) * length - told * len(sample)
+
+
+def _bytes(sample: np.ndarray, grids: list[Grid], config: Config) -> int:
+    """How many bytes the memory takes for the sample, beside a learner that knows nothing."""
+    config = dataclasses.replace(config, numbers="", streams=1).resolve(len(sample))
+    memory = Memory(config.memory, 1, SINGLE_BYTES, grids)
+    symbols = Arranged(sample, grids)[0 : len(sample)]
+    frequencies = np.ones((1 << 10, 256), np.int32)
+    state, buffer, size = interval(), np.zeros(24 * len(sample) + 8, np.uint8), 0
+    for start in range(0, len(symbols), len(frequencies)):
+        part = symbols[start : start + len(frequencies)].copy()
+        size, _ = memory.code(ENCODE, part, frequencies, 0, state, buffer, size)
+    return size
