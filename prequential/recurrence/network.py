@@ -17,6 +17,8 @@ fall. Sources: see `loops`; Knoll, lstm-compress.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +28,8 @@ from prequential.exact.compiled import pack
 from prequential.predictors.embeddings import Embeddings
 from prequential.recurrence import layout, loops
 from prequential.transformer.update import pieces_of
+
+Call = Callable[[], object]
 
 _KEEP = 1.0 - 1.0 / 2048.0  # of the mean square, a step
 _EPSILON = 1e-12
@@ -65,14 +69,21 @@ class Recurrence:
             self.network.inputs[first * B : end * B] = self.embeddings.gather(first, end)
             loops.forward(self.packed, first, end)
 
-    def learn(self, dlogits: np.ndarray, count: int) -> None:
-        """One step at dlogits (n, V), of which the first `count` rows are of tokens."""
+    def learn(
+        self, dlogits: np.ndarray, count: int, join: Callable[[Call], None] = lambda _: None
+    ) -> None:
+        """One step at dlogits (n, V), of which the first `count` rows are of tokens.
+
+        join lets other threads take part in a call, whose work can be shared.
+        """
         if self.config.layers:
             loops.backward(self.packed, dlogits)
             self.steps += 1
             self._power *= _KEEP
-            constants = self._constants()
-            loops.update(shares.phases(1), self._pieces, self.packed, dlogits, constants)
+            pieces = self._pieces, self.packed, dlogits, self._constants()
+            update = partial(loops.update, shares.phases(1), *pieces)
+            join(update)
+            update()
             self.embeddings.learn(self.network.dinputs[:count])
 
     def _constants(self) -> np.ndarray:

@@ -221,10 +221,10 @@ class Learner:
             dlogits = np.empty((chunk.size, self.frequencies.shape[1]), np.float32)
             softmax.gradient(self.frequencies, targets, count, TOTAL_BITS, dlogits)
         if tables:
-            # They learn independently of the transformer. Where the chunk was decoded, another
-            # thread is at its backward pass already.
+            # They learn independently of the networks. Where the chunk was decoded, another
+            # thread is at the transformer's backward pass already.
             learn = partial(self._learn_tables, dlogits, targets, count)
-            if decoded:
+            if decoded and self.model.blocks:
                 learn()
             else:
                 self.threads.beside(learn)
@@ -239,7 +239,7 @@ class Learner:
         self.recurrence.advance(columns)
 
     def _learn_recurrence(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
-        self.recurrence.learn(dlogits, count)
+        self.recurrence.learn(dlogits, count, self.threads.join)
 
     def _learn_tables(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
         self.ngrams.learn(dlogits[:count], targets[:count])
