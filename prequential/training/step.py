@@ -170,9 +170,11 @@ class CompiledStep:
         """Decode so many columns: the result of `decode`, and dlogits (n, V) for `learn`.
 
         `decode` is `columns.decode`, but for what it is called with here, and fills in dlogits.
-        Another thread takes its part, and begins the backward pass.
+        Another thread takes its part, and begins the backward pass, where there are layers: without
+        them it would only wait.
         """
-        pieces = 2 if self._threads.together else 1
+        assisted = self._threads.together and self._layers > 0
+        pieces = 2 if assisted else 1
         dlogits = np.empty((count * self.model.B, len(self.network.logits[0])), np.float32)
         self._known = known = self.backward_of(dlogits)
         counters = shares.phases(1 + count * forward.phases(self.network.layers, pieces))
@@ -184,7 +186,8 @@ class CompiledStep:
             columns.assist(count, *shared, known)
             backward.backward(*known)
 
-        self._threads.join(assist, 1)
+        if assisted:
+            self._threads.join(assist, 1)
         try:
             self.settle()
             return decode(*shared, self._entrance, dlogits), dlogits
