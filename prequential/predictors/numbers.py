@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prequential.coding import elements
 from prequential.coding.bits import STRETCH
-from prequential.coding.elements import restore
 from prequential.config import OWN_CONTEXTS
 from prequential.exact.compiled import inline, jit
 from prequential.grids import Grid
@@ -29,7 +29,7 @@ from prequential.predictors.series import Series
 from prequential.predictors.squares import TINY, Squares
 from prequential.predictors.tables import remix
 
-__all__ = ["restore"]
+restore = elements.restore  # for decoders
 
 CONTEXTS = 5
 PREDICTORS = 2
