@@ -173,7 +173,7 @@ class CompiledStep:
         Another thread takes its part, and begins the backward pass, where there are layers: without
         them it would only wait.
         """
-        assisted = self._threads.together and self._layers > 0
+        assisted = self._threads.together and self.network.layers > 0
         pieces = 2 if assisted else 1
         dlogits = np.empty((count * self.model.B, len(self.network.logits[0])), np.float32)
         self._known = known = self.backward_of(dlogits)
