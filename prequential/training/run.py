@@ -94,6 +94,8 @@ class Run:
         options, count = self.options, len(self.symbols)
         self.bytes_per_token = self.header.original_bytes / max(1, count)
         each = self.config.seconds_per_token(len(self.vocabulary), self.bytes_per_token)
+        if self.config.model.layers:
+            selftest.require(options.device, selftest.OF_ATTENTION)
         threads = options.threads or (DEFAULT_THREADS if count * each > _LONG_SECONDS else 1)
         self.learner = (options.new_learner or _learner_of(options.device))(
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary

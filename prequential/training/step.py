@@ -16,7 +16,7 @@ import torch
 
 from prequential.coding.coder import TOTAL_BITS
 from prequential.config import Config
-from prequential.exact import kernels, selftest, shares, softmax
+from prequential.exact import kernels, shares, softmax
 from prequential.exact.compiled import pack
 from prequential.exact.scalars import group_of
 from prequential.predictors import ngrams
@@ -65,8 +65,6 @@ class Step(Protocol):
 def new_step(config: Config, tokens: int, seed: int, device: str, threads: Threads) -> Step:
     """A transformer from the seed and the step on it; the only place where its form is chosen."""
     B, T = config.streams, config.chunk
-    if config.model.layers:
-        selftest.require(device, selftest.OF_ATTENTION)
     group = group_of(B, config.optimizer.groups)
     return step_of(Transformer(config.model, B, T, seed, device, tokens, group), threads)
 
