@@ -186,7 +186,7 @@ def cut(preset: str, *overrides: str) -> Config:
 @pytest.fixture
 def no_selftest(monkeypatch: pytest.MonkeyPatch) -> None:
     """It makes operands of its own, in ways that the arithmetic may not."""
-    monkeypatch.setattr(selftest, "require", lambda device: None)
+    monkeypatch.setattr(selftest, "require", lambda *_: None)
 
 
 VARIANTS = [(), ("optimizer.name=sgd",), ("model.conv=1",), ("model.window=0",), ("streams=3",)]

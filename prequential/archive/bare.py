@@ -10,7 +10,7 @@ import string
 import tokenize
 from collections.abc import Iterator
 
-_FOLDERS = "archive|coding|exact|predictors|training|transformer"
+_FOLDERS = "archive|coding|exact|predictors|recurrence|training|transformer"
 # What has variables of its own, or names some in ways that are not replaced.
 _SCOPES = (
     *(ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.JoinedStr, ast.Nonlocal, ast.Global),

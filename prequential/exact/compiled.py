@@ -21,7 +21,7 @@ import prequential
 _MODULES = (
     "adagrad backward bits coder columns compiled config contexts embeddings forward kernels layout"
     " loops matches memory mixer multiply ngrams numbers pieces scalars series shares softmax"
-    " squares tables update vocabulary"
+    " squares structure tables update vocabulary"
 )
 
 

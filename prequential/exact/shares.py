@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from prequential.exact.compiled import jit
 
-# Whether loops are compiled: as plain Python there are no atomic counters, and no use for any.
+# Whether loops are compiled: as plain Python there are no atomic counters, and but one thread.
 COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 # Looks at a counter before the processor is offered to others: about 20 microseconds, longer than
 # a decoder's second thread waits for the next column.
@@ -106,11 +106,18 @@ def _atomic(instruction: Callable[[Any, Any], Any]) -> Any:
     return function
 
 
+def _increment_alone(counters: Any, i: Any, j: Any) -> Any:
+    counters[i, j] += 1
+    return counters[i, j] - 1
+
+
 _ONE = llvm.Constant(llvm.IntType(64), 1)
 # Adds one, and gives the value before.
-_increment = _atomic(lambda builder, p: builder.atomic_rmw("add", p, _ONE, "seq_cst"))
+_increment: Any = _atomic(lambda builder, p: builder.atomic_rmw("add", p, _ONE, "seq_cst"))
 # The value, as other threads have left it.
-_look = _atomic(lambda builder, p: builder.load_atomic(p, "seq_cst", 8))
+_look: Any = _atomic(lambda builder, p: builder.load_atomic(p, "seq_cst", 8))
+if not COMPILED:
+    _increment, _look = _increment_alone, lambda counters, i, j: counters[i, j]
 _YIELD = "SwitchToThread" if os.name == "nt" else "sched_yield"
 _give_way: Any = types.ExternalFunction(_YIELD, types.int32())
 

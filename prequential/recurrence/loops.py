@@ -14,7 +14,7 @@ import numpy as np
 
 from prequential.exact import kernels, multiply, scalars, shares
 from prequential.exact.compiled import inline, jit, outer
-from prequential.recurrence.layout import dense_of, network
+from prequential.recurrence.structure import dense_of, network
 from prequential.transformer.update import piece_of
 
 

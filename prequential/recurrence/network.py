@@ -26,7 +26,7 @@ from prequential.config import SYMBOLS, WEIGHT_BOUND, ModelConfig, RecurrenceCon
 from prequential.exact import bounds, kernels, shares
 from prequential.exact.compiled import pack
 from prequential.predictors.embeddings import Embeddings
-from prequential.recurrence import layout, loops
+from prequential.recurrence import loops, structure
 from prequential.transformer.update import pieces_of
 
 Call = Callable[[], object]
@@ -54,7 +54,7 @@ class Recurrence:
             input_rate=c.input_rate,
         )
         self.embeddings = Embeddings(inputs, streams, columns, seed, tokens, 1, _INPUTS)
-        self.network = net = layout.make(config, streams, columns, seed, tokens)
+        self.network = net = structure.make(config, streams, columns, seed, tokens)
         self.packed = pack(net) if config.layers else None
         self._kinds = {"hidden": net.hidden, "below": net.below, "head": net.head}
         self._pieces = pieces_of(self._kinds.values())

@@ -18,7 +18,7 @@ from prequential.exact import shares, softmax
 from prequential.exact.compiled import apart, outer
 from prequential.predictors import embeddings, memory, ngrams
 from prequential.predictors.contexts import history_of, push_column
-from prequential.recurrence import layout, loops
+from prequential.recurrence import loops, structure
 from prequential.transformer import backward, forward
 from prequential.transformer.layout import linear_of, network
 
@@ -119,7 +119,7 @@ def decode(
         forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
         shares.done(counters, 0)
         if recurrence is not None:
-            entered = layout.network(recurrence).inputs
+            entered = structure.network(recurrence).inputs
             embeddings.gather_rows(cells.table, cells.rows[t], entered[a:b])
             loops.forward(recurrence, t, t + 1)
         phase = 1 + t * forward.phases(net.layers, pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import prequential
 from prequential.archive import codesize
+from prequential.archive.bare import bare
 
 
 @pytest.fixture
@@ -51,3 +53,14 @@ def test_a_folder_that_cannot_be_written_does_no_harm(
     (package / "__pycache__").write_text("in the way")
     monkeypatch.setattr(codesize, "_packed", lambda _: bytes(9))
     assert codesize.code_bytes() == 9
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_no_file_of_a_decoder_takes_anothers_name(numbers: bool) -> None:
+    """Its modules lie in one folder, and none imports from another."""
+    files = codesize._files(numbers)
+    names = [path.split("/")[-1] for path in files]
+    assert len(set(names)) == len(names) > 20
+    for path, source in files.items():
+        for module in re.findall(r"from prequential\.([\w.]+) import", bare(source).decode()):
+            assert module in names, path

@@ -231,7 +231,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert 0 < info["tokens"] < 20_000
     assert info["vocabulary_bytes"] > 0
     assert main(["test", "-q", f"{file}.pq"]) == 0
-    assert main(["encode", str(file), "--tokenizer", "bpe:9", "-f", *common]) == 1
+    assert main(["encode", str(file), "--tokenizer", "bpe:9", "-f", *common]) == 2
     assert "tokenizer 'bpe:9'" in capsys.readouterr().err
     grid = ["mdl", str(file), "--grid", "tokenizer=bytes,bpe:300", *common]
     assert main([*grid, "--json-file", str(tmp_path / "s.json"), "--verify"]) == 0
