@@ -193,14 +193,13 @@ class Learner:
         the live one put back. The n-gram tables and gates have counted the chunk once; counting it
         twice makes them too sure.
         """
-        live = [
-            *(torch.from_numpy(array) for array in self.history.arrays().values()),
-            *(torch.from_numpy(array) for array in self.recurrence.state()),
-            *self.model.caches(),
-        ]
-        kept = [view.clone() for view in live]
-        for view in live:
-            view.zero_()
+        host = [*self.history.arrays().values(), *self.recurrence.state()]
+        caches = list(self.model.caches())
+        kept = [array.copy() for array in host], [cache.clone() for cache in caches]
+        for array in host:
+            array[...] = 0
+        for cache in caches:
+            cache.zero_()
         for earlier in range(max(0, index - self._reach), index):
             chunk, _ = past(earlier)
             self.predict(chunk)
@@ -208,8 +207,10 @@ class Learner:
         chunk, count = past(index)
         self.predict(chunk)
         self._learn(chunk, count)
-        for view, saved in zip(live, kept, strict=True):
-            view.copy_(saved)
+        for array, there in zip(host, kept[0], strict=True):
+            array[...] = there
+        for cache, saved in zip(caches, kept[1], strict=True):
+            cache.copy_(saved)
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
         """One step of both networks and the embeddings, or of all but the memory."""
