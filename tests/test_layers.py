@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def imported(path: Path) -> set[str]:
 def test_the_layers_are_all_there_is() -> None:
     here = {layer(path) for path in PACKAGE.rglob("*.py") if "configs" not in path.parts}
     assert here == set(LAYERS)
+
+
+def test_every_folder_is_installed() -> None:
+    """A package that is missing from the list works in the checkout, and nowhere else."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    folders = {f"prequential.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")}
+    expected = folders | {"prequential", "prequential.configs"}
+    assert set(project["tool"]["setuptools"]["packages"]) == expected
 
 
 @pytest.mark.parametrize(
