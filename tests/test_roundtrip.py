@@ -105,6 +105,7 @@ def test_payload_is_the_loss_integral() -> None:
     assert 5_000 < r.code_bytes < 60_000
 
 
+@pytest.mark.slow
 def test_learning_pays() -> None:
     """The point of it all: later bytes are cheaper, and the seed matters."""
     data = text(30_000)

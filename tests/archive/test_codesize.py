@@ -55,6 +55,7 @@ def test_a_folder_that_cannot_be_written_does_no_harm(
     assert codesize.code_bytes() == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [False, True])
 def test_no_file_of_a_decoder_takes_anothers_name(numbers: bool) -> None:
     """Its modules lie in one folder, and none imports from another."""

@@ -161,6 +161,7 @@ def test_every_truncation(large: Sample, counts: Counter[str]) -> None:
         assert "truncated" in told or length == 0
 
 
+@pytest.mark.slow
 def test_rearranged_frames(large: Sample, counts: Counter[str]) -> None:
     whole, n = large.archive, large.frames
     parts = [whole[a:b] for a, b in pairwise(large.ends)]

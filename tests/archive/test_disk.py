@@ -66,6 +66,7 @@ def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("argv", "room"),

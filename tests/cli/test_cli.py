@@ -426,7 +426,12 @@ def test_what_must_be_instant_imports_no_torch(argv: list[str]) -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    "argv", [["info", "--json", "a.pq"], ["--help"], ["decode", "-qo-", "a.pq"]]
+    "argv",
+    [
+        ["info", "--json", "a.pq"],
+        ["--help"],
+        pytest.param(["decode", "-qo-", "a.pq"], marks=pytest.mark.slow),
+    ],
 )
 def test_broken_pipe(
     archive: Path, argv: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch

@@ -153,6 +153,7 @@ def test_json_names_its_file(capsys: pytest.CaptureFixture[str]) -> None:
         assert fields["original_bytes"] == len(DATA)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     "argv", [["mdl", "a", "-q", *TINY], ["mdl", "--code"], ["compare", "a", "--presets", ""]]

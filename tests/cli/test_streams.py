@@ -129,6 +129,7 @@ def test_messages_never_go_to_standard_output(
     assert shape() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 @pytest.mark.usefixtures("folder")
 def test_without_standard_output_the_work_is_done(

@@ -117,6 +117,7 @@ def test_noise_costs_next_to_nothing_more_than_itself() -> None:
     assert longer - begun < 60_000 * 8 * 1.0005
 
 
+@pytest.mark.slow
 def test_what_followed_before_is_a_context() -> None:
     """Pairs that alternate in what follows: one of the last two, never the same one twice."""
     alternating = b"".join(b"%c=%d;" % (65 + i * 7 % 13, i // 13 % 2) for i in range(6000))

@@ -73,6 +73,7 @@ def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert 8 * sum(parts) == int(line["total_bits"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_resumes(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

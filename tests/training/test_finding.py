@@ -35,6 +35,7 @@ def config() -> Config:
     return small("memory.kind=mix", "numbers=auto")
 
 
+@pytest.mark.slow
 def test_pictures_by_their_rows() -> None:
     for channels in (1, 3, 4):
         data = picture(301, 600 // channels, channels)
