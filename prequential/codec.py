@@ -285,8 +285,6 @@ def _described(
 ) -> tuple[Header, Config, Bytes, Vocabulary]:
     """The header of the data's archive, its config, the data's tokens and what they stand for."""
     config, symbols, vocabulary, tokens = _tokenized(data, config)
-    if config.numbers == AUTO:
-        config = dataclasses.replace(config, numbers=finding.find(data, config))
     config = _resolved(config, len(data), tokens, vocabulary, options.limits, options.device)
     if config.numbers:
         symbols = Arranged(data, parse_grids(config.numbers))
@@ -296,18 +294,27 @@ def _described(
 
 
 def _tokenized(data: Bytes, config: Config) -> tuple[Config, Bytes, Vocabulary, Tokens | None]:
-    """The data's tokens, what they stand for, and what the header says of both."""
+    """The config with what the data decide, their tokens, what they stand for, what is sent."""
     from prequential.coding import tokenizer
 
     chosen = tokenizer.choose(data) if config.tokenizer == AUTO else config.tokenizer
     if parse_grids(config.numbers):
         chosen = BYTES  # their own distances
     if chosen == BYTES or len(data) == 0:
-        return dataclasses.replace(config, tokenizer=BYTES), data, SINGLE_BYTES, None
+        config = dataclasses.replace(config, tokenizer=BYTES)
+        return _with_numbers(config, data), data, SINGLE_BYTES, None
     spec = tokenizer.parse(chosen)
     vocabulary, symbols = tokenizer.tokenize(data, spec)
     named = dataclasses.replace(config, tokenizer=tokenizer.identity(spec))
+    named = _with_numbers(named, data)
     return named, symbols, vocabulary, Tokens(len(symbols), pieces.pack(vocabulary))
+
+
+def _with_numbers(config: Config, data: Bytes) -> Config:
+    """Where pictures and sound are, if that was left to be found."""
+    if config.numbers != AUTO:
+        return config
+    return dataclasses.replace(config, numbers=finding.find(data, config))
 
 
 def _resolved(

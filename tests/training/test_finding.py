@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from samples import noise, small
 
+from prequential import codec
 from prequential.config import Config
-from prequential.grids import Grid
+from prequential.grids import Grid, parse
 from prequential.training import finding
 from prequential.training.guessing import BLOCK, guesses
 
@@ -75,3 +76,11 @@ def test_headers_come_first() -> None:
     data = shown + sound(50_000)
     grids = f"15-{len(shown)}:u1x3/903,{len(shown)}-{len(data)}:<i2x1"
     assert finding.find(np.frombuffer(data, np.uint8), config()) == grids
+
+
+@pytest.mark.slow
+def test_a_plan_says_what_is_found() -> None:
+    header = b"P6 60 60 255\n"
+    data = np.frombuffer(header + picture(60, 60, 3), np.uint8)
+    (grid,) = parse(codec.plan(data, config()).config.numbers)
+    assert grid == Grid(len(header), len(data), 1, 3, 180, False, False)
