@@ -254,6 +254,7 @@ def code_tokens(
             mode, np.int64(symbols[i]), b, state, within, coder, buffer, size
         )
         symbols[i] = token
+        contexts.push_token(state.history, b, token)
         bits += spent
     return size, bits
 

@@ -13,8 +13,11 @@ from samples import noise, small, text
 
 from prequential import codec
 from prequential.coding import bits
+from prequential.coding.coder import ENCODE, interval
+from prequential.coding.vocabulary import SINGLE_BYTES
 from prequential.config import Config, load
 from prequential.exact import scalars
+from prequential.predictors.memory import Memory
 
 
 def mixing(*overrides: str) -> Config:
@@ -37,6 +40,14 @@ def test_tables_are_the_ones_of_the_format() -> None:
     assert np.abs(bits.STRETCH - 256 * np.log(p / (1 - p))).max() < 17
     tables = scalars.SQUASH.astype("<i4").tobytes() + bits.STRETCH.astype("<i4").tobytes()
     assert hashlib.sha256(tables).hexdigest()[:32] == "df5b7a373f96a5a91abbd7dfc8016562"
+
+
+def test_tokens_are_remembered() -> None:
+    """For contexts of tokens, which the memory's list may name."""
+    memory = Memory(mixing().resolve(4).memory, 2, SINGLE_BYTES)
+    symbols, frequencies = np.array([3, 5, 4, 6]), np.ones((4, 256), np.int32)
+    memory.code(ENCODE, symbols, frequencies, 0, interval(), np.zeros(200, np.uint8), 0)
+    assert memory.history.state.tokens[:, :2].tolist() == [[4, 3], [6, 5]]
 
 
 @pytest.mark.slow
