@@ -66,18 +66,23 @@ def _exp2_table() -> Any:
 EXP2_TABLE = _exp2_table()
 
 
+def exponentials(parts: int, count: int, bits: int) -> list[int]:
+    """exp(x / parts) for x = 0, 1, ..., so many, in units of 2^-bits."""
+    one = 1 << bits
+    term, step, k = one, one, 1  # exp(1 / parts) by its series
+    while term:
+        term //= parts * k
+        step += term
+        k += 1
+    values = [one]
+    for _ in range(count - 1):
+        values.append(values[-1] * step >> bits)
+    return values
+
+
 def _squash_table() -> Any:
     """65536 / (1 + exp(-x / 256)) for x in -3072..3071, rounded, within 1..65535; from integers."""
-    one = 1 << 128
-    term, exp_step, k = one, one, 1  # exp(1 / 256) by its series
-    while term:
-        term //= 256 * k
-        exp_step += term
-        k += 1
-    values, power = [], one  # exp(x / 256) for x = 0, 1, ...
-    for _ in range(LOGIT_MAX + 2):
-        values.append(power)
-        power = power * exp_step >> 128
+    one, values = 1 << 128, exponentials(256, LOGIT_MAX + 2, 128)
     upper = [(65536 * v + (v + one) // 2) // (v + one) for v in values]
     lower = [(65536 * one + (v + one) // 2) // (v + one) for v in values[1:]]
     table = np.array([*lower[::-1], *upper[:-1]], np.int64)

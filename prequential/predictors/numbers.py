@@ -23,6 +23,7 @@ from prequential.coding import elements
 from prequential.coding.bits import STRETCH
 from prequential.config import OWN_CONTEXTS
 from prequential.exact.compiled import inline, jit
+from prequential.exact.scalars import exponentials
 from prequential.grids import Grid
 from prequential.predictors import mixer, series, squares, tables
 from prequential.predictors.series import Series
@@ -54,16 +55,7 @@ _UNSIGNED = (1 << 40) - 1
 
 def _logistic() -> Any:
     """1 / (1 + exp(-z)) at z = -32, -32 + 1 / 128, ..., 32: quotients of integers."""
-    one = 1 << 160
-    term, step, k = one, one, 1  # exp(1 / 128) by its series
-    while term:
-        term //= _STEPS * k
-        step += term
-        k += 1
-    values, power = [], one  # of exp(0), exp(1 / 128), ...
-    for _ in range(_CELLS // 2 + 1):
-        values.append(power)
-        power = power * step // one
+    one, values = 1 << 160, exponentials(_STEPS, _CELLS // 2 + 1, 160)
     lower = [one / (one + v) for v in values[:0:-1]]  # rounded once
     return np.array([*lower, *(v / (one + v) for v in values)], np.float64)
 
