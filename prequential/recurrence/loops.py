@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from prequential.exact import kernels, multiply, scalars, shares
+from prequential.exact import kernels, multiply, shares
 from prequential.exact.compiled import inline, jit, outer
 from prequential.recurrence.structure import dense_of, network
+from prequential.transformer.backward import through
 from prequential.transformer.update import piece_of
 
 
@@ -114,13 +115,7 @@ def backward(packed: Any, dlogits: Any) -> None:
 @jit
 def _through(dy: Any, scale: Any, weight: Any, dx: Any) -> None:
     """dx (n, H) = the gradient of the rows of a product with weight (M, H), at dy (n, M)."""
-    by_row, scaled = np.empty(dy.shape, np.float32), np.empty(dy.shape[1], np.float32)
-    row_scale = np.empty(len(dy), np.float32)
-    for i in range(len(dy)):
-        for m in range(len(scaled)):
-            scaled[m] = dy[i, m] * scale[m]
-        row_scale[i] = scalars.quantise_row(scaled, by_row[i])
-    kernels.matmul(by_row, weight, dx)
+    row_scale = through(dy, scale, weight, dx)
     for i in range(len(dy)):
         for j in range(dx.shape[1]):
             dx[i, j] *= row_scale[i]

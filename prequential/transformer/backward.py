@@ -94,16 +94,23 @@ def _split(dx: Any, a: Any, b: Any, out: Any, gradient: Any, column: Any, end: A
 @jit
 def _linear(dy: Any, a: Any, b: Any, linear: Any, dx: Any) -> Any:
     """dx (n, K) integers and their row scales (n,) of rows a..b; keeps dy for the update."""
-    count, width = dy.shape
-    scaled = np.empty(width, np.float32)
-    by_row, row_scale = np.empty(dy.shape, np.float32), np.empty(count, np.float32)
-    for i in range(count):
+    for i in range(len(dy)):
         f = linear.x_scale[a + i]
-        for j in range(width):
+        for j in range(dy.shape[1]):
             linear.dy[a + i, j] = dy[i, j] * f
-            scaled[j] = dy[i, j] * linear.scale[j]
+    return through(dy, linear.scale, linear.weight, dx)
+
+
+@jit
+def through(dy: Any, scale: Any, weight: Any, dx: Any) -> Any:
+    """dx (n, K) integers and their row scales (n,): dy (n, M) behind weight (M, K) * scale (M,)."""
+    scaled = np.empty(dy.shape[1], np.float32)
+    by_row, row_scale = np.empty(dy.shape, np.float32), np.empty(len(dy), np.float32)
+    for i in range(len(dy)):
+        for j in range(len(scaled)):
+            scaled[j] = dy[i, j] * scale[j]
         row_scale[i] = scalars.quantise_row(scaled, by_row[i])
-    kernels.matmul(by_row, linear.weight, dx)
+    kernels.matmul(by_row, weight, dx)
     return row_scale
 
 
