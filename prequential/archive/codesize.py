@@ -109,8 +109,5 @@ def listing(numbers: bool = False) -> list[tuple[str, int, int]]:
 
 
 def _files(numbers: bool) -> dict[str, bytes]:
-    roots = (_ROOT, _NUMBERS) if numbers else ()
-    return {
-        **closure(*roots),
-        "__init__": b"",
-    }  # what the package offers its users, no decoder needs
+    files = closure(*((_ROOT, _NUMBERS) if numbers else ()))
+    return {**files, "__init__": b""}  # what the package offers its users, no decoder needs
