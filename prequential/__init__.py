@@ -8,6 +8,8 @@ True
 
 from __future__ import annotations
 
+from prequential._version import __version__ as __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from prequential.archive.container import Limits
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from prequential.training.prior import Prior
     from prequential.training.prior import load as load_prior
 
-__version__ = "0.1.0.dev0"
 __all__ = [
     "ArchiveError",
     "Config",

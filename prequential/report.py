@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from prequential._version import __version__
 from prequential.config import Config
 
 SCHEMA = 1
@@ -71,7 +72,7 @@ def versions(numerics: int, container: int) -> dict[str, str]:
     """The versions that the result depends on (numerics, container) or was made with."""
     named = {name: metadata.version(name) for name in ("torch", "numpy", "numba")}
     return {
-        "prequential": _own_version(),
+        "prequential": __version__,
         "numerics": str(numerics),
         "container": str(container),
         "python": platform.python_version(),
@@ -82,9 +83,3 @@ def versions(numerics: int, container: int) -> dict[str, str]:
 def config_tree(config: Config | None) -> dict[str, Any] | None:
     """The config as nested dictionaries; None for a stored archive."""
     return None if config is None else dataclasses.asdict(config)
-
-
-def _own_version() -> str:
-    from prequential import __version__
-
-    return __version__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,18 @@ def pytest_configure(config: pytest.Config) -> None:
         for part in Path(prequential.__file__).parent.rglob("__pycache__/*.nb[ic]"):
             if compiled.SOURCES not in part.name:
                 part.unlink()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that runs a part of the tests hands its counts over."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["counts"] = dict(_COUNTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take them."""
+    _COUNTS.update(getattr(node, "workeroutput", {}).get("counts", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

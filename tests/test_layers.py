@@ -13,7 +13,7 @@ import prequential
 PACKAGE = Path(prequential.__file__).parent
 # Each imports only those before it. At the root, what all need stands first, what needs all last.
 LAYERS = [
-    *("errors", "progress", "grids", "config"),
+    *("_version", "errors", "progress", "grids", "config"),
     *("exact", "archive", "coding", "predictors", "transformer", "recurrence", "training"),
     *("report", "codec", "study", "cli", "__init__", "__main__"),
 ]
@@ -30,9 +30,9 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prequential"):
             parts = (node.module or "").split(".")[1:]
             names = parts[:1] or [alias.name for alias in node.names]
-            # What the package itself gives lazily, its version apart, stands in these.
+            # What the package itself gives lazily stands in these.
             lazy = {"compress": "codec", "decompress": "codec", "load": "config"}
-            found |= {lazy.get(name, name) for name in names if name != "__version__"}
+            found |= {lazy.get(name, name) for name in names}
     return found
 
 

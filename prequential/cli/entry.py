@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from prequential import __version__
+from prequential._version import __version__
 from prequential.archive.files import STDIO, display
 from prequential.cli import (
     bench,

@@ -35,8 +35,8 @@ def _digest() -> str:
 
 SOURCES = "_" + _digest()
 try:
-    _njit = import_module("prequential.exact.linking").njit
-except ImportError:  # a self-extracting file has no need of it
+    _njit = import_module(".linking", __package__).njit
+except ImportError:  # a self-extracting file has no need of it, nor of an installed package's
     _njit = numba.njit
 
 

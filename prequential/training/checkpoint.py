@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from prequential import __version__
+from prequential._version import __version__
 from prequential.archive.container import CONTAINER_VERSION, ArchiveReader, Header
 from prequential.archive.files import atomic_output, display, remove_leftover
 from prequential.config import Config, leaves

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from samples import noise, portable, small, text
 
+import prequential
 from prequential import codec
 from prequential.archive.container import ArchiveReader, Header, Tokens
 from prequential.archive.writer import ArchiveWriter
@@ -243,9 +244,29 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert report["description_length_bits"] == 8 * terms
 
 
+# What an editable installation does: whatever the package in front lacks is looked for in another.
+FINDER = f"""
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+class Finder:
+    def find_spec(name, path=None, target=None):
+        parts = name.split(".")[1:]
+        there = Path({str(Path(prequential.__file__).parent)!r}).joinpath(*parts)
+        if parts and name.startswith("prequential.") and not PathFinder.find_spec(name, path):
+            if there.is_dir() or there.with_suffix(".py").exists():
+                sys.exit(name + ": would be taken from a checkout")
+sys.meta_path.insert(0, Finder)
+"""
+
+
 @pytest.mark.slow
-def test_self_extracting(tmp_path: Path) -> None:
+def test_self_extracting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FINDER)
     file.write_bytes(DATA)
     options = ["--tokenizer", "bpe:300", "--preset", "tiny", "-q", "--self-extracting"]
     assert main(["encode", str(file), *options]) == 0
