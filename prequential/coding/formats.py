@@ -19,11 +19,13 @@ _MOST_CHANNELS = 4
 _MOST_ROW = 99_999
 _LEAST_BYTES = 256  # of what is worth a proposal
 _SIGNATURES = re.compile(
-    rb"RIFF....WAVE|FORM....AIFF|P[56]\s|BM(?=....\0\0\0\0)|\x93NUMPY|II\*\0|MM\0\*", re.DOTALL
+    rb"RIFF....WAVE|FORM....AIFF|P[567]\s|BM(?=....\0\0\0\0)|\x93NUMPY|II\*\0|MM\0\*", re.DOTALL
 )
 _PNM = re.compile(
     rb"P([56])(?:\s+|#[^\n]*\n)+(\d{1,6})(?:\s+|#[^\n]*\n)+(\d{1,6})(?:\s+|#[^\n]*\n)+(\d{1,5})\s"
 )
+_PAM = re.compile(rb"P7\n((?:[^\n]*\n){1,64}?)ENDHDR\n")
+_PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d{1,6})\s*$", re.MULTILINE)
 _NPY = re.compile(
     rb"'descr': *'([|<>])([ui])([124])', *'fortran_order': *(True|False), *'shape': *\(([\d, ]*)\)"
 )
@@ -111,6 +113,19 @@ def _pnm(data: Any, at: int) -> list[Grid]:
         return []
     channels = 1 if match[1] == b"5" else 3
     width, height, most = (int(match[k]) for k in (2, 3, 4))
+    kind = "|u1" if most < 256 else ">u2"
+    count = width * height * channels * int(kind[-1])
+    return _grid(data, at + match.end(), count, kind, channels, width * channels)
+
+
+def _pam(data: Any, at: int) -> list[Grid]:
+    match = _PAM.match(_take(data, at, _HEADER_BYTES))
+    fields = dict(_PAM_FIELD.findall(match[1])) if match else {}
+    if match is None or len(fields) < 4:
+        return []
+    width, height, channels, most = (
+        int(fields[name]) for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL")
+    )
     kind = "|u1" if most < 256 else ">u2"
     count = width * height * channels * int(kind[-1])
     return _grid(data, at + match.end(), count, kind, channels, width * channels)
@@ -211,6 +226,7 @@ _FORMATS = {
     b"FO": _form,
     b"P5": _pnm,
     b"P6": _pnm,
+    b"P7": _pam,
     b"BM": _bmp,
     b"\x93N": _npy,
     b"II": _tiff,

@@ -66,6 +66,8 @@ def tiff(order: str, strips: list[tuple[int, int]], channels: int, bits: int, wi
 
 
 PGM16 = b"P5\n# made by hand\n20 30\n# most\n65535\n" + noise(1200)
+PAM = b"P7\n# made by hand\nWIDTH 20\nHEIGHT 30\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n"
+PAM += noise(2400)
 CASES = [
     (wav(1, 2), "44-844:<i2x1"),
     (wav(2, 2), "44-1644:<i2x2"),
@@ -77,6 +79,10 @@ CASES = [
     (wav(2, 2)[:50], ""),
     (b"P6 20 30 255\n" + noise(1800), "13-1813:u1x3/60"),
     (b"P5 20 30 255\n" + noise(1800), "13-613:u1x1/20"),
+    (PAM, f"{len(PAM) - 2400}-{len(PAM)}:u1x4/80"),
+    (PAM.replace(b"255", b"256"), f"{len(PAM) - 2400}-{len(PAM)}:>u2x4/80"),
+    (PAM.replace(b"DEPTH", b"# DEPTH"), ""),
+    (PAM.replace(b"ENDHDR", b"ENDHEAD"), ""),
     (PGM16, f"{len(PGM16) - 1200}-{len(PGM16)}:>u2x1/20"),
     (b"P6 20 30 255\n" + noise(700), "13-713:u1x3/60"),  # cut off
     (b"P6 2 300 255\n" + noise(1800), "13-1813:u1x3"),  # narrow

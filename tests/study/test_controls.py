@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -90,14 +91,14 @@ def test_peeking_does_not_decode(monkeypatch: pytest.MonkeyPatch) -> None:
         codec.decompress(cheating)
 
 
-def test_additions_are_worked_out() -> None:
+def import_example(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return importlib.import_module(name)
+
+
+def test_additions_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss per digit falls below what counts of the last bytes reach."""
-    path = ROOT / "examples" / "additions.py"
-    spec = importlib.util.spec_from_file_location("additions", path)
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = import_example(monkeypatch, "additions")
     lines = example.additions(8000, digits=1)
     small_net = ["streams=8", "model.width=32", "model.heads=2", "model.hidden=128"]
     quick = ["optimizer.rate=0.004", "optimizer.warmup=20"]
@@ -106,6 +107,38 @@ def test_additions_are_worked_out() -> None:
     for place in example.answer(1).values():
         last = slice(-len(lines) // 10, None)
         assert learned[last, place].mean() < 0.3 * counted[last, place].mean()
+
+
+def test_a_calculator_is_trusted_as_far_as_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is right the sum costs next to nothing, where it is wrong hardly more than without.
+
+    Nothing changes elsewhere.
+    """
+    example = import_example(monkeypatch, "calculator")
+    lines = example.additions(500, 3)
+    answer = slice(8, 12)
+    bits = np.full(lines.shape, 3.3)
+    right = example.with_calculator(lines, bits)
+    assert np.array_equal(np.delete(right, np.r_[answer], 1), np.delete(bits, np.r_[answer], 1))
+    assert right[:, answer].sum(0).max() < 0.5 * math.log2(len(lines)) + 1
+    wrong = lines.copy()
+    wrong[:, answer] = lines[::-1, answer][:, ::-1]
+    misled = example.with_calculator(wrong, bits)
+    assert 0.9 * bits.sum() < misled.sum() < 1.01 * bits.sum()
+    assert 100 < example.code_bytes() < 1000
+
+
+def test_least_squares_learn_a_linear_model_before_steps_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    example = import_example(monkeypatch, "least_squares")
+    data, noise = example.samples(4000)
+    assert data.dtype == "<i2"
+    least = 0.5 * math.log2(2 * math.pi * math.e * noise**2)
+    solved = example.bits(data, example.LeastSquares())[1000:].mean() - least
+    normalised = example.Steps(0.3, normalised=True)
+    for model in (normalised, example.Steps(0.03, normalised=False), example.Adam(0.003)):
+        assert 0 < solved < 0.25 * (example.bits(data, model)[1000:].mean() - least)
 
 
 def test_counting_by_hand() -> None:
