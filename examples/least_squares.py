@@ -154,9 +154,7 @@ def main() -> None:
     data, noise = samples(args.samples)
     least = 0.5 * np.log2(2 * np.pi * np.e * noise**2)
     steps, rate = best_of(data, lambda r: Steps(r, normalised=False), [0.01, 0.03, 0.1])
-    normal, normal_rate = best_of(
-        data, lambda r: Steps(r, normalised=True), [0.1, 0.3, 1.0]
-    )
+    normal, normal_rate = best_of(data, lambda r: Steps(r, normalised=True), [0.1, 0.3, 1.0])
     adam, adam_rate = best_of(data, Adam, [0.001, 0.003, 0.01])
     paid = {
         "least squares": bits(data, LeastSquares()),
