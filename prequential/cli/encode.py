@@ -8,7 +8,7 @@ import io
 import os
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from prequential.archive.files import (
     RUNNABLE_SUFFIX,
@@ -28,6 +28,7 @@ from prequential.cli.warmup import compile_apart
 from prequential.errors import ConfigError
 
 if TYPE_CHECKING:
+    from prequential.coding.itemised import Costs
     from prequential.report import Report
 
 
@@ -56,6 +57,7 @@ def add(commands: flags.Commands) -> None:
     )
     flags.add_prior(parser)
     parser.add_argument("--save-weights", metavar="OUT", help="write the final weights to a file")
+    flags.add_bits(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -80,11 +82,10 @@ def _encode(options: Options, source: str) -> None:
     with ExitStack() as stack:
         original = stack.enter_context(open_input(source))
         output = stack.enter_context(atomic_output(target, force=options.force, mode=original.mode))
-        weights = None
-        if options.save_weights:
-            weights = stack.enter_context(
-                atomic_output(options.save_weights, force=options.force)
-            ).file
+        weights, bits = (
+            stack.enter_context(atomic_output(name, force=options.force)).file if name else None
+            for name in (options.save_weights, options.bits)
+        )
         from prequential import codec
         from prequential.training import run as runs
 
@@ -101,7 +102,7 @@ def _encode(options: Options, source: str) -> None:
             )
             report = codec.encode(
                 original.data, archive, config=config, seed=options.seed, options=run,
-                weights=weights,
+                weights=weights, told=partial(_write_bits, bits) if bits else None,
             )  # fmt: skip
         if isinstance(archive, io.BytesIO):
             report = _write_self_extracting(archive, output, report)
@@ -118,11 +119,23 @@ def _target(options: Options, source: str) -> str:
     if options.output is None and options.self_extracting and source != STDIO:
         target = source + RUNNABLE_SUFFIX
     check_target(target, source, force=options.force, binary=True)
-    if options.save_weights:
-        check_target(options.save_weights, source, force=options.force, binary=True)
-        if os.path.realpath(options.save_weights) == os.path.realpath(target):
-            raise ConfigError(f"{display(source)}: the archive and --save-weights have one name")
+    others = {"--save-weights": options.save_weights, "--bits": options.bits}
+    taken = {os.path.realpath(target): "the archive"}
+    for flag, name in others.items():
+        if name:
+            check_target(name, source, force=options.force, binary=True)
+            other = taken.setdefault(os.path.realpath(name), flag)
+            if other != flag:
+                raise ConfigError(f"{display(source)}: {other} and {flag} have one name")
+    if options.bits and options.resume:
+        raise ConfigError(f"{display(source)}: --bits needs the whole run: leave out --resume")
     return target
+
+
+def _write_bits(file: BinaryIO, costs: Costs) -> None:
+    import numpy as np
+
+    np.save(file, costs.per_byte())
 
 
 def _write_self_extracting(archive: io.BytesIO, output: Output, report: Report) -> Report:

@@ -23,10 +23,11 @@ from prequential.cli import (
     mdl,
     terminal,
     test,
+    where,
 )
 from prequential.cli.options import EPILOG
 
-COMMANDS = (encode, decode, test, info, mdl, curve, compare, bench, doctor)
+COMMANDS = (encode, decode, test, info, mdl, where, curve, compare, bench, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,9 +94,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error("-o takes a file's name, not an empty one")
         if args.output is not None and len(files) > 1:
             parser.error("-o takes a single input file")
-        weights = getattr(args, "save_weights", None)
-        if weights is not None and len(files) > 1:
-            parser.error("--save-weights takes a single input file")
+        for name in ("save_weights", "bits"):
+            if getattr(args, name, None) is not None and len(files) > 1:
+                parser.error(f"--{name.replace('_', '-')} takes a single input file")
         to_stdout = args.output == STDIO or (args.output is None and STDIO in files)
         if args.resume and to_stdout:
             parser.error("standard output has no checkpoint to --resume from: use -o FILE")

@@ -57,6 +57,7 @@ class Options(Flags):
     verify: bool = False
     self_extracting: bool = False
     save_weights: str | None = None
+    bits: str | None = None
     distributed: bool = False
     dry_run: bool = False
     threads: int | None = None
@@ -167,6 +168,13 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         help="limit of estimated work that the archive's size does not pay for (10 minutes)",
     )
     add_prior(parser)
+
+
+def add_bits(parser: argparse.ArgumentParser) -> None:
+    """``--bits``."""
+    parser.add_argument(
+        "--bits", metavar="OUT.npy", help="write what each byte costs, in bits, as a NumPy array"
+    )
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from prequential.errors import DivergenceError
 from prequential.exact.compiled import jit
 
 TOTAL_BITS = 24
+PARTS = 2.0**24  # of a bit, in which codelengths are whole numbers
 _SHIFT = np.uint64(TOTAL_BITS)
 _SETTLED = np.uint64(1 << 48)
 _BYTE = np.uint64(8)
@@ -43,7 +44,7 @@ class SymbolCoder(Protocol):
 
         The first is of the stream `first`; frequencies (n, V) int32. state holds the
         interval (2,) uint64, position counts the bytes of buffer used. Returns the new position
-        and the codelength in bits.
+        and the codelength in bits, a sum of the symbols' `rounded` ones.
         """
         ...
 
@@ -189,11 +190,17 @@ def follow(state: Any, payload: Any, position: Any, offset: Any, width: Any) -> 
 
 
 @jit
+def rounded(bits: Any) -> Any:
+    """A symbol's codelength in whole parts of 2^-24 bits, so that sums do not depend on order."""
+    return np.rint(bits * PARTS) / PARTS
+
+
+@jit
 def codelength(frequencies: Any, symbols: Any) -> Any:
     """Bits of symbols (n,) by frequencies (n, V)."""
     bits = 0.0
     for i in range(len(symbols)):
-        bits += TOTAL_BITS - np.log2(np.float64(frequencies[i, symbols[i]]))
+        bits += rounded(TOTAL_BITS - np.log2(np.float64(frequencies[i, symbols[i]])))
     return bits
 
 

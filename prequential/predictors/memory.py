@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
+from prequential.coding.coder import rounded
 from prequential.coding.vocabulary import Spelling, Vocabulary
 from prequential.config import OWN_CONTEXTS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
@@ -255,7 +256,7 @@ def code_tokens(
         )
         symbols[i] = token
         contexts.push_token(state.history, b, token)
-        bits += spent
+        bits += rounded(spent)
     return size, bits
 
 
