@@ -78,7 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, checked together; flags may stand between files."""
     parser = build_parser()
+    argv = sys.argv[1:] if argv is None else argv
     args, rest = parser.parse_known_args(argv)
+    args.argv = list(argv)
     files = getattr(args, "files", None)
     end = rest.index("--") if "--" in rest else len(rest)
     unknown = [name for name in rest[:end] if name[:1] == "-" and name != STDIO]

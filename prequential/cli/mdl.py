@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ class MdlFlags(Options):
     html: str | None = None
     keep: str | None = None
     jobs: int = 1
+    argv: tuple[str, ...] = ()  # as it was called
 
     def check_outputs(self, source: str) -> None:
         """Refuse outputs that would destroy something."""
@@ -89,6 +91,8 @@ def _mdl(options: MdlFlags, source: str) -> None:
     options.check_outputs(source)
     if options.plot is not None and not options.plot.endswith((".svg", ".png")):
         raise FileError(f"{display(options.plot)}: name the plot .svg or .png")
+    if options.html is not None and not options.html.endswith((".html", ".htm")):
+        raise FileError(f"{display(options.html)}: name the page .html")
     if options.plot is not None or options.html is not None:
         from prequential.study import plots
 
@@ -102,7 +106,7 @@ def _mdl(options: MdlFlags, source: str) -> None:
         options.bar,
         None if options.quiet else terminal.note,
     )
-    sweep = _sweep(source, rows)
+    sweep = _sweep(options, source, rows)
     _write(options, sweep)
     if options.keep is None:
         mdl.discard(folder)
@@ -138,14 +142,16 @@ def _job(options: MdlFlags, source: str, settings: dict[str, str], folder: str) 
         verify=options.verify,
         memory_bytes=options.limits().memory_bytes,
         folder=folder,
+        force=options.force or options.keep is None,
     )
 
 
-def _sweep(source: str, rows: list[Any]) -> Sweep:
+def _sweep(options: MdlFlags, source: str, rows: list[Any]) -> Sweep:
     from prequential.study import baselines, mdl
 
     with open_input(source) as original:
         return mdl.Sweep(
+            command=shlex.join(["preq", *options.argv]),
             file=os.path.basename(source),
             original_bytes=original.array.size,
             sha256=hashlib.sha256(original.array.data).hexdigest(),
@@ -199,10 +205,12 @@ def _show(sweep: Sweep, *, stderr: bool) -> None:
         f" + {sweep.selection_bits:.2f} to choose 1 of {len(sweep.rows)} runs"
         f" = {sweep.total_bits:,.2f} bits, {sweep.total_bits / size:.4f} bits/byte"
     ]
+    if len(sweep.rows) > 1:
+        lines.append(f"all runs mixed: {sweep.mixture_bits:,.2f} bits")
     for name, points in sweep.baselines.items():
-        bits, regret = points[-1][1], sweep.regret_bits[name]
+        bits, more = points[-1][1], sweep.difference_bits[name]
         lines.append(
-            f"{name}: {bits:,.0f} bits, {bits / size:.4f} bits/byte; regret {regret:+,.0f} bits"
+            f"{name}: {bits:,.0f} bits, {bits / size:.4f} bits/byte; payload {more:+,.0f} bits"
         )
     text = "\n".join(lines)
     terminal.note(text) if stderr else terminal.out(text)

@@ -23,17 +23,20 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prequential import config
 from prequential.archive import codesize
 from prequential.archive.container import Limits
-from prequential.archive.files import atomic_output, open_input
-from prequential.errors import ConfigError
+from prequential.archive.files import atomic_output, display, open_input
+from prequential.errors import ConfigError, FileError
 from prequential.progress import Progress, ProgressCallback
 from prequential.study import child
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from prequential.coding.itemised import Costs
+
+SCHEMA = 2
 TRAJECTORY_POINTS = 400
 FINAL_SHARE = 0.1  # of the file, over which the final loss is the mean
 
@@ -54,10 +57,11 @@ class Job:
     verify: bool
     folder: str
     memory_bytes: float = Limits().memory_bytes  # limit of what the model may allocate
+    force: bool = True  # may replace what another sweep has kept
 
     @property
     def label(self) -> str:
-        """The settings, as shown and as a file name."""
+        """The settings, as shown."""
         return ",".join(f"{key}={value}" for key, value in self.settings.items()) or "run"
 
     def config(self) -> config.Config:
@@ -80,8 +84,13 @@ class Job:
         return int(text)
 
     def path(self, suffix: str) -> Path:
-        """Where this run's archive or report is kept."""
-        name = re.sub(r"[^\w.,=+-]", "_", self.label)
+        """Where this run's archive or report is kept: the name has every setting given."""
+        parts = [*self.overrides, *(f"{key}={value}" for key, value in self.settings.items())]
+        if "preset" not in self.settings and (self.preset or self.config_path):
+            parts.append(f"preset={self.preset or Path(str(self.config_path)).stem}")
+        if "seed" not in self.settings:
+            parts.append(f"seed={self.seed}")
+        name = re.sub(r"[^\w.,=+-]", "_", ",".join(parts))
         if len(name) > 150:
             name = name[:120] + hashlib.sha256(name.encode()).hexdigest()[:16]
         return Path(self.folder, f"{Path(self.source).name[:60]}.{name}{suffix}")
@@ -98,8 +107,14 @@ class Row:
     flops: float  # estimated
     archive: str  # its file name
     verified: bool
-    # (bytes coded, payload bits) along the run, in coding order.
+    # (bytes, payload bits of them) along the file.
     trajectory: list[tuple[int, float]] = field(repr=False)
+
+    @property
+    def structure_bits(self) -> float:
+        """What learning cost: the payload beyond the final rate for every byte (Rissanen 1986)."""
+        size = int(self.report["original_bytes"])
+        return float(self.report["loss_integral_bits"]) - size * self.final_bits_per_byte
 
     @property
     def total_bits(self) -> int:
@@ -116,6 +131,7 @@ class Row:
 class Sweep:
     """All runs on one file, the best of them, and what having chosen it costs."""
 
+    command: str
     file: str
     original_bytes: int
     sha256: str
@@ -139,7 +155,17 @@ class Sweep:
         return self.best.total_bits + self.selection_bits
 
     @property
-    def regret_bits(self) -> dict[str, float]:
+    def mixture_bits(self) -> float:
+        """The description length by all runs at once, each weighed alike: never above total_bits.
+
+        -log2 of the mean of 2^-bits (Solomonoff 1964): it takes no choice.
+        """
+        least = self.best.total_bits
+        others = sum(2.0 ** max(-1000, least - row.total_bits) for row in self.rows)
+        return least + self.selection_bits - math.log2(others)
+
+    @property
+    def difference_bits(self) -> dict[str, float]:
         """Yardstick -> the best run's payload minus its own, in bits, at the end of the file."""
         payload = float(self.best.report["loss_integral_bits"])
         return {name: payload - points[-1][1] for name, points in self.baselines.items()}
@@ -151,7 +177,8 @@ class Sweep:
             "best": self.rows.index(self.best),
             "selection_bits": self.selection_bits,
             "total_bits": self.total_bits,
-            "regret_bits": self.regret_bits,
+            "mixture_bits": self.mixture_bits,
+            "difference_bits": self.difference_bits,
         }
         return json.dumps(fields)
 
@@ -177,6 +204,7 @@ COLUMNS = (
     "factor",
     "final_loss",
     "mean_loss",
+    "structure_bits",
     "parameters",
     "steps",
     "seconds",
@@ -205,6 +233,7 @@ def cells(row: Row) -> tuple[float, ...]:
         8 * size / row.total_bits,
         row.final_bits_per_byte,
         row.mean_bits_per_byte,
+        row.structure_bits,
         report["parameters"],
         report["steps"],
         report["seconds"],
@@ -216,11 +245,11 @@ def cells(row: Row) -> tuple[float, ...]:
 # Short names of the same, for tables.
 HEADINGS = (
     "payload", "header", "vocabulary", "prior", "code", "total bits", "bits/byte", "factor",
-    "final", "mean", "parameters", "steps", "seconds", "bytes/s", "FLOPs",
+    "final", "mean", "structure", "parameters", "steps", "seconds", "bytes/s", "FLOPs",
 )  # fmt: skip
 _FORMATS = (
-    ",d", ",d", ",d", ",d", ",d", ",d", ".4f", ".3f", ".4f", ".4f", ",d", ",d", ".1f", ",.0f",
-    ".2e",
+    ",d", ",d", ",d", ",d", ",d", ",d", ".4f", ".3f", ".4f", ".4f", ",.0f", ",d", ",d", ".1f",
+    ",.0f", ".2e",
 )  # fmt: skip
 
 
@@ -274,6 +303,11 @@ def run(
         kept = _kept(job)
         if kept is not None:
             rows[i] = kept
+        elif not job.force and job.path(".json").exists():
+            raise FileError(
+                f"{display(str(job.path('.pq')))}: is of other data, or by another version:"
+                " replace it with -f, or --keep this sweep elsewhere"
+            )
     waiting = [i for i in range(len(jobs)) if i not in rows]
     if done is not None and rows:
         done(f"{len(rows)} of {len(jobs)} runs were finished already")
@@ -320,6 +354,7 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
     from prequential.training import run as runs
 
     points: list[tuple[int, float]] = [(0, 0.0)]
+    costs: list[Costs] = []
 
     def follow(p: Progress) -> None:
         points.append((p.bytes_done, p.payload_bits))
@@ -343,6 +378,8 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
                     prior=given,
                     limits=Limits(memory_bytes=job.memory_bytes),
                 ),
+                # Streams are at several places of the file at once.
+                told=costs.append if job.config().streams > 1 else None,
             )
     if job.verify:
         _verify(job, archive, report.original_bytes)
@@ -357,7 +394,7 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
         flops=flops(fields),
         archive=archive.name,
         verified=job.verify,
-        trajectory=_thin(points),
+        trajectory=_along(costs[0]) if costs else _thin(points),
     )
     kept = {"key": key, "row": dataclasses.asdict(row)}
     with atomic_output(str(job.path(".json")), force=True) as output:
@@ -390,6 +427,14 @@ def _final_loss(points: Sequence[tuple[int, float]]) -> float:
     size, bits = points[-1]
     start, before = next(p for p in reversed(points) if p[0] <= size * (1 - FINAL_SHARE))
     return (bits - before) / max(1, size - start)
+
+
+def _along(costs: Costs) -> list[tuple[int, float]]:
+    """Bits of the first bytes, in the order of the file, at some places where tokens end."""
+    count = len(costs.bits)
+    places = [count * k // TRAJECTORY_POINTS for k in range(TRAJECTORY_POINTS + 1)]
+    sums = [0.0, *costs.bits.cumsum()]
+    return [(int(costs.offsets[n]), float(sums[n])) for n in sorted(set(places))]
 
 
 def _thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

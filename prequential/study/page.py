@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 
 from prequential.archive.files import display
@@ -38,6 +39,14 @@ tr.best td { background: var(--best); font-weight: 600; }
   gap: 1.8rem 1.4rem; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; }
 figcaption, p.note { color: var(--quiet); font-size: .85rem; }
+.bars { display: grid; grid-template-columns: fit-content(40%) 1fr; gap: .3rem .8rem;
+  align-items: center; font-size: .85rem; margin: 1.2rem 0 .4rem; }
+.bars dt { overflow-wrap: anywhere; } .bars dd { margin: 0; display: flex; height: 1.1rem; }
+.key span { margin-right: 1rem; white-space: nowrap; } .key i { display: inline-block; width: .8em;
+  height: .8em; }
+.payload { background: #0072b2; } .code { background: #8a8a8a; } .prior { background: #d55e00; }
+.header { background: #009e73; } .vocabulary { background: #cc79a7; }
+code, pre { font: .82rem ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { margin-top: 3rem; color: var(--quiet); font-size: .82rem; overflow-wrap: anywhere; }
 """
 
@@ -53,23 +62,25 @@ def render(sweep: Sweep) -> str:
         (f"{8 * size / best.total_bits:.3f}", "compression factor"),
         (f"{sweep.selection_bits:.2f}", f"bits to choose 1 of {len(sweep.rows)} runs"),
     ]
-    rows = "".join(
-        f"<tr{' class=best' if row is best else ''}><td>{escape(row.label)}</td>"
-        + "".join(f"<td>{cell}</td>" for cell in formatted(cells(row)))
-        + f"<td>{'yes' if row.verified else '-'}</td></tr>"
-        for row in sweep.rows
+    if len(sweep.rows) > 1:
+        cards.append((f"{sweep.mixture_bits:,.0f}", "bits by all runs mixed, without a choice"))
+    decoded = all(row.verified for row in sweep.rows)
+    checked = (
+        "each of them was decoded and compared" if decoded else "--verify would decode each of them"
     )
-    head = "".join(f"<th>{name}</th>" for name in ("run", *HEADINGS, "decoded"))
     figures = "".join(
         f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
         for svg, caption in plots.panels_svg(sweep)
     )
     yardsticks = "".join(
         f"<tr><td>{escape(name)}</td><td>{points[-1][1]:,.0f}</td>"
-        f"<td>{points[-1][1] / size:.4f}</td><td>{sweep.regret_bits[name]:+,.0f}</td></tr>"
+        f"<td>{points[-1][1] / size:.4f}</td><td>{sweep.difference_bits[name]:+,.0f}</td></tr>"
         for name, points in sweep.baselines.items()
     )
     versions = ", ".join(f"{k} {v}" for k, v in best.report["versions"].items())
+    settings = {"command": sweep.command, "seed": best.report["seed"]}
+    settings["config"] = best.report["config"]
+    embedded = json.dumps(settings).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -77,21 +88,70 @@ def render(sweep: Sweep) -> str:
 <body><main>
 <h1>Description length of {escape(display(sweep.file))}</h1>
 <p class="lead">{sweep.original_bytes:,} bytes. Best run: {escape(best.label)}. Every total is the
-size of an archive that decodes, plus the decoder's code.</p>
+size of an archive that was written, plus the decoder's code; {checked}.</p>
 <div class="cards">{"".join(f"<div class=card><b>{b}</b><span>{s}</span></div>" for b, s in cards)}
 </div>
 <h2>Runs</h2>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
+{_table(sweep)}
 <p class="note">payload, header (with frame checksums), vocabulary, prior and code in bytes, adding
 up to the total; bits/byte and factor of the total; final and mean loss in bits per byte of the
-payload.</p>
+payload; structure in bits, what the payload has beyond the final loss for every byte. Parameters
+and FLOPs are the transformer's, without the tables.</p>
+{_bars(sweep)}
 <h2>Yardsticks</h2>
 <div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th>
-<th>regret</th></tr></thead><tbody>{yardsticks}</tbody></table></div>
-<p class="note">The same bytes by simple means; the code of none of them is counted. The regret
+<th>best run's payload</th></tr></thead><tbody>{yardsticks}</tbody></table></div>
+<p class="note">The same bytes by simple means; the code of none of them is counted. The last column
 is the best run's payload minus the yardstick, in bits.</p>
 <h2>Plots</h2><div class="plots">{figures}</div>
+<h2>How it was made</h2>
+<p><code>{escape(sweep.command)}</code></p>
+<details><summary>seed and config of the best run</summary>
+<pre>{escape(json.dumps(settings, indent=2))}</pre></details>
+<script type="application/json" id="settings">{embedded}</script>
 <footer>SHA-256 {sweep.sha256}<br>{escape(versions)}<br>
 Libraries (Python, PyTorch, NumPy, numba) are named here and not counted.</footer>
 </main></body></html>
 """
+
+
+def _table(sweep: Sweep) -> str:
+    """The runs: total and bits per byte first, and what is the same in all of them in one line."""
+    first = [HEADINGS.index(name) for name in ("total bits", "bits/byte")]
+    order = first + [k for k in range(len(HEADINGS)) if k not in first]
+    lines = [formatted(cells(row)) for row in sweep.rows]
+    same = [k for k in order if len(lines) > 1 and len({line[k] for line in lines}) == 1]
+    shown = [k for k in order if k not in same]
+    head = "".join(f"<th>{name}</th>" for name in ("run", *(HEADINGS[k] for k in shown), "decoded"))
+    rows = "".join(
+        f"<tr{' class=best' if row is sweep.best else ''}><td>{escape(row.label)}</td>"
+        + "".join(f"<td>{line[k]}</td>" for k in shown)
+        + f"<td>{'yes' if row.verified else '-'}</td></tr>"
+        for row, line in zip(sweep.rows, lines, strict=True)
+    )
+    alike = ", ".join(f"{HEADINGS[k]} {lines[0][k]}" for k in same)
+    note = f'<p class="note">The same in all runs: {alike}.</p>' if alike else ""
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f"</div>{note}"
+    )
+
+
+_PARTS = ("payload", "header", "vocabulary", "prior", "code")
+
+
+def _bars(sweep: Sweep) -> str:
+    """What each total is made of, as a bar."""
+    most = max(row.total_bits for row in sweep.rows) / 8
+    bars = []
+    for row in sweep.rows:
+        sizes = dict(zip(HEADINGS, cells(row), strict=True))
+        parts = "".join(
+            f'<i class="{name}" style="width: {100 * sizes[name] / most:.2f}%"'
+            f' title="{name}: {sizes[name]:,} bytes"></i>'
+            for name in _PARTS
+            if sizes[name]
+        )
+        bars.append(f"<dt>{escape(row.label)}</dt><dd>{parts}</dd>")
+    key = "".join(f'<span><i class="{name}"></i> {name}</span>' for name in _PARTS)
+    return f'<dl class="bars">{"".join(bars)}</dl><p class="note key">{key}</p>'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from prequential.archive.files import display
@@ -36,8 +38,7 @@ _STYLE: Any = {
     "legend.edgecolor": "none",
     "legend.fancybox": False,
     "legend.fontsize": 8.5,
-    "svg.hashsalt": "prequential",  # the same file every time
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
 }
 
 
@@ -75,12 +76,19 @@ def panels_svg(sweep: Sweep) -> list[tuple[str, str]]:
     found = []
     for draw, caption in _panels(sweep):
         with _style():
+            import matplotlib
             from matplotlib.figure import Figure
 
+            matplotlib.rcParams["svg.hashsalt"] = draw.__name__  # what ids are made from
             figure = Figure(figsize=(5.6, 3.7), layout="constrained")
             draw(figure.add_subplot(), sweep)
             svg = _save(figure, "svg").decode()
-        found.append((svg[svg.index("<svg") :], caption))
+        svg = svg[svg.index("<svg") :]
+        end = svg.index(">") + 1
+        # Other ids are counted, in every picture from one on.
+        svg = re.sub(r'(id="|#)([\w.]+_\d+")', rf"\1{draw.__name__}-\2", svg[end:])
+        title = f"<title>{escape(caption)}</title>"
+        found.append((f'<svg viewBox="0 0 403.2 266.4" role="img">{title}{svg}', caption))
     return found
 
 
@@ -88,7 +96,8 @@ def _style() -> Any:
     require()
     import matplotlib
 
-    return matplotlib.rc_context(_STYLE)
+    # The same file every time.
+    return matplotlib.rc_context(_STYLE | {"svg.hashsalt": "prequential"})
 
 
 def _save(figure: Figure, kind: str) -> bytes:
@@ -110,20 +119,42 @@ def _panels(sweep: Sweep) -> list[tuple[Any, str]]:
         )
     if len({row.report["parameters"] for row in sweep.rows}) > 1:
         panels.append((_scaling, "Description length against the transformer's parameters."))
-    panels += [
+    order = coding_order(sweep)
+    panels.append(
         (
             _cumulative,
-            "Cumulative codelength: bits needed for the bytes so far. The archive of a prefix would"
-            " be about this large. Uniform, 8 bits a byte, may leave at the top.",
-        ),
+            f"Cumulative codelength: bits of the bytes so far, in the order of the file. {order}"
+            " Uniform, 8 bits a byte, may leave at the top.",
+        )
+    )
+    if len(sweep.rows) > 1:
+        panels.append(
+            (
+                _behind,
+                "How many bits each run is behind the best one, so far. Where a line falls, that"
+                " run gains on it.",
+            )
+        )
+    panels += [
         (
-            _regret,
-            "Regret: the best run's bits minus a yardstick's, so far. Where it falls, the model"
-            " gains on it. The legend has the regrets at the end; uniform may leave at the bottom.",
+            _difference,
+            "The best run's bits minus a yardstick's, so far. Where it falls, the model gains on"
+            " it. The legend has the differences at the end; uniform may leave at the bottom.",
         ),
         (_loss, "Loss per byte along the file, each point the mean of the bytes around it."),
     ]
     return panels
+
+
+def coding_order(sweep: Sweep) -> str:
+    """How the bytes were coded, in a sentence: what the sum over the first of them means."""
+    streams = {int(row.report["config"]["streams"]) for row in sweep.rows if row.report["config"]}
+    if streams <= {1}:
+        return "They were coded in this order, so the archive of a prefix is about this large."
+    return (
+        f"They were coded as {' or '.join(map(str, sorted(streams)))} streams side by side, each"
+        " from its own place on: a prefix alone would be another archive, and a larger one."
+    )
 
 
 def _lines(sweep: Sweep) -> list[Row]:
@@ -191,12 +222,12 @@ def _cumulative(axes: Axes, sweep: Sweep) -> None:
         axes.plot(xs, ys, color=colour, label=row.label, linewidth=1.5)
     ends = [points[-1][1] for name, points in sweep.baselines.items() if name != "uniform"]
     ends += [row.trajectory[-1][1] for row in _lines(sweep)]
-    axes.set(title="Cumulative codelength", xlabel="bytes coded")
+    axes.set(title="Cumulative codelength", xlabel="bytes")
     axes.set_xlim(0, max(1, sweep.original_bytes))
-    axes.set_ylim(0, (1.1 + 0.05 * len(axes.lines)) * max(1.0, *ends))  # room for the legend
+    axes.set_ylim(0, 1.1 * max(1.0, *ends))
     _bytes_axis(axes)
     _bits_axis(axes)
-    axes.legend(loc="upper left")
+    _legend(axes)
 
 
 def _yardsticks(axes: Axes, sweep: Sweep) -> None:
@@ -205,18 +236,31 @@ def _yardsticks(axes: Axes, sweep: Sweep) -> None:
         axes.plot(xs, ys, style, color=grey, label=name, linewidth=1.2)
 
 
-def _regret(axes: Axes, sweep: Sweep) -> None:
+def _behind(axes: Axes, sweep: Sweep) -> None:
+    edges = [sweep.original_bytes * i / 200 for i in range(201)]
+    best = [_at(sweep.best.trajectory, edge) for edge in edges]
+    for colour, row in zip(_cycle(), _lines(sweep), strict=False):
+        behind = [_at(row.trajectory, x) - y for x, y in zip(edges, best, strict=True)]
+        axes.plot(edges, behind, color=colour, label=row.label, linewidth=1.5)
+    axes.set(title=f"Bits behind {sweep.best.label}", xlabel="bytes")
+    axes.set_xlim(0, max(1, sweep.original_bytes))
+    _bytes_axis(axes)
+    _bits_axis(axes)
+    _legend(axes)
+
+
+def _difference(axes: Axes, sweep: Sweep) -> None:
     from matplotlib.ticker import EngFormatter
 
     row, bits, others = sweep.best, EngFormatter(unit="bit", places=1), [0.0]
-    for colour, (name, points) in zip(_cycle(), sweep.baselines.items(), strict=False):
+    for grey, style, (name, points) in zip(GREYS, STYLES, sweep.baselines.items(), strict=False):
         ys = [_at(row.trajectory, x) - y for x, y in points]
         label = f"against {name}: {bits(ys[-1])}"
-        axes.plot([x for x, _ in points], ys, color=colour, label=label, linewidth=1.5)
+        axes.plot([x for x, _ in points], ys, style, color=grey, label=label, linewidth=1.5)
         if name != "uniform":  # which would flatten the others
             others += ys
     axes.axhline(0, color="#333333", linewidth=0.8)
-    axes.set(title=f"Regret of {row.label}", xlabel="bytes coded")
+    axes.set(title=f"{row.label} against yardsticks", xlabel="bytes")
     axes.set_xlim(0, max(1, sweep.original_bytes))
     margin = 0.08 * max(1.0, max(others) - min(others))
     axes.set_ylim(min(others) - margin, max(others) + margin)
@@ -241,7 +285,7 @@ def _loss(axes: Axes, sweep: Sweep) -> None:
         bits = [_at(row.trajectory, edge) for edge in edges]
         loss = [(b - a) * bins / max(1, sweep.original_bytes) for a, b in itertools.pairwise(bits)]
         axes.plot(middle, loss, color=colour, label=row.label, linewidth=1.2)
-    axes.set(title="Loss along the file", xlabel="bytes coded", ylabel="bits per byte")
+    axes.set(title="Loss along the file", xlabel="bytes", ylabel="bits per byte")
     axes.set_xlim(0, max(1, sweep.original_bytes))
     axes.set_ylim(0)
     _bytes_axis(axes)
@@ -253,8 +297,10 @@ def _cycle() -> tuple[str, ...]:
 
 
 def _legend(axes: Axes) -> None:
-    if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend()
+    labels = axes.get_legend_handles_labels()[1]
+    if len(labels) > 1:  # below, where it covers nothing
+        columns = 2 if max(map(len, labels)) < 32 else 1
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=columns, borderaxespad=0)
 
 
 def _bits_axis(axes: Axes) -> None:

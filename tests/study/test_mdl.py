@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -63,9 +64,13 @@ def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert math.isclose(row["mean_bits_per_byte"] * SIZE, report["loss_integral_bits"])
     totals = [row["report"]["description_length_bits"] for row in sweep["rows"]]
     assert sweep["total_bits"] == min(totals) + 2
+    assert min(totals) <= sweep["mixture_bits"] <= sweep["total_bits"]
+    assert sweep["command"] == shlex.join(
+        ["preq", "mdl", "a", *FLAGS, *grid, *outputs, "--keep", "kept"]
+    )
     assert totals[sweep["best"]] == min(totals)
     payload = sweep["rows"][sweep["best"]]["report"]["loss_integral_bits"]
-    assert math.isclose(sweep["regret_bits"]["uniform"], payload - 8 * SIZE)
+    assert math.isclose(sweep["difference_bits"]["uniform"], payload - 8 * SIZE)
     table = list(csv.DictReader(io.StringIO(Path("o.csv").read_text())))
     assert [float(line["total_bits"]) for line in table] == totals
     for line in table:
@@ -134,6 +139,7 @@ def test_verify(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--grid", "preset=none"], "no preset"),
         (["--grid", "seed=x"], "a seed is"),
         (["--plot", "a.gif"], "name the plot"),
+        (["--html", "a.pdf"], "name the page .html"),
         (["--json-file", "a"], "is the input itself"),
     ],
 )
@@ -153,6 +159,54 @@ def test_wrong_usage(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mdl", "-"]) == 1
 
 
+def test_a_mixture_takes_no_choice(source: Path) -> None:
+    """Of runs that are alike it costs what one does; of others, at most one bit a doubling more."""
+
+    def sweep(*totals: int) -> mdl.Sweep:
+        rows = [
+            mdl.Row({}, {"description_length_bits": total}, 0, 0, 0, "", False, [])
+            for total in totals
+        ]
+        return mdl.Sweep("", "", 0, "", rows, {})
+
+    assert sweep(1000).mixture_bits == 1000
+    assert sweep(1000, 1000, 1000, 1000).mixture_bits == 1000
+    assert sweep(1000, 99_000).mixture_bits == 1001
+    assert math.isclose(sweep(1000, 1001).mixture_bits, 1000 + 1 - math.log2(1.5))
+
+
+def test_streams_are_shown_in_the_order_of_the_file(source: Path) -> None:
+    """The middle is noise, wherever the streams begin."""
+    data = text(1000) + bytes(np.random.default_rng(0).integers(0, 256, 500, np.uint8)) + text(1000)
+    source.write_bytes(data)
+    more = ["--set", "streams=4", "--json-file", "o.json"]
+    assert main(["mdl", "a", "-q", *FLAGS, *more]) == 0
+    (row,) = json.loads(Path("o.json").read_text())["rows"]
+    assert row["trajectory"][0] == [0, 0.0]
+    assert row["trajectory"][-1] == [len(data), row["report"]["loss_integral_bits"]]
+    x, y = np.array(row["trajectory"]).T
+    before, noise_, after = np.diff(np.interp([0, 1000, 1500, 2500], x, y)) / [1000, 500, 1000]
+    assert noise_ > 1.5 * max(before, after)
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_not_replaced_unasked(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["mdl", "a", "-q", *FLAGS, "--keep", "k"]
+    for seed in ("0", "1"):
+        assert main([*command, "--seed", seed]) == 0
+    assert main([*command, "--set", "streams=2"]) == 0
+    archives = {path.name: path.read_bytes() for path in Path("k").glob("*.pq")}
+    assert len(archives) == 3
+    source.write_bytes(text(SIZE, 1))
+    assert main(command) == 1
+    assert "is of other data" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in Path("k").glob("*.pq")} == archives
+    assert main([*command, "-f"]) == 0
+    assert main(command) == 0
+
+
 @pytest.mark.slow
 def test_pages_and_plots(source: Path) -> None:
     pytest.importorskip("matplotlib")
@@ -160,8 +214,17 @@ def test_pages_and_plots(source: Path) -> None:
     assert main(["mdl", "a", "-q", *FLAGS, "--grid", "model.width=16,32", *outputs]) == 0
     assert Path("o.svg").read_text().startswith("<?xml")
     page = Path("o.html").read_text()
-    assert page.count("<svg") == 4
-    for other in ("<script", "<link", "<img", "src=", "@import", "url(http"):
+    assert page.count("<svg") == page.count("<figure") == 5
+    assert re.findall("<script[^>]*>", page) == ['<script type="application/json" id="settings">']
+    assert len(set(ids := re.findall(r' id="([^"]+)"', page))) == len(ids)
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)) <= {
+        pair for name in ids for pair in ((name, ""), ("", name))
+    }
+    settings = re.search(r'id="settings">(.*?)</script>', page)
+    assert settings is not None
+    assert json.loads(settings[1])["command"].startswith("preq mdl a")
+    assert "--verify would decode" in page
+    for other in ("<link", "<img", "src=", "@import", "url(http"):
         assert other not in page
     assert main(["mdl", "a", "-q", *FLAGS, "--plot", "o.png"]) == 0
     assert Path("o.png").read_bytes().startswith(b"\x89PNG")
@@ -173,7 +236,7 @@ def test_every_figure_is_documented() -> None:
     for record in (Report, mdl.Sweep, mdl.Row, Curve):
         fields = {field.name for field in dataclasses.fields(record)}
         assert fields <= documented, fields - documented
-    assert {"best", "selection_bits", "total_bits", "regret_bits"} <= documented
+    assert {"best", "selection_bits", "total_bits", "difference_bits"} <= documented
     assert set(mdl.COLUMNS) <= documented
 
 

@@ -103,7 +103,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["where", str(file), *options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == fields
     archive = tmp_path / "a.pq"
-    encode = ["encode", str(file), *options, "-q", "-o", str(archive), "-f"]
+    encode = ["encode", str(file), *options, "-q", "-o", str(archive)]
     assert main([*encode, "--bits", str(bits)]) == 1  # there is one
     assert main([*encode, "--bits", str(tmp_path / "b.npy")]) == 0
     assert np.array_equal(np.load(bits), np.load(tmp_path / "b.npy"))
