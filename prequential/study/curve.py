@@ -6,16 +6,41 @@ payload of an archive that its code, run again, would decode.
 
 from __future__ import annotations
 
+import bisect
 import csv
+import io
 import itertools
 import json
 import math
-from collections.abc import Sequence
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from typing import NamedTuple, TextIO
 
+from prequential.archive.files import STDIO, display
 from prequential.errors import FileError
 
 BITS_PER_NAT = 1.0 / math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part of a mixture of data."""
+
+    share: float  # of all tokens
+    epochs: float  # how often the run goes through it; up to 1, nothing of it comes twice
+
+
+class Log(NamedTuple):
+    """The points of a loss curve, and what was in their file beside them."""
+
+    steps: list[float]
+    losses: list[float]
+    blank_rows: int  # without a step or a loss
+    replaced_rows: int  # of steps that the run took again, after it was resumed
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,10 @@ class Curve:
     raw_bytes: int | None
     factor: float | None  # raw_bytes / total_bytes
     bits_per_raw_byte: float | None
+    # Part of payload_bits: before the first point, whose loss is assumed there; and what it is at
+    # most, with a vocabulary of known size, whose tokens need not cost more than log2 of it.
+    assumed_bits: float
+    assumed_bits_at_most: float | None
 
     def to_json(self) -> str:
         """One JSON object."""
@@ -45,6 +74,8 @@ def describe(
     *,
     nats: bool = True,
     epoch_tokens: float | None = None,
+    sources: Sequence[Source] = (),
+    vocabulary: int | None = None,
     raw_bytes: int | None = None,
     code_bytes: int = 0,
 ) -> Curve:
@@ -52,12 +83,15 @@ def describe(
 
     Before the first point the loss is taken to be that of the first point. From epoch_tokens on
     the data repeats: that part trains the model but describes nothing new, and is not counted.
+    Sources of a mixture are spread evenly over the run, each with the loss of the whole; of one
+    with E > 1 epochs nothing is counted behind the E-th part of the run, when it begins to repeat.
 
     >>> describe([0, 1000], [2.0, 1.0], nats=False).payload_bits
     1500.0
 
     Raises:
-        ValueError: fewer than one point, tokens not increasing, or numbers that are not finite.
+        ValueError: fewer than one point, tokens not increasing, numbers that are not finite, or
+            sources that share more than all.
     """
     if not tokens or len(tokens) != len(losses):
         raise ValueError("a loss curve needs at least one point, a loss for each")
@@ -65,22 +99,29 @@ def describe(
         raise ValueError("a loss curve holds a number that is not finite")
     if tokens[0] < 0 or any(b <= a for a, b in itertools.pairwise(tokens)):
         raise ValueError("the steps of a loss curve must increase")
+    if sum(source.share for source in sources) > 1 + 1e-9:
+        raise ValueError("the sources of a loss curve share more than all of it")
     xs, ys = [0.0, *tokens], [losses[0], *losses]
     end = min(xs[-1], epoch_tokens if epoch_tokens is not None else math.inf)
-    area, last = 0.0, ys[0]
-    for x0, x1, y0, y1 in zip(xs, xs[1:], ys, ys[1:], strict=False):
-        if x0 >= end or x1 == x0:
-            continue
-        stop = min(x1, end)
-        last = y0 + (y1 - y0) * (stop - x0) / (x1 - x0)
-        area += (stop - x0) * (y0 + last) / 2
+    repeats = [(xs[-1] / max(1.0, source.epochs), source.share) for source in sources]
+    edges = sorted({*(x for x in xs if x < end), *(x for x, _ in repeats if x < end), end})
+    area, counted, assumed, last = 0.0, 0.0, 0.0, ys[0]
+    for x0, x1 in itertools.pairwise(edges):
+        new = 1.0 - sum(share for begin, share in repeats if begin <= x0)
+        y0, last = _at(xs, ys, x0), _at(xs, ys, x1)
+        part = (x1 - x0) * (y0 + last) / 2 * new
+        area += part
+        counted += (x1 - x0) * new
+        if x1 <= tokens[0]:
+            assumed += part
     unit = BITS_PER_NAT if nats else 1.0
     bits = area * unit
     total = bits / 8 + code_bytes
-    mean = bits / end if end else 0.0
+    mean = bits / counted if counted else 0.0
+    before = min(tokens[0], end)
     return Curve(
-        tokens=end,
-        repeated_tokens=xs[-1] - end,
+        tokens=counted,
+        repeated_tokens=xs[-1] - counted,
         payload_bits=bits,
         mean_bits_per_token=mean,
         mean_nats_per_token=mean / BITS_PER_NAT,
@@ -90,30 +131,122 @@ def describe(
         raw_bytes=raw_bytes,
         factor=raw_bytes / total if raw_bytes is not None and total else None,
         bits_per_raw_byte=8 * total / raw_bytes if raw_bytes else None,
+        assumed_bits=assumed * unit,
+        assumed_bits_at_most=before * math.log2(vocabulary) if vocabulary else None,
     )
 
 
-def read(path: str, step_column: str, loss_column: str) -> tuple[list[float], list[float]]:
-    """Steps and losses of a CSV file with a line of names.
+def _at(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """The loss at x, on a straight line between its points."""
+    k = min(max(bisect.bisect_right(xs, x), 1), len(xs) - 1)
+    x0, x1 = xs[k - 1], xs[k]
+    return ys[k] if x1 == x0 else ys[k - 1] + (ys[k] - ys[k - 1]) * (x - x0) / (x1 - x0)
+
+
+def parse_source(text: str) -> Source:
+    """NAME=SHARE:EPOCHS, the share as a number up to 1 or with a per cent sign.
+
+    >>> parse_source("Wikipedia=4.5%:2.45")
+    Source(share=0.045, epochs=2.45)
+
+    Raises:
+        ValueError: this is something else.
+    """
+    match = re.fullmatch(r"[^=]+=([\d.]+)(%?):([\d.]+)", text)
+    if match is None:
+        raise ValueError(f"{text!r}: expected NAME=SHARE:EPOCHS, as in Wikipedia=4.5%:2.45")
+    source = Source(float(match[1]) / (100 if match[2] else 1), float(match[3]))
+    if not (0 < source.share <= 1 and source.epochs > 0):
+        raise ValueError(f"{text!r}: a share is above 0 and at most 1, epochs are above 0")
+    return source
+
+
+def read(path: str, step_column: str, loss_column: str) -> Log:
+    """Steps and losses of a log.
+
+    A CSV file with a line of names (- for standard input), `trainer_state.json`, or TensorBoard's
+    event files, or a folder of them. Rows that lack one of the two are left out, as loggers write
+    them for other figures. Where steps go back, the run was resumed: later rows replace those from
+    there on.
 
     Raises:
         FileError: no such file or column, or a value that is not a number.
     """
-    shown = ascii(path)[1:-1]
-    steps: list[float] = []
-    losses: list[float] = []
+    shown = display(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.DictReader(file)
-            names = lines.fieldnames or []
-            for column in (step_column, loss_column):
-                if column not in names:
-                    raise FileError(f"{shown}: no column {column!r}; it has {', '.join(names)}")
-            for row in lines:
-                steps.append(float(row[step_column]))
-                losses.append(float(row[loss_column]))
+        if path.endswith(".json"):
+            rows, names = _trainer_rows(path)
+        elif os.path.isdir(path) or "tfevents" in os.path.basename(path):
+            return _log(_event_rows(path, loss_column))
+        else:
+            rows, names = _table_rows(path)
+        for column in (step_column, loss_column):
+            if column not in names:
+                raise FileError(f"{shown}: no column {column!r}; it has {', '.join(names)}")
+        return _log([(row.get(step_column), row.get(loss_column)) for row in rows])
     except OSError as error:
         raise FileError(f"{shown}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
         raise FileError(f"{shown}: is not a table of numbers ({error})") from error
-    return steps, losses
+
+
+Cell = str | float | None
+
+
+def _table_rows(path: str) -> tuple[list[dict[str, Cell]], list[str]]:
+    """The rows of a CSV file, and its columns."""
+    with ExitStack() as stack:
+        file: TextIO
+        if path == STDIO:
+            file = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
+            stack.callback(file.detach)
+        else:
+            file = stack.enter_context(open(path, newline="", encoding="utf-8-sig"))
+        lines = csv.DictReader(file)
+        return list(lines), [str(name) for name in lines.fieldnames or []]
+
+
+def _trainer_rows(path: str) -> tuple[list[dict[str, Cell]], list[str]]:
+    """What transformers' Trainer keeps beside a checkpoint."""
+    with open(path, encoding="utf-8") as file:
+        state = json.load(file)
+    rows = state.get("log_history") if isinstance(state, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it has no log_history")
+    return rows, list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _event_rows(path: str, tag: str) -> list[tuple[Cell, Cell]]:
+    """The scalars of a tag, by TensorBoard's own reader."""
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError as error:
+        raise FileError(
+            f"{display(path)}: event files need tensorboard, which is not installed:"
+            " pip install 'prequential[tensorboard]'"
+        ) from error
+    events = EventAccumulator(path, size_guidance={"scalars": 0})
+    events.Reload()
+    names = events.Tags()["scalars"]
+    if tag not in names:
+        raise FileError(f"{display(path)}: no column {tag!r}; it has {', '.join(names)}")
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def _log(rows: Iterable[tuple[Cell, Cell]]) -> Log:
+    steps, losses = list[float](), list[float]()
+    blank = replaced = 0
+    for step, loss in rows:
+        if step in (None, "") or loss in (None, ""):
+            blank += 1
+            continue
+        assert step is not None
+        assert loss is not None
+        x, y = float(step), float(loss)
+        while steps and steps[-1] >= x:
+            steps.pop()
+            losses.pop()
+            replaced += 1
+        steps.append(x)
+        losses.append(y)
+    return Log(steps, losses, blank, replaced)

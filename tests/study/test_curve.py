@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from prequential.cli import main
-from prequential.study.curve import describe
+from prequential.errors import FileError
+from prequential.study.curve import Log, Source, describe, parse_source, read
 
 
 @pytest.mark.parametrize(("loss", "gigabytes"), [(1.5, 379), (1.6, 404), (1.7, 429)])
@@ -53,3 +56,79 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table.write_text("it,nll\n0,x\n")
     assert main(command) == 1
     assert "not a table of numbers" in capsys.readouterr().err
+
+
+LLAMA = [  # Touvron et al. 2023, table 1
+    "CommonCrawl=67%:1.10", "C4=15%:1.06", "GitHub=4.5%:0.64", "Wikipedia=4.5%:2.45",
+    "Books=4.5%:2.23", "ArXiv=2.5%:1.06", "StackExchange=2%:1.03",
+]  # fmt: skip
+
+
+def test_of_a_mixture_only_what_is_new_counts() -> None:
+    """A source of two epochs is new in the first half of the run; one of half an epoch always."""
+    twice, half = Source(0.5, 2), Source(0.5, 0.5)
+    found = describe([0, 100], [3.0, 1.0], nats=False, sources=[twice, half])
+    assert (found.tokens, found.repeated_tokens) == (75.0, 25.0)
+    assert found.payload_bits == 0.5 * 200 + 0.5 * 125
+    llama = describe([1.4e12], [1.6], sources=[parse_source(text) for text in LLAMA])
+    assert round(100 * llama.repeated_tokens / 1.4e12) == 12
+    with pytest.raises(ValueError, match="more than all"):
+        describe([1.0], [1.0], sources=[twice, half, half])
+
+
+@pytest.mark.parametrize("text", ["a", "a=1", "a=1:0", "a=0:1", "a=101%:1", "a=2:1", "a=x:y"])
+def test_no_source(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["curve", "--csv", "a", "--tokens-per-step", "1", "--epochs-of", text])
+    assert "epochs-of" in capsys.readouterr().err
+
+
+def test_what_was_not_logged_is_said_and_bounded() -> None:
+    found = describe([10, 20], [3.0, 1.0], nats=False, vocabulary=256)
+    assert (found.payload_bits, found.assumed_bits, found.assumed_bits_at_most) == (
+        50.0,
+        30.0,
+        80.0,
+    )
+    assert describe([0, 20], [3.0, 1.0]).assumed_bits == 0
+
+
+def test_logs_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows for other figures have blanks; a run that was resumed takes steps again."""
+    rows = "epoch,step,loss,lr\n0,0,9,\n,5,,0.1\n0,10,5,\n0,20,4,\n1,10,3,\n1,20,2,\n1,,1,\n"
+    (tmp_path / "a.csv").write_text(rows)
+    expected = Log([0, 10, 20], [9, 3, 2], 2, 2)
+    assert read(str(tmp_path / "a.csv"), "step", "loss") == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+    assert read("-", "step", "loss") == expected
+    history = [{"step": 0, "loss": 9}, {"step": 5, "eval_loss": 1}, {"step": 10, "loss": 3.0}]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    assert read(str(tmp_path / "trainer_state.json"), "step", "loss") == Log([0, 10], [9, 3], 1, 0)
+    for content in ("[]", "{", '{"log_history": 1}', '{"log_history": [1]}'):
+        (tmp_path / "trainer_state.json").write_text(content)
+        with pytest.raises(FileError, match="is not a table of numbers"):
+            read(str(tmp_path / "trainer_state.json"), "step", "loss")
+
+
+def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(tmp_path))
+    for step, loss in ((0, 4.0), (10, 2.0)):
+        value = Summary.Value(tag="train/loss", simple_value=loss)
+        writer.add_event(Event(step=step, summary=Summary(value=[value])))
+    writer.close()
+    (file,) = tmp_path.iterdir()
+    for path in (tmp_path, file):
+        assert read(str(path), "step", "train/loss") == Log([0, 10], [4, 2], 0, 0)
+    with pytest.raises(FileError, match="no column 'loss'; it has train/loss"):
+        read(str(tmp_path), "step", "loss")
+
+
+def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
+    with pytest.raises(FileError, match=r"pip install 'prequential\[tensorboard\]'"):
+        read(str(tmp_path), "step", "loss")
