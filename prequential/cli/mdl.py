@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class MdlFlags(Options):
     html: str | None = None
     keep: str | None = None
     jobs: int = 1
+    seeds: int | None = None
+    sizes: tuple[int, ...] = ()
     argv: tuple[str, ...] = ()  # as it was called
 
     def check_outputs(self, source: str) -> None:
@@ -61,6 +64,19 @@ def add(commands: flags.Commands) -> None:
         default=[],
         metavar="KEY=V1,V2",
         help="settings to try, in all combinations; KEY may also be preset or seed",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=flags.whole(1, 1000),
+        metavar="N",
+        help="run every setting with N seeds, from --seed on, and compare means",
+    )
+    parser.add_argument(
+        "--sizes",
+        type=_sizes,
+        default=[],
+        metavar="N1,N2",
+        help="run every setting on the first so many bytes, as in 5k,20k,80k",
     )
     flags.add_prior(parser)
     flags.add_json_file(parser)
@@ -100,18 +116,46 @@ def _mdl(options: MdlFlags, source: str) -> None:
     from prequential.study import mdl
 
     folder = mdl.work_folder(source, options.keep)
-    rows = mdl.run(
-        [_job(options, source, settings, str(folder)) for settings in _settings(options)],
-        options.jobs,
-        options.bar,
-        None if options.quiet else terminal.note,
-    )
-    sweep = _sweep(options, source, rows)
-    _write(options, sweep)
+    sizes = _checked_sizes(options, source)
+    settings = _settings(options)
+    jobs = [_job(options, source, one, str(folder), size) for size in sizes for one in settings]
+    rows = mdl.run(jobs, options.jobs, options.bar, None if options.quiet else terminal.note)
+    sweeps = [
+        _sweep(options, source, rows[k * len(settings) : (k + 1) * len(settings)], size)
+        for k, size in enumerate(sizes)
+    ]
+    _write(options, sweeps)
     if options.keep is None:
         mdl.discard(folder)
     if not options.quiet:
-        _show(sweep, stderr=options.json)  # standard output is the JSON's then
+        show = terminal.note if options.json else terminal.out
+        for sweep in sweeps:
+            if len(sweeps) > 1:
+                show(f"the first {sweep.original_bytes:,} bytes")
+            _show(sweep, stderr=options.json)  # standard output is the JSON's then
+        _compare(sweeps, stderr=options.json)
+
+
+def _sizes(text: str) -> list[int]:
+    """Sizes in bytes, in order, with k and M for thousands and millions."""
+    found = set()
+    for name in flags.names(text):
+        match = re.fullmatch(r"([1-9]\d{0,11})([kM]?)", name)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected sizes such as 5k,20k,80k")
+        found.add(int(match[1]) * {"": 1, "k": 1000, "M": 1_000_000}[match[2]])
+    return sorted(found)
+
+
+def _checked_sizes(options: MdlFlags, source: str) -> list[int | None]:
+    """The sizes to measure; None: the whole file."""
+    with open_input(source) as original:
+        size = len(original.data)
+    if options.sizes and options.sizes[-1] > size:
+        raise ConfigError(
+            f"{display(source)}: has {size:,} bytes, fewer than --sizes {options.sizes[-1]:,}"
+        )
+    return list(options.sizes) or [None]
 
 
 def _settings(options: MdlFlags) -> list[dict[str, str]]:
@@ -123,10 +167,16 @@ def _settings(options: MdlFlags) -> list[dict[str, str]]:
         if key in axes:
             raise ConfigError(f"--grid {key}: is given twice")
         axes[key] = values
+    if options.seeds is not None:
+        if "seed" in axes:
+            raise ConfigError("--seeds: the grid has seeds already: leave out one of the two")
+        axes["seed"] = [str(options.seed + k) for k in range(options.seeds)]
     return mdl.grid(axes)
 
 
-def _job(options: MdlFlags, source: str, settings: dict[str, str], folder: str) -> Job:
+def _job(
+    options: MdlFlags, source: str, settings: dict[str, str], folder: str, size: int | None
+) -> Job:
     from prequential.study import mdl
 
     return mdl.Job(
@@ -143,44 +193,104 @@ def _job(options: MdlFlags, source: str, settings: dict[str, str], folder: str) 
         memory_bytes=options.limits().memory_bytes,
         folder=folder,
         force=options.force or options.keep is None,
+        size=size,
     )
 
 
-def _sweep(options: MdlFlags, source: str, rows: list[Any]) -> Sweep:
+def _sweep(options: MdlFlags, source: str, rows: list[Any], size: int | None) -> Sweep:
     from prequential.study import baselines, mdl
 
     with open_input(source) as original:
+        data = original.array[:size]
         return mdl.Sweep(
             command=shlex.join(["preq", *options.argv]),
             file=os.path.basename(source),
-            original_bytes=original.array.size,
-            sha256=hashlib.sha256(original.array.data).hexdigest(),
+            original_bytes=data.size,
+            sha256=hashlib.sha256(data.data).hexdigest(),
             rows=rows,
-            baselines=baselines.curves(original.array),
+            baselines=baselines.curves(data),
         )
 
 
-def _write(options: MdlFlags, sweep: Sweep) -> None:
+def _write(options: MdlFlags, sweeps: list[Sweep]) -> None:
+    """JSON has every size, as does CSV; plots and page are of the largest."""
+    largest = sweeps[-1]
     if options.json:
-        terminal.out(sweep.to_json())
+        terminal.out(_json(sweeps))
     outputs: dict[str, Callable[[], str | bytes]] = {}
     if options.json_file is not None:
-        outputs[options.json_file] = lambda: sweep.to_json() + "\n"
+        outputs[options.json_file] = lambda: _json(sweeps) + "\n"
     if options.csv is not None:
-        outputs[options.csv] = sweep.to_csv
+        outputs[options.csv] = lambda: _csv(sweeps)
     if options.plot is not None:
         from prequential.study import plots
 
         suffix = options.plot[-3:]
-        outputs[options.plot] = lambda: plots.figure_bytes(sweep, suffix)
+        outputs[options.plot] = lambda: plots.figure_bytes(largest, suffix)
     if options.html is not None:
         from prequential.study import page
 
-        outputs[options.html] = lambda: page.render(sweep)
+        outputs[options.html] = lambda: page.render(largest)
     for target, make in outputs.items():
         content = make()
         with atomic_output(target, force=options.force) as output:
             output.file.write(content if isinstance(content, bytes) else content.encode())
+
+
+def _json(sweeps: list[Sweep]) -> str:
+    """A sweep as it is, or all sizes with where settings cross."""
+    if len(sweeps) == 1:
+        return sweeps[0].to_json()
+    from prequential.study import mdl, replicates
+
+    fields = {
+        "schema": mdl.SCHEMA,
+        "sizes": [json.loads(sweep.to_json()) for sweep in sweeps],
+        "crossings": [crossing._asdict() for crossing in replicates.crossings(sweeps)],
+    }
+    return json.dumps(fields)
+
+
+def _csv(sweeps: list[Sweep]) -> str:
+    """A line per run, with the size where there are several."""
+    if len(sweeps) == 1:
+        return sweeps[0].to_csv()
+    lines: list[str] = []
+    for sweep in sweeps:
+        head, *rows = sweep.to_csv().splitlines()
+        lines = lines or [f"original_bytes,{head}"]
+        lines += [f"{sweep.original_bytes},{row}" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _compare(sweeps: list[Sweep], *, stderr: bool) -> None:
+    """Means over seeds, and where settings cross, if there is either."""
+    from prequential.study import replicates
+
+    lines = replicates.lines(sweeps)
+    if len(sweeps) == 1 and all(line.seeds == 1 for line in lines):
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("bytes", justify="right")
+    table.add_column("setting", overflow="fold")
+    for name in ("seeds", "mean total bits", "behind the best"):
+        table.add_column(name, justify="right")
+    for line in lines:
+        cells = (str(line.seeds), str(line.total_bits), str(line.behind_bits))
+        table.add_row(f"{line.original_bytes:,}", Text(line.label), *cells)
+    terminal.show(table, stderr=stderr)
+    told = [
+        f"{found.then} is shorter than {found.first} from {found.original_bytes:,} bytes on,"
+        f" there by {found.ahead_bits} bits"
+        for found in (replicates.crossings(sweeps) if len(sweeps) > 1 else [])
+    ]
+    if any(line.seeds > 1 for line in lines):
+        told.append("± is half of a 95 % interval over the seeds; behind, seed by seed")
+    if told:
+        terminal.note("\n".join(told)) if stderr else terminal.out("\n".join(told))
 
 
 def _show(sweep: Sweep, *, stderr: bool) -> None:
@@ -188,6 +298,7 @@ def _show(sweep: Sweep, *, stderr: bool) -> None:
     from rich.text import Text
 
     from prequential.study.mdl import HEADINGS, cells, formatted
+    from prequential.study.replicates import groups, label_of
 
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
@@ -201,8 +312,8 @@ def _show(sweep: Sweep, *, stderr: bool) -> None:
     terminal.show(table, stderr=stderr)
     best, size = sweep.best, max(1, sweep.original_bytes)
     lines = [
-        f"best: {best.label}, {best.total_bits:,} bits"
-        f" + {sweep.selection_bits:.2f} to choose 1 of {len(sweep.rows)} runs"
+        f"best: {label_of(best.settings)}, {sweep.best_bits:,.0f} bits"
+        f" + {sweep.selection_bits:.2f} to choose 1 of {len(groups(sweep.rows))} settings"
         f" = {sweep.total_bits:,.2f} bits, {sweep.total_bits / size:.4f} bits/byte"
     ]
     if len(sweep.rows) > 1:

@@ -31,7 +31,7 @@ from prequential.archive.container import Limits
 from prequential.archive.files import atomic_output, display, open_input
 from prequential.errors import ConfigError, FileError
 from prequential.progress import Progress, ProgressCallback
-from prequential.study import child
+from prequential.study import child, replicates
 
 if TYPE_CHECKING:
     from prequential.coding.itemised import Costs
@@ -58,6 +58,7 @@ class Job:
     folder: str
     memory_bytes: float = Limits().memory_bytes  # limit of what the model may allocate
     force: bool = True  # may replace what another sweep has kept
+    size: int | None = None  # the first so many bytes only
 
     @property
     def label(self) -> str:
@@ -90,6 +91,8 @@ class Job:
             parts.append(f"preset={self.preset or Path(str(self.config_path)).stem}")
         if "seed" not in self.settings:
             parts.append(f"seed={self.seed}")
+        if self.size is not None:
+            parts.append(f"bytes={self.size}")
         name = re.sub(r"[^\w.,=+-]", "_", ",".join(parts))
         if len(name) > 150:
             name = name[:120] + hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -141,28 +144,41 @@ class Sweep:
 
     @property
     def best(self) -> Row:
-        """The run with the shortest description."""
-        return min(self.rows, key=lambda row: row.total_bits)
+        """The run with the shortest description; of several seeds, those of the shortest mean."""
+        by_setting = replicates.groups(self.rows).values()
+        return min(by_setting, key=_mean_bits)[0]
 
     @property
     def selection_bits(self) -> float:
-        """What it takes to say which run of the grid it was."""
-        return math.log2(len(self.rows))
+        """What it takes to say which setting of the grid it was; a seed is no choice."""
+        return math.log2(len(replicates.groups(self.rows)))
+
+    @property
+    def best_bits(self) -> float:
+        """The description length by the best setting, the mean over its seeds."""
+        return _mean_bits(replicates.groups(self.rows)[replicates.label_of(self.best.settings)])
 
     @property
     def total_bits(self) -> float:
-        """The description length of the file by the best run, the choice included."""
-        return self.best.total_bits + self.selection_bits
+        """The description length of the file by the best setting, the choice included."""
+        return self.best_bits + self.selection_bits
 
     @property
     def mixture_bits(self) -> float:
-        """The description length by all runs at once, each weighed alike: never above total_bits.
+        """The description length by all settings at once, and all their seeds, weighed alike.
+
+        Never above total_bits:
 
         -log2 of the mean of 2^-bits (Solomonoff 1964): it takes no choice.
         """
-        least = self.best.total_bits
-        others = sum(2.0 ** max(-1000, least - row.total_bits) for row in self.rows)
-        return least + self.selection_bits - math.log2(others)
+        by_setting = replicates.groups(self.rows).values()
+        least = min(row.total_bits for row in self.rows)
+        weights = (
+            2.0 ** max(-1000, least - row.total_bits) / len(rows)
+            for rows in by_setting
+            for row in rows
+        )
+        return least + self.selection_bits - math.log2(sum(weights))
 
     @property
     def difference_bits(self) -> dict[str, float]:
@@ -176,6 +192,7 @@ class Sweep:
         fields |= {
             "best": self.rows.index(self.best),
             "selection_bits": self.selection_bits,
+            "best_bits": self.best_bits,
             "total_bits": self.total_bits,
             "mixture_bits": self.mixture_bits,
             "difference_bits": self.difference_bits,
@@ -191,6 +208,10 @@ class Sweep:
         for row in self.rows:
             writer.writerow([*(row.settings.get(key, "") for key in keys), *cells(row)])
         return out.getvalue()
+
+
+def _mean_bits(rows: Sequence[Row]) -> float:
+    return replicates.mean([row.total_bits for row in rows]).value
 
 
 COLUMNS = (
@@ -364,10 +385,11 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
     archive = job.path(".pq")
     given = prior.load(job.prior) if job.prior else None
     with open_input(job.source) as original:
-        key = _key(job, hashlib.sha256(original.array.data).hexdigest())
+        data = original.array[: job.size]
+        key = _key(job, hashlib.sha256(data.data).hexdigest())
         with atomic_output(str(archive), force=True) as output:
             report = codec.encode(
-                original.array,
+                data,
                 output.file,
                 config=job.config(),
                 seed=job.own_seed,
@@ -463,7 +485,7 @@ def _kept(job: Job) -> Row | None:
     except (OSError, ValueError):
         return None
     with open_input(job.source) as original:
-        key = _key(job, hashlib.sha256(original.array.data).hexdigest())
+        key = _key(job, hashlib.sha256(original.array[: job.size].data).hexdigest())
     if kept.get("key") != key or size != kept["row"]["report"]["archive_bytes"]:
         return None
     row = kept["row"]

@@ -8,6 +8,7 @@ from html import escape
 from prequential.archive.files import display
 from prequential.study import plots
 from prequential.study.mdl import HEADINGS, Sweep, cells, formatted
+from prequential.study.replicates import groups
 
 _CSS = """
 :root { color-scheme: light dark; --text: #1b1f24; --quiet: #57606a; --page: #fff;
@@ -60,7 +61,7 @@ def render(sweep: Sweep) -> str:
         (f"{best.total_bits / size:.4f}", "bits per byte, code included"),
         (f"{best.mean_bits_per_byte:.4f}", "bits per byte, payload"),
         (f"{8 * size / best.total_bits:.3f}", "compression factor"),
-        (f"{sweep.selection_bits:.2f}", f"bits to choose 1 of {len(sweep.rows)} runs"),
+        (f"{sweep.selection_bits:.2f}", f"bits to choose 1 of {len(groups(sweep.rows))} settings"),
     ]
     if len(sweep.rows) > 1:
         cards.append((f"{sweep.mixture_bits:,.0f}", "bits by all runs mixed, without a choice"))

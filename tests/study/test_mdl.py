@@ -47,7 +47,7 @@ def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = ["--json-file", "o.json", "--csv", "o.csv"]
     assert main(["mdl", "a", *FLAGS, *grid, *outputs, "--keep", "kept"]) == 0
     shown = capsys.readouterr()
-    assert "to choose 1 of 4 runs" in shown.out
+    assert "to choose 1 of 4 settings" in shown.out
     assert shown.err.startswith("1/4 model.width=16 epochs=1: ")
     sweep = json.loads(Path("o.json").read_text())
     assert [row["settings"] for row in sweep["rows"]] == [
@@ -164,14 +164,24 @@ def test_a_mixture_takes_no_choice(source: Path) -> None:
 
     def sweep(*totals: int) -> mdl.Sweep:
         rows = [
-            mdl.Row({}, {"description_length_bits": total}, 0, 0, 0, "", False, [])
-            for total in totals
+            mdl.Row(
+                {"epochs": str(k)},
+                {"description_length_bits": total, "seed": 0},
+                0,
+                0,
+                0,
+                "",
+                False,
+                [],
+            )
+            for k, total in enumerate(totals)
         ]
         return mdl.Sweep("", "", 0, "", rows, {})
 
     assert sweep(1000).mixture_bits == 1000
     assert sweep(1000, 1000, 1000, 1000).mixture_bits == 1000
     assert sweep(1000, 99_000).mixture_bits == 1001
+    assert sweep(1000, 99_000).selection_bits == 1
     assert math.isclose(sweep(1000, 1001).mixture_bits, 1000 + 1 - math.log2(1.5))
 
 

@@ -1,0 +1,123 @@
+"""Seeds are averaged, settings compared seed by seed, and sizes tell where they cross."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from samples import text
+
+from prequential.cli import main
+from prequential.study import mdl, replicates
+
+FLAGS = ["--preset", "tiny", "--set", "ngrams.rows_log2=8", "--set", "model.input_rows_log2=8"]
+
+
+def sweep(size: int, **totals: list[int]) -> mdl.Sweep:
+    rows = [
+        mdl.Row(
+            {"model.width": setting, "seed": str(seed)},
+            {"description_length_bits": total, "seed": seed, "original_bytes": size},
+            *(0, 0, 0, "", False, []),
+        )
+        for setting, own in totals.items()
+        for seed, total in enumerate(own)
+    ]
+    return mdl.Sweep("", "", size, "", rows, {})
+
+
+def test_a_seed_is_averaged_not_chosen() -> None:
+    found = sweep(10, a=[100, 300], b=[190, 192])
+    assert found.best.settings["model.width"] == "b"
+    assert (found.best_bits, found.selection_bits, found.total_bits) == (191, 1, 192)
+    assert found.mixture_bits <= found.total_bits
+    a, b = replicates.lines([found])
+    assert (a.label, a.seeds, a.total_bits.value) == ("model.width=a", 2, 200)
+    assert a.total_bits.within == pytest.approx(12.706 * 100)
+    assert b.behind_bits == replicates.Mean(0, 0)
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    """Two settings of which one is always 3 bits behind, whatever seeds do to both."""
+    (_, second) = replicates.lines([sweep(10, a=[100, 300, 200], b=[103, 303, 203])])
+    assert second.behind_bits == replicates.Mean(3, 0)
+    assert second.total_bits.within is not None
+    assert second.total_bits.within > 100
+    assert str(second.behind_bits) == "3 ± 0"
+
+
+def test_where_settings_cross() -> None:
+    sweeps = [
+        sweep(10, a=[100], b=[110], c=[120], d=[130]),
+        sweep(20, a=[200], b=[190], c=[210], d=[190]),
+        sweep(40, a=[400], b=[390], c=[380], d=[410]),
+    ]
+    found = {crossing.then[-1]: crossing for crossing in replicates.crossings(sweeps)}
+    assert {key: (one.original_bytes, one.ahead_bits.value) for key, one in found.items()} == {
+        "b": (20, 10),
+        "c": (40, 20),
+    }
+    assert found["b"].ahead_bits.within is None
+
+
+def test_an_interval_holds_the_mean_nineteen_times_in_twenty() -> None:
+    import numpy as np
+
+    generator, held = np.random.default_rng(0), 0
+    for values in generator.normal(7, 3, (2000, 5)):
+        middle = replicates.mean(values.tolist())
+        assert middle.within is not None
+        held += abs(middle.value - 7) <= middle.within
+    assert math.isclose(held / 2000, 0.95, abs_tol=0.015)
+
+
+def test_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("a").write_bytes(text(1500))
+    grid = ["--grid", "model.width=16,32", "--seeds", "2", "--seed", "5", "--sizes", "1k,500"]
+    assert main(["mdl", "a", *FLAGS, *grid, "--json-file", "o.json", "--csv", "o.csv"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("to choose 1 of 2 settings") == 2
+    assert "± is half of a 95 % interval" in shown
+    sizes = json.loads(Path("o.json").read_text())["sizes"]
+    assert [one["original_bytes"] for one in sizes] == [500, 1000]
+    for one in sizes:
+        assert [row["settings"]["seed"] for row in one["rows"]] == ["5", "6", "5", "6"]
+        assert {row["report"]["original_bytes"] for row in one["rows"]} == {one["original_bytes"]}
+    table = list(csv.DictReader(io.StringIO(Path("o.csv").read_text())))
+    assert [line["original_bytes"] for line in table] == ["500"] * 4 + ["1000"] * 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--sizes", "2k"], "has 1,500 bytes, fewer than --sizes 2,000"),
+        (["--sizes", "0"], "expected sizes such as"),
+        (["--sizes", "1.5k"], "expected sizes such as"),
+        (["--seeds", "0"], "is not a number from 1"),
+        (["--seeds", "2", "--grid", "seed=1,2"], "the grid has seeds already"),
+    ],
+)
+def test_refusals(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("a").write_bytes(text(1500))
+    try:
+        code = main(["mdl", "a", *flags])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    assert code == 2
+    assert told in capsys.readouterr().err
