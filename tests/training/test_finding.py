@@ -64,6 +64,12 @@ def test_between_other_things() -> None:
 def test_what_is_guessed_is_tried() -> None:
     heard = np.frombuffer(sound(40_000), np.uint8)
     assert finding.find(heard, config()) == "0-80000:<i2x1"
+    # A pause in the middle, which is nothing to anybody, does not hide the rest.
+    paused = bytearray(sound(40_000))
+    paused[20_000:60_000] = bytes(40_000)
+    header = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0@\x1f\0\0\x80\x3e\0\0\2\0\x10\0data"
+    file = header + len(paused).to_bytes(4, "little") + paused
+    assert finding.find(np.frombuffer(file, np.uint8), config()) == "44-80044:<i2x1"
     # One byte of two is the same, and the other has no order that least squares would find.
     mixed = np.stack([np.full(40_000, 7, np.uint8), np.frombuffer(noise(40_000), np.uint8)], 1)
     assert of(mixed.tobytes())
