@@ -319,6 +319,7 @@ NAMES = {
 }
 # (module, name) where a name that is otherwise refused is in its place.
 PLACES = {
+    ("coding/coder", "np.rint"): "the codelength that is reported, in parts of a bit",
     ("coding/coder", "np.log2"): "the codelength that is reported, not coded with",
     ("predictors/memory", "np.log2"): "the codelength that is reported, not coded with",
     ("predictors/mixer", ".sum"): "of integers: the sizes of tables",

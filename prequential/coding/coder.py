@@ -17,7 +17,7 @@ from prequential.errors import DivergenceError
 from prequential.exact.compiled import jit
 
 TOTAL_BITS = 24
-PARTS = 2.0**24  # of a bit, in which codelengths are whole numbers
+PARTS = float(1 << 24)  # of a bit, in which codelengths are whole numbers
 _SHIFT = np.uint64(TOTAL_BITS)
 _SETTLED = np.uint64(1 << 48)
 _BYTE = np.uint64(8)
