@@ -50,8 +50,10 @@ CHUNKS, TOKENS = 10, 5120
 APART = "encode apart"
 _FIGURES = (np.median, np.max, np.min)  # of the seconds of a turn
 _SQUARE = 512  # of the matrices whose product gives the machine's rate
-# Sizes that follow the input's length are those of an input of so many bytes.
-INPUT_BYTES = 1_000_000
+# Sizes that follow the input's length are those of an input of so many bytes: about what is coded,
+# and small enough for eight learners at once.
+INPUT_BYTES = 1 << 16
+_INPUT_ROWS_LOG2 = 12  # at most, of the embeddings' tables, which are written whole: the same
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def run(
 ) -> Result:
     """Measure; config is resolved here, for INPUT_BYTES. `told` hears what is being done."""
     config = config.resolve(INPUT_BYTES)
+    rows = min(config.model.input_rows_log2, _INPUT_ROWS_LOG2)
+    config = replace(config, model=replace(config.model, input_rows_log2=rows))
     tokens_per_chunk = config.streams * config.chunk
     chunks = max(CHUNKS, -(-TOKENS // tokens_per_chunk))
     before = torch.get_num_threads()
