@@ -31,6 +31,7 @@ p = argparse.ArgumentParser(description="Restore the file that this archive desc
 p.add_argument("-o", "--output", required=True, help="a new file, or -")
 p.add_argument("--threads", type=int)
 p.add_argument("--prior")
+p.add_argument("--given", action="append", default=[])
 a = p.parse_args()
 log = sys.stderr or open(os.devnull, "w")
 beside = a.output != "-"
@@ -78,6 +79,11 @@ def restore(d):
         print(f"compiling the decoder, {when}: a minute or two", file=log, flush=True)
     import numpy as np
     from prequential import decoding, errors, prior, run
+    try:
+        from prequential.given import named
+        given = [named(f, np.fromfile(f, np.uint8)) for f in a.given]
+    except ImportError:  # nothing is needed
+        given = ()
     data, part = None, Path(d, "data")
     f = open(part, "wb+") if beside else sys.stdout.buffer
     def allocate(n):
@@ -90,6 +96,7 @@ def restore(d):
     try:
         options = run.Options(threads=a.threads,
                               prior=prior.load(a.prior) if a.prior else None,
+                              given=given,
                               progress=show if log.isatty() else None,
                               limits=run.Limits(float("inf"), float("inf")))
         decoding.decode(z.open("data.pq"), allocate, options)
@@ -121,15 +128,15 @@ except KeyboardInterrupt:
 """
 
 
-def write(archive: bytes, out: BinaryIO, *, numbers: bool = False) -> int:
+def write(archive: bytes, out: BinaryIO, parts: frozenset[str] = codesize.NONE) -> int:
     """Write the runnable archive around a `.pq` archive; return its size in bytes.
 
-    numbers tells whether it has pictures or sound, which take more code.
+    parts are what decoding it takes beyond others: see `codesize.parts`.
     """
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as pyz:
         _add(pyz, "__main__.py", bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
-        _add(pyz, "code", codesize.packed(numbers), zipfile.ZIP_STORED)
+        _add(pyz, "code", codesize.packed(parts), zipfile.ZIP_STORED)
         _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
     out.write(packed.getvalue())
     return len(packed.getvalue())

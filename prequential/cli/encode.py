@@ -55,6 +55,7 @@ def add(commands: flags.Commands) -> None:
         help="write FILE.pyz, decoder included: python FILE.pyz -o FILE restores the file",
     )
     flags.add_prior(parser)
+    flags.add_given(parser)
     parser.add_argument("--save-weights", metavar="OUT", help="write the final weights to a file")
     parser.add_argument(
         "--dry-run",
@@ -79,6 +80,7 @@ def _encode(options: Options, source: str) -> None:
     keeper = checkpoints.keeper(options, "encode", target)
     with ExitStack() as stack:
         original = stack.enter_context(open_input(source))
+        given = stack.enter_context(options.open_given())
         output = stack.enter_context(atomic_output(target, force=options.force, mode=original.mode))
         weights = None
         if options.save_weights:
@@ -88,7 +90,8 @@ def _encode(options: Options, source: str) -> None:
         from prequential import codec
         from prequential.training import run as runs
 
-        compile_apart(config.resolve(len(original.data)).memory_bytes())
+        size = sum(g.file.size for g in given)
+        compile_apart(config.resolve(len(original.data), None, size).memory_bytes())
         archive = io.BytesIO() if options.self_extracting else output.file
         with options.bar(source) as progress, checkpoints.interruptible(keeper):
             run = runs.Options(
@@ -96,6 +99,7 @@ def _encode(options: Options, source: str) -> None:
                 threads=options.threads,
                 progress=progress,
                 prior=options.load_prior(),
+                given=given,
                 limits=limits,
                 checkpoints=keeper,
             )
@@ -126,10 +130,11 @@ def _target(options: Options, source: str) -> str:
 
 
 def _write_self_extracting(archive: io.BytesIO, output: Output, report: Report) -> Report:
-    from prequential.archive import selfextract
+    from prequential.archive import codesize, selfextract
+    from prequential.archive.container import ArchiveReader
 
-    numbers = report.config is not None and report.config["numbers"] != ""
-    size = selfextract.write(archive.getvalue(), output.file, numbers=numbers)
+    header = ArchiveReader(io.BytesIO(archive.getvalue()), "archive").header
+    size = selfextract.write(archive.getvalue(), output.file, codesize.parts(header))
     return summary.of_runnable(report, size)
 
 
@@ -145,19 +150,23 @@ def _verify(options: Options, output: Output, original_bytes: int) -> None:
         threads=options.threads,
         device=options.device,
         prior=options.prior,
+        given=options.given,
     )
 
 
 def _plan(options: Options, source: str) -> None:
     """Settings, memory and estimated time, of a file that is read and not encoded."""
-    with open_input(source) as original:
+    with open_input(source) as original, options.open_given() as given:
         from prequential import codec
+        from prequential.training import run as runs
 
-        plan = codec.plan(original.data, options.model(), options.limits(), options.device)
+        run = runs.Options(device=options.device, given=given, limits=options.limits())
+        plan = codec.plan(original.data, options.model(), run)
         size = len(original.data)
     figures: dict[str, object] = {
         "file": source,
         "original_bytes": size,
+        "given_bytes": sum(g.file.size for g in given),
         "tokens": plan.tokens,
         "memory_bytes": plan.memory_bytes,
         "seconds_at_most": round(plan.seconds, 1),

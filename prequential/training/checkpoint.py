@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 4  # raised when the tensors or their names change
+LAYOUT = 5  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 # What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
@@ -244,6 +244,7 @@ def _identity(command: str, header: Header) -> dict[str, Any]:
         "seed": header.seed,
         "config": header.config.to_bytes().hex() if header.config else "",
         "prior": header.prior.sha256.hex() if header.prior else "none",
+        "given": " ".join(file.sha256.hex() for file in header.given),
         "vocabulary": zlib.crc32(header.tokens.vocabulary) if header.tokens else 0,
     }
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from prequential.archive.container import MAX_NAME_BYTES, PriorName
+from prequential.archive.container import MAX_NAME_BYTES, NamedFile
 from prequential.errors import ConfigError, FileError
 
 # Keeps sums of logits and embeddings finite whatever the file holds.
@@ -26,7 +26,7 @@ MAX_MAGNITUDE = 2.0**20
 class Prior:
     """Arrays by name, with the identity and the price of the file that held them."""
 
-    identity: PriorName
+    identity: NamedFile
     arrays: dict[str, np.ndarray]
     compressed_bytes: int
 
@@ -57,7 +57,7 @@ def load(path: str) -> Prior:
     except (SafetensorError, KeyError, ValueError) as error:
         raise FileError(f"{shown}: is no safetensors file: give one of --save-weights") from error
     name = os.path.basename(path).encode("utf-8", "replace")[:MAX_NAME_BYTES]
-    identity = PriorName(hashlib.sha256(packed).digest(), name.decode(errors="ignore"))
+    identity = NamedFile(hashlib.sha256(packed).digest(), name.decode(errors="ignore"))
     return Prior(identity, arrays, compressed_bytes(packed))
 
 
