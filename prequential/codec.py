@@ -310,7 +310,7 @@ def plan(data: Bytes, config: Config, options: Options = _DEFAULT) -> Plan:
     Raises:
         ConfigError: the model would need more than the memory limit.
     """
-    config, symbols, vocabulary, tokens = _tokenized(data, config, options.given)
+    config, symbols, vocabulary, tokens, _ = _tokenized(data, config, options.given)
     config = _resolved(config, len(data), tokens, vocabulary, options)
     size = len(vocabulary.pieces)
     seconds = config.seconds_per_token(size, len(data) / max(1, len(symbols)))
@@ -331,14 +331,14 @@ class _Described(NamedTuple):
 def _described(data: Bytes, config: Config, seed: int, options: Options) -> _Described:
     """The header of the data's archive, its config, all tokens and what they stand for."""
     given.check_header(options.given)
-    config, symbols, vocabulary, tokens = _tokenized(data, config, options.given)
+    config, symbols, vocabulary, tokens, first = _tokenized(data, config, options.given)
     config = _resolved(config, len(data), tokens, vocabulary, options)
     if config.numbers:
         symbols = Arranged(data, parse_grids(config.numbers), _size(options.given))
     prior = options.prior.identity if options.prior else None
     files = tuple(g.file for g in options.given)
     header = Header(len(data), seed, sha256_of(data), config, prior, tokens, files)
-    return _Described(header, config, symbols, vocabulary, given.arranged(options.given, config))
+    return _Described(header, config, symbols, vocabulary, first)
 
 
 def _size(learned: Sequence[Given]) -> int:
@@ -348,21 +348,33 @@ def _size(learned: Sequence[Given]) -> int:
 
 def _tokenized(
     data: Bytes, config: Config, learned: Sequence[Given]
-) -> tuple[Config, Bytes, Vocabulary, Tokens | None]:
-    """The config with what the data decide, their tokens, what they stand for, what is sent."""
+) -> tuple[Config, Bytes, Vocabulary, Tokens | None, list[Bytes]]:
+    """The config with what the data decide, their tokens, what they stand for, what is sent.
+
+    And the tokens of what is given.
+    """
     from prequential.coding import tokenizer
 
-    chosen = tokenizer.choose(data) if config.tokenizer == AUTO else config.tokenizer
+    chosen = config.tokenizer
+    if chosen == AUTO:
+        chosen = BYTES if learned else tokenizer.choose(data)
     if parse_grids(config.numbers):
         chosen = BYTES  # their own distances
     if chosen == BYTES or len(data) == 0:
         config = dataclasses.replace(config, tokenizer=BYTES)
-        return _with_numbers(config, data, learned), data, SINGLE_BYTES, None
+        config = _with_numbers(config, data, learned)
+        return config, data, SINGLE_BYTES, None, given.cut(learned, config).given
     spec = tokenizer.parse(chosen)
+    if learned:  # the pieces follow from it, and none is sent
+        config = dataclasses.replace(config, tokenizer=f"{spec.kind}:{spec.size}", numbers="")
+        cutting = given.cut(learned, config)
+        assert cutting.segment is not None
+        symbols = cutting.segment(data)
+        return config, symbols, cutting.vocabulary, Tokens(len(symbols), b""), cutting.given
     vocabulary, symbols = tokenizer.tokenize(data, spec)
     named = dataclasses.replace(config, tokenizer=tokenizer.identity(spec))
     named = _with_numbers(named, data, learned)
-    return named, symbols, vocabulary, Tokens(len(symbols), pieces.pack(vocabulary))
+    return named, symbols, vocabulary, Tokens(len(symbols), pieces.pack(vocabulary)), []
 
 
 def _with_numbers(config: Config, data: Bytes, learned: Sequence[Given]) -> Config:

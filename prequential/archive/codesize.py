@@ -25,9 +25,9 @@ from prequential.archive.container import Header
 _LOCK = RLock()
 _ROOT = "training/decoding"
 # What decoding takes only where there are any.
-_NUMBERS, _GIVEN = "predictors/numbers", "training/given"
+_NUMBERS, _GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
 NONE = frozenset[str]()
-ALL = frozenset([_NUMBERS, _GIVEN])
+ALL = frozenset([_NUMBERS, _GIVEN, _MERGES])
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -59,8 +59,12 @@ def closure(*roots: str) -> dict[str, bytes]:
 
 def parts(header: Header) -> frozenset[str]:
     """What decoding an archive takes and others do not: pictures and sound, files given first."""
-    found = {_NUMBERS} if header.config is not None and header.config.numbers else set[str]()
-    return frozenset(found | {_GIVEN} if header.given else found)
+    needed = {
+        _NUMBERS: header.config is not None and header.config.numbers != "",
+        _GIVEN: header.given != (),
+        _MERGES: header.given != () and header.tokens is not None,
+    }
+    return frozenset(part for part, is_needed in needed.items() if is_needed)
 
 
 def packed(parts: frozenset[str] = NONE) -> bytes:

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from prequential.config import Config, varint
+from prequential.config import Config
 from prequential.errors import ArchiveError, ConfigError
 
 # High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
@@ -31,7 +31,7 @@ MAX_GIVEN = 255  # files
 
 _PIECE_BYTES = 2**20  # largest single read
 # The header's mode: stored, or coded and what else stands in the header.
-_STORED, _CODED, _PRIOR, _TOKENS, _GIVEN = 0, 1, 2, 4, 8
+STORED, CODED, PRIOR, TOKENS, GIVEN = 0, 1, 2, 4, 8
 DATA, END = b"D", b"E"
 _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
 
@@ -78,50 +78,6 @@ class Header:
     def given_bytes(self) -> int:
         """How much is learned before the original."""
         return sum(file.size for file in self.given)
-
-    def to_bytes(self) -> bytes:
-        """Serialise without the checksum. Raises ValueError when a field is out of range."""
-        if not 0 <= self.original_bytes <= MAX_ORIGINAL_BYTES:
-            raise ValueError(f"original_bytes {self.original_bytes} is not in 0..2^63-1")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed {self.seed} is not in 0..2^64-1")
-        if len(self.sha256) != SHA256_BYTES:
-            raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {SHA256_BYTES}")
-        config = b"" if self.config is None else self.config.to_bytes()
-        mode, prior, tokens, given = _STORED if self.config is None else _CODED, b"", b"", b""
-        if self.config is None and (self.prior or self.given):
-            raise ValueError("a stored archive is made with neither prior nor given files")
-        if self.prior is not None:
-            mode, prior = mode | _PRIOR, _named(self.prior)
-        if self.given:
-            mode, given = mode | _GIVEN, varint(len(self.given))
-            given += b"".join(_named(file) + varint(file.size) for file in self.given)
-        if self.tokens is not None:
-            mode, packed = mode | _TOKENS, self.tokens.vocabulary
-            tokens = varint(self.tokens.count) + varint(len(packed)) + packed
-        fields = [
-            MAGIC,
-            bytes([CONTAINER_VERSION, self.numerics_version, mode]),
-            varint(self.original_bytes),
-            varint(self.seed),
-            varint(len(config)),
-            config,
-            self.sha256,
-            prior,
-            given,
-            tokens,
-        ]
-        serial = b"".join(fields)
-        if len(serial) + CRC_BYTES > MAX_HEADER_BYTES:
-            raise ValueError(f"the header would exceed {MAX_HEADER_BYTES} bytes")
-        return serial
-
-
-def _named(file: NamedFile) -> bytes:
-    name = file.name.encode()
-    if not 0 < len(name) <= MAX_NAME_BYTES:
-        raise ValueError(f"the name {name!r} has {len(name)} bytes, not 1 to {MAX_NAME_BYTES}")
-    return file.sha256 + varint(len(name)) + name
 
 
 @dataclass(frozen=True)
@@ -194,22 +150,22 @@ class ArchiveReader:
             raise self._unsupported("container", version, CONTAINER_VERSION)
         numerics_version = self._take(1, "the header field numerics version")[0]
         mode = self._take(1, "the header field mode")[0]
-        if mode != _STORED and (not mode & _CODED or mode > _CODED | _PRIOR | _TOKENS | _GIVEN):
+        if mode != STORED and (not mode & CODED or mode > CODED | PRIOR | TOKENS | GIVEN):
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
         room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHA256_BYTES - CRC_BYTES
-        if mode & _PRIOR:
+        if mode & PRIOR:
             room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
         length = self._varint("the header field config length", room)
-        if (length > 0) != (mode != _STORED):
+        if (length > 0) != (mode != STORED):
             raise self._error(f"header field config has {length} bytes", self.bytes_read)
         config_at = self.bytes_read
         config = self._take(length, "the header field config")
         sha256 = self._take(SHA256_BYTES, "the header field sha256")
-        prior = self._file("prior") if mode & _PRIOR else None
-        given = self._given() if mode & _GIVEN else ()
-        tokens = self._tokens(original_bytes) if mode & _TOKENS else None
+        prior = self._file("prior") if mode & PRIOR else None
+        given = self._given() if mode & GIVEN else ()
+        tokens = self._tokens(original_bytes) if mode & TOKENS else None
         self._checksum("the header", 0)
         if numerics_version != NUMERICS_VERSION:
             raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)

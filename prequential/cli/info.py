@@ -97,11 +97,11 @@ def _cost(header: Header) -> tuple[int, float]:
     """Bytes that a decoder's model takes, and the seconds, at most, on two idle cores."""
     if header.config is None:
         return 0, 0.0
-    tokens, size = header.original_bytes, SYMBOLS
+    tokens, size, given = header.original_bytes, SYMBOLS, header.given_bytes
     if header.tokens is not None:
         tokens = header.tokens.count
-        size = int.from_bytes(header.tokens.vocabulary[:2], "big")  # its number of pieces
-    given = header.given_bytes
+        # Its number of pieces; where they follow from what is given, the most there can be.
+        size = int.from_bytes(header.tokens.vocabulary[:2], "big") if not header.given else 2048
     config = header.config.resolve(header.original_bytes, tokens, given)  # as its encoder has done
     seconds = config.seconds_per_token(size, header.original_bytes / max(1, tokens))
     return config.memory_bytes(size), round(_START_SECONDS + (tokens + given) * seconds, 1)

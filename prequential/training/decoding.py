@@ -43,10 +43,10 @@ def decode(
     header = reader.header
     options = replace(options, prior=_needed_prior(name, header, options.prior))
     given: list[Bytes] = []
-    vocabulary = _vocabulary(name, header)
     if header.given:
-        learned = import_module(".given", __package__)
-        given, vocabulary = learned.prepared(header, vocabulary, options)
+        given, vocabulary = import_module(".given", __package__).prepared(header, options)
+    else:
+        vocabulary = _vocabulary(name, header)
     _check_header(header, vocabulary, options)
     data = _allocated(allocate, header.original_bytes, name)
     run = None

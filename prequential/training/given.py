@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import NamedTuple
+
+import numpy as np
 
 from prequential.archive.container import MAX_GIVEN, MAX_NAME_BYTES, Header, NamedFile
+from prequential.coding import coder
 from prequential.coding.meter import Meter as Meter  # for `run`
-from prequential.config import Config, parse_grids
+from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
+from prequential.config import BYTES, Config, parse_grids
 from prequential.errors import ArchiveError, ConfigError
 from prequential.predictors import memory
 from prequential.training.run import Bytes, Options, sha256_of
-
-if TYPE_CHECKING:
-    from prequential.coding.vocabulary import Vocabulary
 
 _NAMES_BYTES = 30_000  # of the header, which settings and vocabulary need as well
 
@@ -76,33 +78,67 @@ def _shown(file: NamedFile) -> str:
     return ascii(file.name)[1:-1]
 
 
-def prepared(
-    header: Header, vocabulary: Vocabulary, options: Options
-) -> tuple[list[Bytes], Vocabulary]:
+def prepared(header: Header, options: Options) -> tuple[list[Bytes], Vocabulary]:
     """The tokens of what an archive is made after, and what all tokens stand for.
 
     Raises:
         ArchiveError: a file is missing, or learning them would take longer than is allowed.
     """
-    given, config, limits = needed(header, options), header.config, options.limits
+    given, config, limits, name = (
+        needed(header, options),
+        header.config,
+        options.limits,
+        options.name,
+    )
     assert config is not None
+    if (header.tokens is None) != (config.tokenizer == BYTES):
+        raise ArchiveError(f"{name}: the header's tokenizer does not fit its vocabulary")
+    if header.tokens is not None and header.tokens.vocabulary:
+        raise ArchiveError(f"{name}: a vocabulary is sent, but it follows from what is given")
+    try:
+        cutting = cut(given, config)
+    except ConfigError as error:
+        raise ArchiveError(f"{name}: {error}") from error
     size = header.given_bytes
-    seconds = size * config.seconds_per_token(len(vocabulary.pieces))
+    seconds = size * config.seconds_per_token(len(cutting.vocabulary))
     allowed = limits.seconds + limits.seconds_per_given_byte * size
     if seconds > allowed:
         raise ArchiveError(
-            f"{options.name}: its model would work for about {seconds / 3600:.1f} hours on what is"
-            f" given, of which {size} bytes are allowed {allowed / 3600:.1f}: if you trust it,"
-            " raise the limit with --max-hours"
+            f"{name}: its model would work for about {seconds / 3600:.1f} hours on what is given,"
+            f" of which {size} bytes are allowed {allowed / 3600:.1f}: if you trust it, raise the"
+            " limit with --max-hours"
         )
-    return arranged(given, config), vocabulary
+    return cutting.given, cutting.vocabulary
 
 
-def arranged(given: Sequence[Given], config: Config) -> list[Bytes]:
-    """The bytes of what is given, numbers in the order in which they are coded."""
-    grids = parse_grids(config.numbers)
-    found, before = list[Bytes](), 0
-    for data in (g.data for g in given):
-        found.append(memory.numbers.Arranged(data, grids, before) if grids else data)
-        before += len(data)
-    return found
+class Cutting(NamedTuple):
+    """What is given in tokens (n,), what these stand for, and what cuts other bytes likewise."""
+
+    given: list[Bytes]
+    vocabulary: Vocabulary
+    segment: Callable[[Bytes], np.ndarray] | None  # None if tokens are bytes
+
+
+def cut(given: Sequence[Given], config: Config) -> Cutting:
+    """What is given in tokens: bytes, those of numbers in the order of coding, or pieces.
+
+    Raises:
+        ConfigError: such pieces are not made here.
+    """
+    parts = [g.data for g in given]
+    if config.tokenizer == BYTES:
+        grids, before = parse_grids(config.numbers), 0
+        for i, part in enumerate(parts):
+            if grids:
+                parts[i] = memory.numbers.Arranged(part, grids, before)
+            before += len(part)
+        return Cutting(parts, SINGLE_BYTES, None)
+    merges = import_module(".merges", coder.__package__)
+    kind, _, size = config.tokenizer.partition(":")
+    if kind != "bpe" or not size.isdecimal() or not merges.LEAST <= int(size[:9]) <= merges.MOST:
+        raise ConfigError(
+            f"tokenizer {config.tokenizer!r} does not go with given files: use bytes, or"
+            f" bpe:{merges.LEAST} to bpe:{merges.MOST}, whose pieces follow from them"
+        )
+    found = merges.Merges(parts, int(size))
+    return Cutting([found.segment(part) for part in parts], found.vocabulary, found.segment)

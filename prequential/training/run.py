@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -87,24 +88,14 @@ class Cut:
     def __init__(self, symbols: Bytes, before: int, streams: int, chunk: int) -> None:
         self.symbols, self.before, self.chunk = symbols, before, chunk
         base, extra = divmod(len(symbols), streams)
-        self.lengths = [base + (b < extra) for b in range(streams)]
-        self.starts = [b * base + min(b, extra) for b in range(streams)]
-        self.steps = -(-self.lengths[0] // chunk)
+        borders = [b * base + min(b, extra) for b in range(streams + 1)]
+        self.streams = list(pairwise(borders))
+        self.steps = -(-borders[1] // chunk)
 
-    def parts(self, step: int) -> list[np.ndarray]:
-        """Each stream's share (n,) of the tokens of a chunk; none is longer than the first one."""
-        a, end = step * self.chunk, (step + 1) * self.chunk
-        return [
-            self.symbols[s + a : s + min(n, end)]
-            for s, n in zip(self.starts, self.lengths, strict=True)
-        ]
-
-    def done(self, steps: int) -> list[slice]:
-        """Which of the tokens so many chunks hold: a part of every stream."""
-        columns = steps * self.chunk
-        return [
-            slice(s, s + min(n, columns)) for s, n in zip(self.starts, self.lengths, strict=True)
-        ]
+    def taken(self, first: int, end: int) -> list[slice]:
+        """Which of the tokens the chunks first..end hold, of every stream; most of the first."""
+        a, b = first * self.chunk, end * self.chunk
+        return [slice(start + a, min(start + b, stop)) for start, stop in self.streams]
 
 
 @dataclass
@@ -163,7 +154,7 @@ class Run:
 
     def finished(self) -> list[slice]:
         """Which of the tokens the chunks coded so far hold: a part of every stream."""
-        return self.cuts[-1].done(max(0, self.steps_done - self.given_steps))
+        return self.cuts[-1].taken(0, max(0, self.steps_done - self.given_steps))
 
     def _chunks(
         self, end: int, coder: Encoder | Decoder | Meter
@@ -173,9 +164,8 @@ class Run:
         for step in range(self.steps_done, end):
             cut, within = self._cut(step)
             if within == 0 and self.learner.memory is not None:
-                self.learner.memory.start_at([cut.before + start for start in cut.starts])
-            parts = cut.parts(within)
-            chunk, count = self._chunk(parts)
+                self.learner.memory.start_at([cut.before + start for start, _ in cut.streams])
+            parts, chunk, count = self._chunk(cut, within)
             if not decoding:
                 _copy(parts, chunk)
             yield chunk, count
@@ -198,15 +188,14 @@ class Run:
 
     def _past(self, step: int) -> tuple[np.ndarray, int]:
         """A chunk that is known already, to be replayed, and its count of real tokens."""
-        cut, step = self._cut(step)
-        parts = cut.parts(step)
-        chunk, count = self._chunk(parts)
+        parts, chunk, count = self._chunk(*self._cut(step))
         _copy(parts, chunk)
         return chunk, count
 
-    def _chunk(self, parts: list[np.ndarray]) -> tuple[np.ndarray, int]:
-        """An empty chunk (T, B) for the streams' parts, and the sum of their lengths."""
-        return np.zeros((len(parts[0]), len(parts)), self._dtype), sum(map(len, parts))
+    def _chunk(self, cut: Cut, step: int) -> tuple[list[np.ndarray], np.ndarray, int]:
+        """Each stream's share of the tokens (n,), an empty chunk (T, B), and their sum."""
+        parts = [cut.symbols[part] for part in cut.taken(step, step + 1)]
+        return parts, np.zeros((len(parts[0]), len(parts)), self._dtype), sum(map(len, parts))
 
     def _show(self, cut: Cut, done: int, bits: float) -> None:
         if self.options.progress is not None:

@@ -27,6 +27,7 @@ from prequential.cli import main
 from prequential.config import _CONTEXT_SIZES, Config
 from prequential.errors import FileError
 from prequential.training import checkpoint, prior, run
+from prequential.training.given import named
 from prequential.training.checkpoint import Checkpoints
 from prequential.training.run import Options, Run
 
@@ -122,6 +123,30 @@ def test_resumed_at_any_chunk(overrides: list[str], path: Path, counts: Counter[
             counts["resumed runs, chunk by chunk"] += 1
             keeper.remove()
             assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["memory.kind=mix", "numbers=500-1001:u1x1,1501-1701:u1x1"]]
+)
+def test_resumed_while_what_is_given_is_learned(overrides: list[str], path: Path) -> None:
+    """And after it, before a frame is complete."""
+    config = small(*SMALL, "streams=2", "memory.buckets=65536", *overrides)
+    first = tuple(
+        given.named(n, np.frombuffer(text(500, 4 + len(n)), np.uint8)) for n in ("a", "bb")
+    )
+    archive = encode(config, given=first)
+    steps = 2 * -(-250 // config.chunk)
+    for stop in (1, steps // 2, steps // 2 + 1, steps, steps + 1, steps + 40):
+        for way, what, wanted in ((encode, config, archive), (decode, archive, DATA)):
+            with pytest.raises(Stop):
+                way(what, Keeper(path, way.__name__, stop=stop), given=first)  # type: ignore[operator]
+            keeper = Keeper(path, way.__name__, resume=True)
+            assert way(what, keeper, given=first) == wanted, stop  # type: ignore[operator]
+            keeper.remove()
+    with pytest.raises(Stop):
+        encode(config, Keeper(path, "encode", stop=3), given=first)
+    with pytest.raises(FileError, match="another run: its given is"):
+        encode(config, Keeper(path, "encode", resume=True), given=first[::-1])
 
 
 def test_resumed_twice(path: Path) -> None:
