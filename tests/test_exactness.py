@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import GOLDEN, noise, portable, small, text
+from samples import GOLDEN, golden_given, noise, portable, small, text
 
 from prequential import codec
 from prequential.config import Config, load, preset_names
@@ -133,13 +133,15 @@ def test_golden_archives(path: Path) -> None:
     original = golden_input(path.stem)
     archive = path.read_bytes()
     assert hashlib.sha256(archive).hexdigest() == expected["archive_sha256"]
-    assert codec.decompress(archive) == original
+    given = golden_given(path.stem)
+    assert codec.decompress(archive, given=given) == original
     preset, kind = path.stem.split("-")
     if kind == "tokens":
         return  # which pieces sentencepiece finds is its own affair, and may change
-    config = None if preset == "stored" else load(preset)
-    assert codec.compress(original, expected["seed"], config) == archive
-    report = codec.codelength(original, expected["seed"], config)
+    overrides = ["tokenizer=bpe:300"] if kind == "pieces" else []
+    config = None if preset == "stored" else load(preset, overrides=overrides)
+    assert codec.compress(original, expected["seed"], config, given=given) == archive
+    report = codec.codelength(original, expected["seed"], config, given=given)
     if preset != "stored":
         assert report.weights_digest == expected["weights_digest"]
 
@@ -156,6 +158,8 @@ def golden_input(name: str) -> bytes:
         "best-text": text(1500, 5),
         "fast-bytes": noise(300) * 4 + bytes(range(256)) * 6,
         "stored-noise": noise(700, 4),
+        "default-given": text(1000, 8) + noise(50),
+        "literal-pieces": text(1000, 10),
     }[name]
 
 

@@ -56,7 +56,12 @@ def add(commands: flags.Commands) -> None:
     )
     flags.add_prior(parser)
     flags.add_given(parser)
-    parser.add_argument("--save-weights", metavar="OUT", help="write the final weights to a file")
+    parser.add_argument(
+        "--save-weights",
+        metavar="OUT",
+        help="write the final weights and n-gram tables, without what the memory has counted, for"
+        " --prior; see --given for all of it",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",

@@ -130,7 +130,7 @@ class Run:
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
         if options.prior is not None:
-            priors.check(options.prior, self.learner.learned(), self.config.ngrams.slots)
+            priors.check(options.prior, self.learner.learned(), self.config.ngrams)
             self.learner.restore(options.prior.arrays)
         self.steps = sum(cut.steps for cut in self.cuts)
         self.given_steps = self.steps - self.cuts[-1].steps

@@ -27,8 +27,8 @@ from prequential.cli import main
 from prequential.config import _CONTEXT_SIZES, Config
 from prequential.errors import FileError
 from prequential.training import checkpoint, prior, run
-from prequential.training.given import named
 from prequential.training.checkpoint import Checkpoints
+from prequential.training.given import named
 from prequential.training.run import Options, Run
 
 SMALL = ["model.input_rows_log2=8"]
@@ -131,9 +131,7 @@ def test_resumed_at_any_chunk(overrides: list[str], path: Path, counts: Counter[
 def test_resumed_while_what_is_given_is_learned(overrides: list[str], path: Path) -> None:
     """And after it, before a frame is complete."""
     config = small(*SMALL, "streams=2", "memory.buckets=65536", *overrides)
-    first = tuple(
-        given.named(n, np.frombuffer(text(500, 4 + len(n)), np.uint8)) for n in ("a", "bb")
-    )
+    first = tuple(named(n, np.frombuffer(text(500, 4 + len(n)), np.uint8)) for n in ("a", "bb"))
     archive = encode(config, given=first)
     steps = 2 * -(-250 // config.chunk)
     for stop in (1, steps // 2, steps // 2 + 1, steps, steps + 1, steps + 40):
