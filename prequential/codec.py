@@ -34,7 +34,7 @@ from prequential.config import AUTO, BYTES, Config, load, parse_grids
 from prequential.errors import ConfigError, FileError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
-from prequential.training import decoding, finding, given
+from prequential.training import decoding, finding, given, learned
 from prequential.training import prior as priors
 from prequential.training.given import Given
 from prequential.training.prior import Prior
@@ -163,11 +163,11 @@ def _options(
     threads: int | None,
     progress: ProgressCallback | None,
     prior: Prior | None,
-    learned: Learned,
+    first: Learned,
 ) -> Options:
-    if isinstance(learned, bytes | str):
+    if isinstance(first, bytes | str):
         raise ConfigError("given is a list of bytes and paths: put what is given into one")
-    found = tuple(_given(what, number) for number, what in enumerate(learned, 1))
+    found = tuple(_given(what, number) for number, what in enumerate(first, 1))
     return Options(device=device, threads=threads, progress=progress, prior=prior, given=found)
 
 
@@ -295,6 +295,43 @@ def decode(
     )  # fmt: skip
 
 
+def learn(
+    state: BinaryIO, *, config: Config, seed: int = 0, options: Options = _DEFAULT
+) -> tuple[Header, float]:
+    """Learn the given of the options, and write what has become of the model to an empty file.
+
+    It is that of inputs no longer than the given, in one stream unless the config has more, with
+    no numbers unless it names some. Returns the header of such an archive and the seconds it took.
+
+    Raises:
+        ConfigError: as `encode`.
+    """
+    started = time.monotonic()
+    given.check_header(options.given)
+    config = dataclasses.replace(
+        config,
+        numbers=config.numbers if config.numbers != AUTO else "",
+        tokenizer=config.tokenizer if config.tokenizer != AUTO else BYTES,
+    )
+    cutting = given.cut(options.given, config)
+    tokens = None if cutting.segment is None else Tokens(1, b"")
+    size = _size(options.given)
+    config = config.resolve(min(size, config.stream_bytes), None, size)
+    check_memory(config, 0, cutting.vocabulary, options.limits, options.device)
+    prior = options.prior.identity if options.prior else None
+    files = tuple(g.file for g in options.given)
+    header = Header(size, seed, bytes(32), config, prior, tokens, files)
+    nothing = np.zeros(0, np.uint8 if tokens is None else np.uint16)
+    with exact(options.device):
+        run = Run(
+            header, config, options, nothing, cutting.vocabulary, Meter(), started, None,
+            cutting.given,
+        )  # fmt: skip
+        given.learn(run)
+        learned.save(state, run)
+    return header, time.monotonic() - started
+
+
 class Plan(NamedTuple):
     """What encoding would take."""
 
@@ -341,13 +378,13 @@ def _described(data: Bytes, config: Config, seed: int, options: Options) -> _Des
     return _Described(header, config, symbols, vocabulary, first)
 
 
-def _size(learned: Sequence[Given]) -> int:
+def _size(first: Sequence[Given]) -> int:
     """Bytes that are given."""
-    return sum(g.file.size for g in learned)
+    return sum(g.file.size for g in first)
 
 
 def _tokenized(
-    data: Bytes, config: Config, learned: Sequence[Given]
+    data: Bytes, config: Config, first: Sequence[Given]
 ) -> tuple[Config, Bytes, Vocabulary, Tokens | None, list[Bytes]]:
     """The config with what the data decide, their tokens, what they stand for, what is sent.
 
@@ -357,31 +394,31 @@ def _tokenized(
 
     chosen = config.tokenizer
     if chosen == AUTO:
-        chosen = BYTES if learned else tokenizer.choose(data)
+        chosen = BYTES if first else tokenizer.choose(data)
     if parse_grids(config.numbers):
         chosen = BYTES  # their own distances
     if chosen == BYTES or len(data) == 0:
         config = dataclasses.replace(config, tokenizer=BYTES)
-        config = _with_numbers(config, data, learned)
-        return config, data, SINGLE_BYTES, None, given.cut(learned, config).given
+        config = _with_numbers(config, data, first)
+        return config, data, SINGLE_BYTES, None, given.cut(first, config).given
     spec = tokenizer.parse(chosen)
-    if learned:  # the pieces follow from it, and none is sent
+    if first:  # the pieces follow from it, and none is sent
         config = dataclasses.replace(config, tokenizer=f"{spec.kind}:{spec.size}", numbers="")
-        cutting = given.cut(learned, config)
+        cutting = given.cut(first, config)
         assert cutting.segment is not None
         symbols = cutting.segment(data)
         return config, symbols, cutting.vocabulary, Tokens(len(symbols), b""), cutting.given
     vocabulary, symbols = tokenizer.tokenize(data, spec)
     named = dataclasses.replace(config, tokenizer=tokenizer.identity(spec))
-    named = _with_numbers(named, data, learned)
+    named = _with_numbers(named, data, first)
     return named, symbols, vocabulary, Tokens(len(symbols), pieces.pack(vocabulary)), []
 
 
-def _with_numbers(config: Config, data: Bytes, learned: Sequence[Given]) -> Config:
+def _with_numbers(config: Config, data: Bytes, first: Sequence[Given]) -> Config:
     """Where pictures and sound are, if that was left to be found."""
     if config.numbers != AUTO:
         return config
-    parts = [g.data for g in learned]
+    parts = [g.data for g in first]
     return dataclasses.replace(config, numbers=finding.find(data, config, parts))
 
 

@@ -76,6 +76,7 @@ def decode(
             progress=progress,
             prior=options.load_prior(),
             given=given,
+            kept=options.kept,
             limits=options.limits(),
             checkpoints=keeper,
             in_memory=in_memory,

@@ -105,6 +105,7 @@ def _encode(options: Options, source: str) -> None:
                 progress=progress,
                 prior=options.load_prior(),
                 given=given,
+                kept=options.kept,
                 limits=limits,
                 checkpoints=keeper,
             )

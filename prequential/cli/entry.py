@@ -20,13 +20,14 @@ from prequential.cli import (
     encode,
     guard,
     info,
+    learn,
     mdl,
     terminal,
     test,
 )
 from prequential.cli.options import EPILOG
 
-COMMANDS = (encode, decode, test, info, mdl, curve, compare, bench, doctor)
+COMMANDS = (encode, decode, test, info, learn, mdl, curve, compare, bench, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from prequential.archive.container import MAX_SEED, Limits
 from prequential.archive.files import STDIO, display, open_input
+from prequential.cli import terminal
 from prequential.cli.bar import progress_bar
 from prequential.config import Config, load, preset_names
 from prequential.errors import ConfigError
@@ -21,6 +23,7 @@ from prequential.progress import ProgressCallback
 if TYPE_CHECKING:
     from prequential.training.given import Given
     from prequential.training.prior import Prior
+    from prequential.training.run import Kept
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -70,6 +73,7 @@ class Options(Flags):
     max_hours: float | None = None
     prior: str | None = None
     given: tuple[str, ...] = ()  # names of files
+    state: str | None = None  # likewise, of `preq learn`
     seed: int = 0
     preset: str | None = None
     config: str | None = None  # a file's name
@@ -108,6 +112,22 @@ class Options(Flags):
 
                 found.append(named(name, data))
             yield tuple(found)
+
+    @cached_property
+    def kept(self) -> Kept | None:
+        """What becomes of the given once it is learned, for further files. Raises ConfigError."""
+        if not self.given:
+            if self.state is not None:
+                raise ConfigError(
+                    "--state saves learning what is given: give that, too, by --given"
+                )
+            return None
+        from prequential.training import learned
+
+        further = learned.InMemory() if len(self.files) > 1 else None
+        if self.state is None:
+            return further
+        return learned.InFile(self.state, terminal.say, further)
 
     def bar(self, source: str) -> AbstractContextManager[ProgressCallback | None]:
         """Progress on a file, as far as it is wanted."""
@@ -222,6 +242,9 @@ def add_given(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help="a file to learn first, which costs nothing in the archive and which decoding takes"
         " again; may be repeated, in order",
+    )
+    parser.add_argument(
+        "--state", metavar="S", help="a file of preq learn, which saves learning the given again"
     )
 
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from prequential.archive.container import MAX_GIVEN, MAX_NAME_BYTES, Header, NamedFile
 from prequential.coding import coder
-from prequential.coding.meter import Meter as Meter  # for `run`
+from prequential.coding.meter import Meter
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import BYTES, Config, parse_grids
 from prequential.errors import ArchiveError, ConfigError
 from prequential.predictors import memory
-from prequential.training.run import Bytes, Options, sha256_of
+from prequential.training import loop
+from prequential.training.run import Bytes, Options, Run, sha256_of
 
 _NAMES_BYTES = 30_000  # of the header, which settings and vocabulary need as well
 
@@ -142,3 +143,15 @@ def cut(given: Sequence[Given], config: Config) -> Cutting:
         )
     found = merges.Merges(parts, int(size))
     return Cutting([found.segment(part) for part in parts], found.vocabulary, found.segment)
+
+
+def learn(run: Run) -> None:
+    """Learn what is given, as if it were coded, or take it from where it is kept."""
+    kept = run.options.kept
+    if kept is not None and kept.restore(run):
+        run.steps_done = run.given_steps
+        return
+    meter = Meter()
+    loop.run(run.chunks(run.given_steps, meter), meter, run.learner)
+    if kept is not None:
+        kept.keep(run)

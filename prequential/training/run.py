@@ -51,6 +51,18 @@ class Checkpoints(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """What keeps a learner that has learned the given for the next run: see `learned`."""
+
+    def restore(self, run: Run) -> bool:
+        """Put it into a run that has not, if it is there."""
+        ...
+
+    def keep(self, run: Run) -> None:
+        """Take it from a run that has just learned the given."""
+        ...
+
+
 class Bytes(Protocol):
     """What is encoded: an array (n,) uint8, or its like that reads the parts it is asked for."""
 
@@ -74,6 +86,7 @@ class Options:
     given: tuple[Given, ...] = ()  # learned first, in this order
     limits: Limits = LIMITS
     checkpoints: Checkpoints | None = None
+    kept: Kept | None = None
     in_memory: bool = False  # the original counts against the limit of memory
     # Makes a learner that computes the same bits in another way.
     new_learner: Callable[..., Learner] | None = None
@@ -144,11 +157,10 @@ class Run:
     def frames(self) -> Iterator[None]:
         """Run the loop, from where it stands; stops after each frame's last chunk."""
         if self.steps_done < self.given_steps:
-            meter = import_module(".given", __package__).Meter()
-            loop.run(self._chunks(self.given_steps, meter), meter, self.learner)
+            import_module(".given", __package__).learn(self)
         for frame in range(self.frames_done, self.frame_count):
             end = min(self.steps, self.given_steps + (frame + 1) * self.frame_steps)
-            loop.run(self._chunks(end, self.coder), self.coder, self.learner)
+            loop.run(self.chunks(end, self.coder), self.coder, self.learner)
             self.frames_done += 1
             yield
 
@@ -156,10 +168,13 @@ class Run:
         """Which of the tokens the chunks coded so far hold: a part of every stream."""
         return self.cuts[-1].taken(0, max(0, self.steps_done - self.given_steps))
 
-    def _chunks(
+    def chunks(
         self, end: int, coder: Encoder | Decoder | Meter
     ) -> Iterator[tuple[np.ndarray, int]]:
-        """(chunk (T, B), count of real tokens); what a decoder fills in goes to symbols."""
+        """(chunk (T, B), count of real tokens) from where the run stands to chunk `end`.
+
+        What a decoder fills in goes to symbols.
+        """
         decoding = isinstance(coder, Decoder)
         for step in range(self.steps_done, end):
             cut, within = self._cut(step)
