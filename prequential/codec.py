@@ -217,7 +217,7 @@ def codelength(
     if len(array) == 0:
         return _store(array, io.BytesIO(), seed, sha256_of(array), started)
     options = _options(device, threads, progress, prior, given)
-    header, config, symbols, vocabulary, first = _described(array, config, seed, options)
+    header, config, symbols, vocabulary, first = described(array, config, seed, options)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
     with exact(device):
@@ -256,7 +256,7 @@ def encode(
     started = time.monotonic()
     if len(data) == 0:
         return _store(data, archive, seed, sha256_of(data), started)
-    header, config, symbols, vocabulary, first = _described(data, config, seed, options)
+    header, config, symbols, vocabulary, first = described(data, config, seed, options)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder()
     with exact(options.device):
@@ -355,7 +355,7 @@ def plan(data: Bytes, config: Config, options: Options = _DEFAULT) -> Plan:
     return Plan(config, len(symbols), config.memory_bytes(size), seconds)
 
 
-class _Described(NamedTuple):
+class Described(NamedTuple):
     """What a run is made of."""
 
     header: Header
@@ -365,7 +365,7 @@ class _Described(NamedTuple):
     given: list[Bytes]  # tokens (n,) of what is learned first
 
 
-def _described(data: Bytes, config: Config, seed: int, options: Options) -> _Described:
+def described(data: Bytes, config: Config, seed: int, options: Options) -> Described:
     """The header of the data's archive, its config, all tokens and what they stand for."""
     given.check_header(options.given)
     config, symbols, vocabulary, tokens, first = _tokenized(data, config, options.given)
@@ -375,7 +375,7 @@ def _described(data: Bytes, config: Config, seed: int, options: Options) -> _Des
     prior = options.prior.identity if options.prior else None
     files = tuple(g.file for g in options.given)
     header = Header(len(data), seed, sha256_of(data), config, prior, tokens, files)
-    return _Described(header, config, symbols, vocabulary, first)
+    return Described(header, config, symbols, vocabulary, first)
 
 
 def _size(first: Sequence[Given]) -> int:

@@ -16,18 +16,20 @@ from prequential.cli import (
     compare,
     curve,
     decode,
+    distance,
     doctor,
     encode,
     guard,
     info,
     learn,
     mdl,
+    score,
     terminal,
     test,
 )
 from prequential.cli.options import EPILOG
 
-COMMANDS = (encode, decode, test, info, learn, mdl, curve, compare, bench, doctor)
+COMMANDS = (encode, decode, test, info, learn, score, distance, mdl, curve, compare, bench, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

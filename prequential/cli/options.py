@@ -153,7 +153,7 @@ def add_command(
     return parser
 
 
-def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
+def add_json(parser: argparse._ActionsContainer, what: str = "one JSON object") -> None:
     """``--json``, in every command."""
     parser.add_argument("--json", action="store_true", help=f"{what} on standard output")
 
