@@ -22,9 +22,11 @@ from prequential.archive import codesize
 from prequential.archive.container import MAX_GIVEN, ArchiveReader, Header, NamedFile, Tokens
 from prequential.archive.writer import ArchiveWriter, header_bytes
 from prequential.cli import main
+from prequential.cli.bar import Rates
 from prequential.coding.merges import Merges
 from prequential.config import Config, load
 from prequential.errors import ArchiveError, ConfigError, FileError
+from prequential.progress import Progress
 from prequential.training import given, run
 from prequential.training.run import Limits, Options
 
@@ -322,6 +324,49 @@ def test_the_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def sha(name: str) -> str:
     return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+
+
+def test_a_large_file_is_read_part_by_part(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", "b", "-q", *FLAGS, "--given", "a", "-o", "whole"]) == 0
+    monkeypatch.setattr("prequential.archive.files.IN_MEMORY_BYTES", 100)
+    assert main(["encode", "b", "-q", *FLAGS, "--given", "a", "-o", "parts"]) == 0
+    assert Path("parts").read_bytes() == Path("whole").read_bytes()
+
+    def change(*_: Any) -> None:
+        Path("a").write_bytes(text(700, 2))
+
+    monkeypatch.setattr("prequential.training.given.learn", change)
+    assert main(["encode", "b", "-q", *FLAGS, "--given", "a", "-o", "changed"]) == 1
+    assert "a: changed while it was read" in capsys.readouterr().err
+    assert not Path("changed").exists()
+
+
+def test_after_a_prior(files: Path) -> None:
+    """The weights start from it, then the given is learned."""
+    assert main(["encode", "a", "-q", *FLAGS, "--save-weights", "w"]) == 0
+    both = ["--prior", "w", "--given", "a"]
+    assert main(["encode", "b", "-q", *FLAGS, *both]) == 0
+    assert main(["encode", "b", "-q", *FLAGS, "--given", "a", "-o", "without"]) == 0
+    assert Path("b.pq").read_bytes()[-20:] != Path("without").read_bytes()[-20:]
+    assert main(["decode", "b.pq", "-q", "-o", "c", *both]) == 0
+    assert Path("c").read_bytes() == DATA
+    assert main(["decode", "b.pq", "-q", "-o", "d", "--given", "a"]) == 1
+
+
+def test_progress_begins_again_with_the_original() -> None:
+    seen: list[tuple[int, int]] = []
+    prequential.compress(
+        DATA, config=config(), given=[text(400)], progress=lambda p: seen.append(p[:2])
+    )
+    assert (400, 400) in seen
+    assert seen[-1] == (len(DATA), len(DATA))
+    rates = Rates()
+    rates.update(Progress(400, 400, 3200.0, 100.0))
+    assert rates.update(Progress(10, 1000, 40.0, 101.0)) == (
+        "4.00 bits/byte (mean 4.00, 50.0%) 0.0 kB/s 0:01:39 left"
+    )
 
 
 @pytest.mark.parametrize(
