@@ -270,7 +270,7 @@ def test_a_full_disk_costs_only_the_checkpoint(path: Path, monkeypatch: pytest.M
         tries.append(1)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", full)
+    monkeypatch.setattr(checkpoint, "write", full)
     keeper = Checkpoints(
         str(path), "encode", seconds=0, share=1e9, resume=False, warn=(told := []).append
     )
@@ -291,7 +291,7 @@ def test_the_cost_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         written.append(now[0])
         now[0] += 9.0
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", write)
+    monkeypatch.setattr(checkpoint, "write", write)
     keeper = Checkpoints(str(path), "encode", seconds=300, resume=False, warn=print)
 
     class Slow:
