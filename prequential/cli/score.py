@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +116,8 @@ def _score(options: ScoreFlags) -> None:
             for name, content in contents
             for thing in score.things(display(name), content, options.per, options.field)
         ]
+        # Nothing is kept but in forks; a state's file is read once for each A.
+        kept = dataclasses.replace(options, files=()).kept
         with told("scored", options.quiet) as progress:
             scores = score.score(
                 found,
@@ -122,7 +125,7 @@ def _score(options: ScoreFlags) -> None:
                 first,
                 seed=options.seed,
                 processes=options.threads or PROCESSES,
-                options=runs.Options(limits=options.limits(), kept=options.kept),
+                options=runs.Options(limits=options.limits(), kept=kept),
                 progress=progress,
             )
     if options.sort:
