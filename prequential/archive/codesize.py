@@ -25,9 +25,9 @@ from prequential.archive.container import Header
 _LOCK = RLock()
 _ROOT = "training/decoding"
 # What decoding takes only where there are any.
-_NUMBERS, _GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
+_NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
 NONE = frozenset[str]()
-ALL = frozenset([_NUMBERS, _GIVEN, _MERGES])
+ALL = frozenset([_NUMBERS, GIVEN, _MERGES])
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def parts(header: Header) -> frozenset[str]:
     """What decoding an archive takes and others do not: pictures and sound, files given first."""
     needed = {
         _NUMBERS: header.config is not None and header.config.numbers != "",
-        _GIVEN: header.given != (),
+        GIVEN: header.given != (),
         _MERGES: header.given != () and header.tokens is not None,
     }
     return frozenset(part for part, is_needed in needed.items() if is_needed)
