@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, Literal, NamedTuple, overload
 
 import numpy as np
@@ -26,19 +27,23 @@ from prequential.archive.container import (
 from prequential.archive.writer import ArchiveWriter, stored_bytes
 from prequential.coding import pieces
 from prequential.coding.elements import Arranged
-from prequential.coding.encoder import Encoder, Meter
+from prequential.coding.encoder import Encoder
 from prequential.coding.itemised import Costs, Itemised, coding_order, places
+from prequential.coding.meter import Meter
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import AUTO, BYTES, Config, load, parse_grids
-from prequential.errors import ConfigError
+from prequential.errors import ConfigError, FileError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
-from prequential.training import decoding, finding
+from prequential.training import decoding, finding, given, learned
 from prequential.training import prior as priors
+from prequential.training.given import Given
 from prequential.training.prior import Prior
 from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
 
 _DEFAULT = Options()
+# What is learned first: bytes, or the path of a file with them.
+Learned = Sequence[bytes | str | os.PathLike[str]]
 
 
 def compress(
@@ -50,17 +55,20 @@ def compress(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
+    given: Learned = (),
 ) -> bytes:
     """The archive of `data`.
 
     config is a `Config`, a preset's name, or None for the default preset. With a prior (see
-    `load_prior`) the weights start from it, and the decoder needs it too.
+    `load_prior`) the weights start from it, and the decoder needs it too. What is given, as bytes
+    or as the path of a file, is learned first, in this order; the decoder needs that as well.
 
     Raises:
         ConfigError: no such preset or device, or the prior does not fit the config.
+        FileError: what is given cannot be read.
     """
     archive = io.BytesIO()
-    options = Options(device=device, threads=threads, progress=progress, prior=prior)
+    options = _options(device, threads, progress, prior, given)
     array = np.frombuffer(data, np.uint8)
     encode(array, archive, config=_config(config), seed=seed, options=options)
     return archive.getvalue()
@@ -73,9 +81,10 @@ def decompress(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
+    given: Learned = (),
     limits: Limits = LIMITS,
 ) -> bytes:
-    """The data of an archive.
+    """The data of an archive; what it was made after is among the given.
 
     Raises:
         ArchiveError: not an archive, damaged, of an unsupported version, or beyond the limits.
@@ -84,7 +93,7 @@ def decompress(
     data = io.BytesIO()
     decompress_file(
         io.BytesIO(archive), data, device=device, threads=threads, progress=progress, prior=prior,
-        limits=limits,
+        given=given, limits=limits,
     )  # fmt: skip
     return data.getvalue()
 
@@ -99,6 +108,7 @@ def compress_file(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
+    given: Learned = (),
 ) -> Report:
     """Read source to its end, once, and write its archive where `archive` stands.
 
@@ -109,7 +119,7 @@ def compress_file(
     archive.write(b"")  # what cannot be written to fails before the work
     config = _config(config)
     complete = io.BytesIO()
-    options = Options(device=device, threads=threads, progress=progress, prior=prior)
+    options = _options(device, threads, progress, prior, given)
     array = np.frombuffer(source.read(), np.uint8)
     report = encode(array, complete, config=config, seed=seed, options=options)
     _write(archive, complete.getbuffer())
@@ -124,6 +134,7 @@ def decompress_file(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
+    given: Learned = (),
     limits: Limits = LIMITS,
 ) -> Report:
     """Write the data of an archive, which may be a pipe, once all of it is decoded and checked.
@@ -141,10 +152,34 @@ def decompress_file(
         return decoded
 
     name = str(getattr(archive, "name", "archive"))
-    options = Options(name, device, threads, progress, prior, limits, in_memory=True)
+    options = _options(device, threads, progress, prior, given)
+    options = dataclasses.replace(options, name=name, limits=limits, in_memory=True)
     report = decode(archive, allocate, options)
     _write(target, decoded.data)
     return report
+
+
+def _options(
+    device: str,
+    threads: int | None,
+    progress: ProgressCallback | None,
+    prior: Prior | None,
+    first: Learned,
+) -> Options:
+    if isinstance(first, bytes | str):
+        raise ConfigError("given is a list of bytes and paths: put what is given into one")
+    found = tuple(_given(what, number) for number, what in enumerate(first, 1))
+    return Options(device=device, threads=threads, progress=progress, prior=prior, given=found)
+
+
+def _given(what: bytes | str | os.PathLike[str], number: int) -> Given:
+    if isinstance(what, bytes | bytearray | memoryview):
+        return given.named(f"given {number}", np.frombuffer(what, np.uint8))
+    path = os.fspath(what)
+    try:
+        return given.named(path, np.fromfile(path, np.uint8))
+    except OSError as error:
+        raise FileError(f"{ascii(path)[1:-1]}: cannot be read: {error.strerror}") from error
 
 
 def _config(config: Config | str | None) -> Config:
@@ -171,6 +206,7 @@ def codelength(
     threads: int | None = ...,
     progress: ProgressCallback | None = ...,
     prior: Prior | None = ...,
+    given: Learned = ...,
     per_token: Literal[False] = ...,
 ) -> Report: ...
 @overload
@@ -183,6 +219,7 @@ def codelength(
     threads: int | None = ...,
     progress: ProgressCallback | None = ...,
     prior: Prior | None = ...,
+    given: Learned = ...,
     per_token: Literal[True],
 ) -> tuple[Report, Costs]: ...
 def codelength(
@@ -194,6 +231,7 @@ def codelength(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     prior: Prior | None = None,
+    given: Learned = (),
     per_token: bool = False,
 ) -> Report | tuple[Report, Costs]:
     """Measure without coding: archive_bytes and payload_bytes are what the loss integral implies.
@@ -203,12 +241,11 @@ def codelength(
     long. Otherwise as `compress`.
     """
     found: list[Costs] = []
-    options = Options(device=device, threads=threads, progress=progress, prior=prior)
     report = measure(
         np.frombuffer(data, np.uint8),
         config=_config(config),
         seed=seed,
-        options=options,
+        options=_options(device, threads, progress, prior, given),
         told=found.append if per_token else None,
     )
     return (report, found[0]) if per_token else report
@@ -228,11 +265,11 @@ def measure(
         if told is not None:
             told(_stored_costs(0))
         return _store(data, io.BytesIO(), seed, sha256_of(data), started)
-    header, config, symbols, vocabulary = _described(data, config, seed, options)
+    header, config, symbols, vocabulary, first = described(data, config, seed, options)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
     with exact(options.device):
-        run = Run(header, config, options, symbols, vocabulary, meter, started)
+        run = Run(header, config, options, symbols, vocabulary, meter, started, None, first)
         items = _itemise(run) if told is not None else None
         for _ in run.frames():
             archive.data(b"", bytes(DIGEST_BYTES))
@@ -259,9 +296,10 @@ def encode(
 ) -> Report:
     """Write the archive of data (n,) uint8 into an empty, seekable file.
 
-    With a prior the weights start from it instead of the seed's; the decoder will need it too.
-    The final weights go to the file `weights`; they are no part of the archive. What each token
-    costs is told, if that is wanted. Of the limits only memory counts here.
+    With a prior the weights start from it instead of the seed's; the decoder will need it too, and
+    what is given and learned first. The final weights go to the file `weights`; they are no part of
+    the archive. What each token costs is told, if that is wanted. Of the limits only memory counts
+    here.
 
     Raises:
         ConfigError: the model would need more than the memory limit, no such device, or the prior
@@ -272,11 +310,11 @@ def encode(
         if told is not None:
             told(_stored_costs(0))
         return _store(data, archive, seed, sha256_of(data), started)
-    header, config, symbols, vocabulary = _described(data, config, seed, options)
+    header, config, symbols, vocabulary, first = described(data, config, seed, options)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder()
     with exact(options.device):
-        run = Run(header, config, options, symbols, vocabulary, encoder, started, writer)
+        run = Run(header, config, options, symbols, vocabulary, encoder, started, writer, first)
         items = _itemise(run) if told is not None else None
         for _ in run.frames():
             writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])
@@ -316,6 +354,43 @@ def decode(
     )  # fmt: skip
 
 
+def learn(
+    state: BinaryIO, *, config: Config, seed: int = 0, options: Options = _DEFAULT
+) -> tuple[Header, float]:
+    """Learn the given of the options, and write what has become of the model to an empty file.
+
+    It is that of inputs no longer than the given, in one stream unless the config has more, with
+    no numbers unless it names some. Returns the header of such an archive and the seconds it took.
+
+    Raises:
+        ConfigError: as `encode`.
+    """
+    started = time.monotonic()
+    given.check_header(options.given)
+    config = dataclasses.replace(
+        config,
+        numbers=config.numbers if config.numbers != AUTO else "",
+        tokenizer=config.tokenizer if config.tokenizer != AUTO else BYTES,
+    )
+    cutting = given.cut(options.given, config)
+    tokens = None if cutting.segment is None else Tokens(1, b"")
+    size = _size(options.given)
+    config = config.resolve(min(size, config.stream_bytes), None, size)
+    check_memory(config, 0, cutting.vocabulary, options.limits, options.device)
+    prior = options.prior.identity if options.prior else None
+    files = tuple(g.file for g in options.given)
+    header = Header(size, seed, bytes(32), config, prior, tokens, files)
+    nothing = np.zeros(0, np.uint8 if tokens is None else np.uint16)
+    with exact(options.device):
+        run = Run(
+            header, config, options, nothing, cutting.vocabulary, Meter(), started, None,
+            cutting.given,
+        )  # fmt: skip
+        given.learn(run)
+        learned.save(state, run)
+    return header, time.monotonic() - started
+
+
 class Plan(NamedTuple):
     """What encoding would take."""
 
@@ -325,54 +400,85 @@ class Plan(NamedTuple):
     seconds: float  # at most, on two cores
 
 
-def plan(data: Bytes, config: Config, limits: Limits = LIMITS, device: str = "cpu") -> Plan:
+def plan(data: Bytes, config: Config, options: Options = _DEFAULT) -> Plan:
     """What encoding data (n,) uint8 would take, without doing it.
 
     Raises:
         ConfigError: the model would need more than the memory limit.
     """
-    config, symbols, vocabulary, tokens = _tokenized(data, config)
-    config = _resolved(config, len(data), tokens, vocabulary, limits, device)
+    config, symbols, vocabulary, tokens, _ = _tokenized(data, config, options.given)
+    config = _resolved(config, len(data), tokens, vocabulary, options)
     size = len(vocabulary.pieces)
     seconds = config.seconds_per_token(size, len(data) / max(1, len(symbols)))
-    return Plan(config, len(symbols), config.memory_bytes(size), len(symbols) * seconds)
+    seconds *= len(symbols) + _size(options.given)
+    return Plan(config, len(symbols), config.memory_bytes(size), seconds)
 
 
-def _described(
-    data: Bytes, config: Config, seed: int, options: Options
-) -> tuple[Header, Config, Bytes, Vocabulary]:
-    """The header of the data's archive, its config, the data's tokens and what they stand for."""
-    config, symbols, vocabulary, tokens = _tokenized(data, config)
-    config = _resolved(config, len(data), tokens, vocabulary, options.limits, options.device)
+class Described(NamedTuple):
+    """What a run is made of."""
+
+    header: Header
+    config: Config
+    symbols: Bytes  # tokens (n,) of the data
+    vocabulary: Vocabulary
+    given: list[Bytes]  # tokens (n,) of what is learned first
+
+
+def described(data: Bytes, config: Config, seed: int, options: Options) -> Described:
+    """The header of the data's archive, its config, all tokens and what they stand for."""
+    given.check_header(options.given)
+    config, symbols, vocabulary, tokens, first = _tokenized(data, config, options.given)
+    config = _resolved(config, len(data), tokens, vocabulary, options)
     if config.numbers:
-        symbols = Arranged(data, parse_grids(config.numbers))
+        symbols = Arranged(data, parse_grids(config.numbers), _size(options.given))
     prior = options.prior.identity if options.prior else None
-    header = Header(len(data), seed, sha256_of(data), config, prior, tokens)
-    return header, config, symbols, vocabulary
+    files = tuple(g.file for g in options.given)
+    header = Header(len(data), seed, sha256_of(data), config, prior, tokens, files)
+    return Described(header, config, symbols, vocabulary, first)
 
 
-def _tokenized(data: Bytes, config: Config) -> tuple[Config, Bytes, Vocabulary, Tokens | None]:
-    """The config with what the data decide, their tokens, what they stand for, what is sent."""
+def _size(first: Sequence[Given]) -> int:
+    """Bytes that are given."""
+    return sum(g.file.size for g in first)
+
+
+def _tokenized(
+    data: Bytes, config: Config, first: Sequence[Given]
+) -> tuple[Config, Bytes, Vocabulary, Tokens | None, list[Bytes]]:
+    """The config with what the data decide, their tokens, what they stand for, what is sent.
+
+    And the tokens of what is given.
+    """
     from prequential.coding import tokenizer
 
-    chosen = tokenizer.choose(data) if config.tokenizer == AUTO else config.tokenizer
+    chosen = config.tokenizer
+    if chosen == AUTO:
+        chosen = BYTES if first else tokenizer.choose(data)
     if parse_grids(config.numbers):
         chosen = BYTES  # their own distances
     if chosen == BYTES or len(data) == 0:
         config = dataclasses.replace(config, tokenizer=BYTES)
-        return _with_numbers(config, data), data, SINGLE_BYTES, None
+        config = _with_numbers(config, data, first)
+        return config, data, SINGLE_BYTES, None, given.cut(first, config).given
     spec = tokenizer.parse(chosen)
+    if first:  # the pieces follow from it, and none is sent
+        config = dataclasses.replace(config, tokenizer=f"{spec.kind}:{spec.size}", numbers="")
+        cutting = given.cut(first, config)
+        assert cutting.segment is not None
+        symbols = cutting.segment(data)
+        return config, symbols, cutting.vocabulary, Tokens(len(symbols), b""), cutting.given
     vocabulary, symbols = tokenizer.tokenize(data, spec)
     named = dataclasses.replace(config, tokenizer=tokenizer.identity(spec))
-    named = _with_numbers(named, data)
-    return named, symbols, vocabulary, Tokens(len(symbols), pieces.pack(vocabulary))
+    named = _with_numbers(named, data, first)
+    return named, symbols, vocabulary, Tokens(len(symbols), pieces.pack(vocabulary)), []
 
 
-def _with_numbers(config: Config, data: Bytes) -> Config:
+def _with_numbers(config: Config, data: Bytes, first: Sequence[Given]) -> Config:
     """Where pictures and sound are, if that was left to be found."""
     if config.numbers != AUTO:
         return config
-    return dataclasses.replace(config, numbers=finding.find(data, config))
+    parts = [g.data for g in first]
+    return dataclasses.replace(config, numbers=finding.find(data, config, parts))
 
 
 def _resolved(
@@ -380,16 +486,18 @@ def _resolved(
     size: int,
     tokens: Tokens | None,
     vocabulary: Vocabulary,
-    limits: Limits,
-    device: str,
+    options: Options,
 ) -> Config:
-    resolved = config.resolve(size, tokens.count if tokens else None)
-    check_memory(resolved, 2 * tokens.count if tokens else 0, vocabulary, limits, device)
+    resolved = config.resolve(size, tokens.count if tokens else None, _size(options.given))
+    held = 2 * tokens.count if tokens else 0
+    check_memory(resolved, held, vocabulary, options.limits, options.device)
     return resolved
 
 
 def _itemise(run: Run) -> Itemised:
-    """Have the run's learner note what each symbol costs."""
+    """Have the run's learner note what each symbol costs, once it has learned what is given."""
+    if run.steps_done < run.given_steps:
+        given.learn(run)
     memory = run.learner.memory
     lengths = memory.states[0].matches.pointers.length if memory is not None else None
     items = Itemised(run.learner.symbol_coder, lengths, len(run.symbols))
@@ -402,7 +510,8 @@ def _costs(run: Run, items: Itemised) -> Costs:
     count = len(run.symbols)
     order = coding_order(count, run.config.streams)
     if run.config.numbers:
-        order = places(count, parse_grids(run.config.numbers))[order]
+        grids = parse_grids(run.config.numbers)
+        order = places(count, grids, run.header.given_bytes)[order]
     if run.header.tokens is None:
         offsets = np.arange(count + 1)
     else:
@@ -441,7 +550,7 @@ def report_of(
 ) -> Report:
     """What a run comes to; run is None for a stored archive."""
     seconds = time.monotonic() - started
-    code = codesize.code_bytes(header.config is not None and header.config.numbers != "")
+    code = codesize.code_bytes(codesize.parts(header))
     prior = run.options.prior.compressed_bytes if run and run.options.prior else 0
     size = header.original_bytes
     return Report(
@@ -453,6 +562,7 @@ def report_of(
         loss_integral_bits=loss_bits,
         code_bytes=code,
         prior_bytes=prior,
+        given_bytes=header.given_bytes,
         description_length_bits=8 * (archive_bytes + code + prior),
         bits_per_byte=8 * archive_bytes / size if size else 0.0,
         tokens=len(run.symbols) if run else 0,

@@ -182,10 +182,14 @@ class Config:
     # Where pictures and sound are, see `grids`; "auto": where `finding` finds some.
     numbers: str = ""
 
-    def resolve(self, byte_count: int, token_count: int | None = None) -> Config:
+    def resolve(
+        self, byte_count: int, token_count: int | None = None, given_bytes: int = 0
+    ) -> Config:
         """The same config with every size that follows the input's length filled in.
 
-        token_count is less than byte_count where tokens are longer.
+        token_count is less than byte_count where tokens are longer. Tables have room for what is
+        given first as well, and for as much again or the input, so that for all that is no longer
+        than the given they are the same. Streams are of the input alone.
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
@@ -197,22 +201,22 @@ class Config:
         Raises:
             ConfigError: numbers are said to be where the input has no bytes.
         """
-        if any(grid.end > byte_count for grid in parse_grids(self.numbers)):
-            raise ConfigError(
-                f"numbers = {self.numbers!r}: beyond the {byte_count} bytes there are"
-            )
+        size = byte_count + given_bytes
+        if any(grid.end > size for grid in parse_grids(self.numbers)):
+            raise ConfigError(f"numbers = {self.numbers!r}: beyond the {size} bytes there are")
+        size = max(size, 2 * given_bytes)
         enough = max(1, byte_count // self.stream_bytes)
         streams = self.streams or min(8, 1 << (enough.bit_length() - 1))
         streams = max(1, min(streams, byte_count if token_count is None else token_count))
         most = 19 if self.memory.kind == "none" else 18
-        rows_log2 = self.ngrams.rows_log2 or min(most, max(10, (byte_count // 4).bit_length()))
+        rows_log2 = self.ngrams.rows_log2 or min(most, max(10, (size // 4).bit_length()))
         ngrams = dataclasses.replace(self.ngrams, rows_log2=rows_log2)
         memory = self.memory
         if memory.kind != "none":
-            reach_log2 = min(24, max(10, (byte_count // streams).bit_length()))
+            reach_log2 = min(24, max(10, (size // streams).bit_length()))
             memory = dataclasses.replace(
                 memory,
-                buckets=memory.buckets or min(10 << 20, max(2 << 20, 12 * byte_count)),
+                buckets=memory.buckets or min(10 << 20, max(2 << 20, 12 * size)),
                 window_log2=memory.window_log2 or reach_log2,
             )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """Where a run stands."""
+    """Where a run stands, in its file or in a given one that is learned before."""
 
     bytes_done: int
     bytes_total: int

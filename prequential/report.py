@@ -22,7 +22,8 @@ class Report:
     """Sizes in bytes or bits, times in seconds. See docs/REPORT.md for each field.
 
     The description length is that of all that decoding takes, libraries aside:
-    description_length_bits = 8 * (archive_bytes + code_bytes + prior_bytes).
+    description_length_bits = 8 * (archive_bytes + code_bytes + prior_bytes). Where given_bytes are
+    learned first, it is that of the original given these, which do not count.
     """
 
     original_bytes: int
@@ -33,6 +34,7 @@ class Report:
     loss_integral_bits: float
     code_bytes: int
     prior_bytes: int
+    given_bytes: int
     description_length_bits: int
     bits_per_byte: float
     tokens: int

@@ -34,6 +34,12 @@ def noise(size: int, seed: int = 0) -> bytes:
     return words.astype("<u8").tobytes()[:size]
 
 
+def golden_given(name: str) -> list[bytes]:
+    """What a golden archive is made after."""
+    learned = {"default-given": [text(2000, 9), noise(50)], "literal-pieces": [text(3000, 11)]}
+    return learned.get(name, [])
+
+
 def small(*overrides: str) -> Config:
     """The preset `tiny`, shrunk further so that a test takes a fraction of a second."""
     shrunk = "ngrams.rows_log2=10", "chunk=8", "model.window=8"

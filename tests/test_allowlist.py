@@ -252,6 +252,7 @@ MODULES = sorted(
         "training/device",
         "exact/fused",
         "predictors/numbers",
+        "coding/merges",
     )
 )
 
@@ -323,6 +324,7 @@ PLACES = {
     ("coding/coder", "np.log2"): "the codelength that is reported, not coded with",
     ("predictors/memory", "np.log2"): "the codelength that is reported, not coded with",
     ("predictors/mixer", ".sum"): "of integers: the sizes of tables",
+    ("coding/merges", "sum"): "of integers: the lengths of what is given",
     ("coding/vocabulary", "np.cumsum"): "of integers: the lengths of pieces",
     ("coding/vocabulary", "np.append"): "of integers",
     ("transformer/graphs", "torch.cuda.CUDAGraph"): "launches kernels and computes nothing",

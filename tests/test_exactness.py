@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import GOLDEN, noise, portable, small, text
+from samples import GOLDEN, golden_given, noise, portable, small, text
 
 from prequential import codec
 from prequential.config import Config, load, preset_names
@@ -133,12 +133,13 @@ def test_golden_archives(path: Path) -> None:
     original = golden_input(path.stem)
     archive = path.read_bytes()
     assert hashlib.sha256(archive).hexdigest() == expected["archive_sha256"]
-    assert codec.decompress(archive) == original
+    given = golden_given(path.stem)
+    assert codec.decompress(archive, given=given) == original
     if path.stem.endswith("-tokens"):
         return  # which pieces sentencepiece finds is its own affair, and may change
     config = golden_config(path.stem)
-    assert codec.compress(original, expected["seed"], config) == archive
-    report = codec.codelength(original, expected["seed"], config)
+    assert codec.compress(original, expected["seed"], config, given=given) == archive
+    report = codec.codelength(original, expected["seed"], config, given=given)
     if config is not None:
         assert report.weights_digest == expected["weights_digest"]
 
@@ -156,6 +157,8 @@ def golden_input(name: str) -> bytes:
         "fast-bytes": noise(300) * 4 + bytes(range(256)) * 6,
         "fast-numbers": b"head" + walks(40 * 96, 3, 1) + walks(1800, 2, 2) + b"tail",
         "stored-noise": noise(700, 4),
+        "default-given": text(1000, 8) + noise(50),
+        "literal-pieces": text(1000, 10),
     }[name]
 
 
@@ -164,7 +167,8 @@ def golden_config(name: str) -> Config | None:
     preset, kind = name.split("-")
     # A picture of 40 rows of 32 pixels in three colours, and sound of two channels.
     numbers = "4-3844:u1x3/96,3844-7444:<i2x2"
-    overrides = {"tokens": ["tokenizer=bpe:300"], "numbers": [f'numbers="{numbers}"']}
+    overrides = {"numbers": [f'numbers="{numbers}"']}
+    overrides["tokens"] = overrides["pieces"] = ["tokenizer=bpe:300"]
     return None if preset == "stored" else load(preset, overrides=overrides.get(kind, []))
 
 

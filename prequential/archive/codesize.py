@@ -20,10 +20,14 @@ from threading import RLock
 
 import prequential
 from prequential.archive.bare import bare, running
+from prequential.archive.container import Header
 
 _LOCK = RLock()
 _ROOT = "training/decoding"
-_NUMBERS = "predictors/numbers"  # which decoding takes only where there are any
+# What decoding takes only where there are any.
+_NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
+NONE = frozenset[str]()
+ALL = frozenset([_NUMBERS, GIVEN, _MERGES])
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -53,44 +57,51 @@ def closure(*roots: str) -> dict[str, bytes]:
     return found
 
 
-def packed(numbers: bool = False) -> bytes:
-    """The closure as one LZMA stream: for each file a line "name size", then its bytes.
+def parts(header: Header) -> frozenset[str]:
+    """What decoding an archive takes and others do not: pictures and sound, files given first."""
+    needed = {
+        _NUMBERS: header.config is not None and header.config.numbers != "",
+        GIVEN: header.given != (),
+        _MERGES: header.given != () and header.tokens is not None,
+    }
+    return frozenset(part for part, is_needed in needed.items() if is_needed)
 
-    What decodes pictures and sound is only in it for archives that have some.
-    """
+
+def packed(parts: frozenset[str] = NONE) -> bytes:
+    """The closure as one LZMA stream: for each file a line "name size", then its bytes."""
     with _LOCK:  # or threads that start together would each do it
-        return _packed(numbers)
+        return _packed(parts)
 
 
 @cache
-def _packed(numbers: bool) -> bytes:
-    sources = _files(numbers).items()
+def _packed(parts: frozenset[str]) -> bytes:
+    sources = _files(parts).items()
     files = {path.split("/")[-1] + ".py": bare(source) for path, source in sources}
     joined = b"".join(f"{name} {len(f)}\n".encode() + f for name, f in files.items())
     lzma1 = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0}
     return lzma.compress(joined, format=lzma.FORMAT_ALONE, filters=[lzma1])
 
 
-def code_bytes(numbers: bool = False) -> int:
-    """Compressed bytes of the closure, with what decodes numbers or without.
+def code_bytes(parts: frozenset[str] = NONE) -> int:
+    """Compressed bytes of the closure, with the parts that not every archive needs.
 
     Packing takes more than a second, so their number is kept beside the compiled modules, under a
     digest of all sources, where that folder can be written.
     """
     with _LOCK:
-        return _code_bytes(numbers)
+        return _code_bytes(parts)
 
 
 @cache
-def _code_bytes(numbers: bool) -> int:
+def _code_bytes(parts: frozenset[str]) -> int:
     package, sha = Path(prequential.__file__).parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         sha.update(path.read_bytes())
-    prefix = "code_bytes-numbers" if numbers else "code_bytes"
+    prefix = "-".join(["code_bytes", *sorted(part.split("/")[-1] for part in parts)])
     kept = package / "__pycache__" / f"{prefix}-{sha.hexdigest()[:32]}"
     with suppress(OSError, ValueError):
         return int(kept.read_text())
-    size = len(_packed(numbers))
+    size = len(_packed(parts))
     with suppress(OSError):
         for old in kept.parent.glob(f"{prefix}-{32 * '?'}"):
             old.unlink(missing_ok=True)
@@ -101,13 +112,13 @@ def _code_bytes(numbers: bool) -> int:
     return size
 
 
-def listing(numbers: bool = False) -> list[tuple[str, int, int]]:
+def listing(parts: frozenset[str] = NONE) -> list[tuple[str, int, int]]:
     """(file, bytes as written, bytes that are packed) of the closure."""
     return [
-        (f"{path}.py", len(source), len(bare(source))) for path, source in _files(numbers).items()
+        (f"{path}.py", len(source), len(bare(source))) for path, source in _files(parts).items()
     ]
 
 
-def _files(numbers: bool) -> dict[str, bytes]:
-    files = closure(*((_ROOT, _NUMBERS) if numbers else ()))
+def _files(parts: frozenset[str]) -> dict[str, bytes]:
+    files = closure(_ROOT, *sorted(parts))
     return {**files, "__init__": b""}  # what the package offers its users, no decoder needs

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from prequential.config import Config, varint
+from prequential.config import Config
 from prequential.errors import ArchiveError, ConfigError
 
 # High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
@@ -27,20 +27,22 @@ MAX_PAYLOAD_BYTES = 2**26
 MAX_ORIGINAL_BYTES = 2**63 - 1
 MAX_SEED = 2**64 - 1
 MAX_NAME_BYTES = 255
+MAX_GIVEN = 255  # files
 
 _PIECE_BYTES = 2**20  # largest single read
 # The header's mode: stored, or coded and what else stands in the header.
-_STORED, _CODED, _PRIOR, _TOKENS = 0, 1, 2, 4
+STORED, CODED, PRIOR, TOKENS, GIVEN = 0, 1, 2, 4, 8
 DATA, END = b"D", b"E"
 _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
 
 
 @dataclass(frozen=True)
-class PriorName:
-    """The file that the weights start from, which the decoder must be given."""
+class NamedFile:
+    """A file that the decoder must be given: a prior, or what is learned first."""
 
     sha256: bytes  # of the file
     name: str  # for people: the hash decides
+    size: int = 0  # bytes, of what is learned first
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class Header:
     seed: int
     sha256: bytes  # of the original
     config: Config | None
-    prior: PriorName | None = None
+    prior: NamedFile | None = None
     tokens: Tokens | None = None
+    given: tuple[NamedFile, ...] = ()  # learned first, in this order
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -71,39 +74,10 @@ class Header:
         """How the payload is to be read."""
         return "stored" if self.config is None else "coded"
 
-    def to_bytes(self) -> bytes:
-        """Serialise without the checksum. Raises ValueError when a field is out of range."""
-        if not 0 <= self.original_bytes <= MAX_ORIGINAL_BYTES:
-            raise ValueError(f"original_bytes {self.original_bytes} is not in 0..2^63-1")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed {self.seed} is not in 0..2^64-1")
-        if len(self.sha256) != SHA256_BYTES:
-            raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {SHA256_BYTES}")
-        config = b"" if self.config is None else self.config.to_bytes()
-        mode, prior, tokens = _STORED if self.config is None else _CODED, b"", b""
-        if self.prior is not None:
-            name = self.prior.name.encode()
-            if not (mode == _CODED and 0 < len(name) <= MAX_NAME_BYTES):
-                raise ValueError(f"prior of a stored archive, or its name {name!r} is too long")
-            mode, prior = mode | _PRIOR, self.prior.sha256 + varint(len(name)) + name
-        if self.tokens is not None:
-            mode, packed = mode | _TOKENS, self.tokens.vocabulary
-            tokens = varint(self.tokens.count) + varint(len(packed)) + packed
-        fields = [
-            MAGIC,
-            bytes([CONTAINER_VERSION, self.numerics_version, mode]),
-            varint(self.original_bytes),
-            varint(self.seed),
-            varint(len(config)),
-            config,
-            self.sha256,
-            prior,
-            tokens,
-        ]
-        serial = b"".join(fields)
-        if len(serial) + CRC_BYTES > MAX_HEADER_BYTES:
-            raise ValueError(f"the header would exceed {MAX_HEADER_BYTES} bytes")
-        return serial
+    @property
+    def given_bytes(self) -> int:
+        """How much is learned before the original."""
+        return sum(file.size for file in self.given)
 
 
 @dataclass(frozen=True)
@@ -118,6 +92,7 @@ class Limits:
     memory_bytes: float = 2**32
     seconds: float = 600.0
     seconds_per_archive_byte: float = 15.0
+    seconds_per_given_byte: float = 0.01
 
 
 class ArchiveReader:
@@ -175,26 +150,27 @@ class ArchiveReader:
             raise self._unsupported("container", version, CONTAINER_VERSION)
         numerics_version = self._take(1, "the header field numerics version")[0]
         mode = self._take(1, "the header field mode")[0]
-        if mode != _STORED and (not mode & _CODED or mode > _CODED | _PRIOR | _TOKENS):
+        if mode != STORED and (not mode & CODED or mode > CODED | PRIOR | TOKENS | GIVEN):
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
         room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHA256_BYTES - CRC_BYTES
-        if mode & _PRIOR:
+        if mode & PRIOR:
             room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
         length = self._varint("the header field config length", room)
-        if (length > 0) != (mode != _STORED):
+        if (length > 0) != (mode != STORED):
             raise self._error(f"header field config has {length} bytes", self.bytes_read)
         config_at = self.bytes_read
         config = self._take(length, "the header field config")
         sha256 = self._take(SHA256_BYTES, "the header field sha256")
-        prior = self._prior() if mode & _PRIOR else None
-        tokens = self._tokens(original_bytes) if mode & _TOKENS else None
+        prior = self._file("prior") if mode & PRIOR else None
+        given = self._given() if mode & GIVEN else ()
+        tokens = self._tokens(original_bytes) if mode & TOKENS else None
         self._checksum("the header", 0)
         if numerics_version != NUMERICS_VERSION:
             raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)
         return Header(
-            original_bytes, seed, sha256, self._config(config, config_at), prior, tokens,
+            original_bytes, seed, sha256, self._config(config, config_at), prior, tokens, given,
             numerics_version,
         )  # fmt: skip
 
@@ -206,18 +182,31 @@ class ArchiveReader:
         length = self._varint("the header field vocabulary length", room)
         return Tokens(count, self._take(length, "the header field vocabulary"))
 
-    def _prior(self) -> PriorName:
-        sha256 = self._take(SHA256_BYTES, "the header field prior sha256")
-        length = self._varint("the header field prior name length", MAX_NAME_BYTES)
+    def _given(self) -> tuple[NamedFile, ...]:
+        count = self._varint("the header field given count", MAX_GIVEN)
+        if count == 0:
+            raise self._error("header field given count is 0", self.bytes_read - 1)
+        files = []
+        for _ in range(count):
+            file = self._file("given")
+            size = self._varint("the header field given size", MAX_ORIGINAL_BYTES)
+            files.append(NamedFile(file.sha256, file.name, size))
+        if self.bytes_read > MAX_HEADER_BYTES - CRC_BYTES:
+            raise self._error(f"the header exceeds {MAX_HEADER_BYTES} bytes", self.bytes_read)
+        return tuple(files)
+
+    def _file(self, what: str) -> NamedFile:
+        sha256 = self._take(SHA256_BYTES, f"the header field {what} sha256")
+        length = self._varint(f"the header field {what} name length", MAX_NAME_BYTES)
         start = self.bytes_read
-        raw = self._take(length, "the header field prior name")
+        raw = self._take(length, f"the header field {what} name")
         try:
             name = raw.decode()
         except UnicodeDecodeError as error:
-            raise self._error("header field prior name is not UTF-8", start) from error
+            raise self._error(f"header field {what} name is not UTF-8", start) from error
         if not name:
-            raise self._error("header field prior name is empty", start)
-        return PriorName(sha256, name)
+            raise self._error(f"header field {what} name is empty", start)
+        return NamedFile(sha256, name)
 
     def _magic(self) -> None:
         found = self._read(len(MAGIC))

@@ -21,6 +21,7 @@ _ZIP = b"PK\x03\x04"
 # What zipfile raises on bytes that are no zip archive, or one with unusual features.
 _ZIP_ERRORS = (zipfile.BadZipFile, LookupError, EOFError, RuntimeError, ValueError, struct.error)
 
+# Lines marked "after given files" are only written for archives that are made after some.
 # Modules go to a folder because numba compiles from files, not from archives. It is kept, with what
 # was compiled, for all files with the same decoder: its name is a digest of the modules, which are
 # compared all the same.
@@ -31,6 +32,7 @@ p = argparse.ArgumentParser(description="Restore the file that this archive desc
 p.add_argument("-o", "--output", required=True, help="a new file, or -")
 p.add_argument("--threads", type=int)
 p.add_argument("--prior")
+p.add_argument("--given", action="append", default=[])  # after given files
 a = p.parse_args()
 log = sys.stderr or open(os.devnull, "w")
 beside = a.output != "-"
@@ -78,6 +80,7 @@ def restore(d):
         print(f"compiling the decoder, {when}: a minute or two", file=log, flush=True)
     import numpy as np
     from prequential import decoding, errors, prior, run
+    from prequential.given import named  # after given files
     data, part = None, Path(d, "data")
     f = open(part, "wb+") if beside else sys.stdout.buffer
     def allocate(n):
@@ -90,6 +93,8 @@ def restore(d):
     try:
         options = run.Options(threads=a.threads,
                               prior=prior.load(a.prior) if a.prior else None,
+                              given=[named(f, np.fromfile(f, np.uint8))  # after given files
+                                     for f in a.given],  # after given files
                               progress=show if log.isatty() else None,
                               limits=run.Limits(float("inf"), float("inf")))
         decoding.decode(z.open("data.pq"), allocate, options)
@@ -121,15 +126,17 @@ except KeyboardInterrupt:
 """
 
 
-def write(archive: bytes, out: BinaryIO, *, numbers: bool = False) -> int:
+def write(archive: bytes, out: BinaryIO, parts: frozenset[str] = codesize.NONE) -> int:
     """Write the runnable archive around a `.pq` archive; return its size in bytes.
 
-    numbers tells whether it has pictures or sound, which take more code.
+    parts are what decoding it takes beyond others: see `codesize.parts`.
     """
-    packed = io.BytesIO()
+    packed, lines = io.BytesIO(), _MAIN.splitlines(keepends=True)
+    if codesize.GIVEN not in parts:
+        lines = [line for line in lines if "# after given files" not in line]
     with zipfile.ZipFile(packed, "w") as pyz:
-        _add(pyz, "__main__.py", bare(_MAIN.encode()), zipfile.ZIP_DEFLATED)
-        _add(pyz, "code", codesize.packed(numbers), zipfile.ZIP_STORED)
+        _add(pyz, "__main__.py", bare("".join(lines).encode()), zipfile.ZIP_DEFLATED)
+        _add(pyz, "code", codesize.packed(parts), zipfile.ZIP_STORED)
         _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
     out.write(packed.getvalue())
     return len(packed.getvalue())

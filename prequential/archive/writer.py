@@ -4,22 +4,79 @@ import zlib
 from typing import BinaryIO
 
 from prequential.archive.container import (
+    CODED,
+    CONTAINER_VERSION,
     CRC_BYTES,
     DATA,
     DIGEST_BYTES,
     END,
     FRAME_BYTES,
+    GIVEN,
+    MAGIC,
+    MAX_HEADER_BYTES,
+    MAX_NAME_BYTES,
+    MAX_ORIGINAL_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_SEED,
+    PRIOR,
     SHA256_BYTES,
+    STORED,
+    TOKENS,
     Header,
+    NamedFile,
 )
 from prequential.config import varint
+
+
+def header_bytes(header: Header) -> bytes:
+    """A header without its checksum. Raises ValueError when a field is out of range."""
+    if not 0 <= header.original_bytes <= MAX_ORIGINAL_BYTES:
+        raise ValueError(f"original_bytes {header.original_bytes} is not in 0..2^63-1")
+    if not 0 <= header.seed <= MAX_SEED:
+        raise ValueError(f"seed {header.seed} is not in 0..2^64-1")
+    if len(header.sha256) != SHA256_BYTES:
+        raise ValueError(f"sha256 has {len(header.sha256)} bytes, not {SHA256_BYTES}")
+    if header.config is None and (header.prior or header.given):
+        raise ValueError("a stored archive is made with neither prior nor given files")
+    config = b"" if header.config is None else header.config.to_bytes()
+    mode, prior, given, tokens = STORED if header.config is None else CODED, b"", b"", b""
+    if header.prior is not None:
+        mode, prior = mode | PRIOR, _named(header.prior)
+    if header.given:
+        mode, given = mode | GIVEN, varint(len(header.given))
+        given += b"".join(_named(file) + varint(file.size) for file in header.given)
+    if header.tokens is not None:
+        mode, packed = mode | TOKENS, header.tokens.vocabulary
+        tokens = varint(header.tokens.count) + varint(len(packed)) + packed
+    fields = [
+        MAGIC,
+        bytes([CONTAINER_VERSION, header.numerics_version, mode]),
+        varint(header.original_bytes),
+        varint(header.seed),
+        varint(len(config)),
+        config,
+        header.sha256,
+        prior,
+        given,
+        tokens,
+    ]
+    serial = b"".join(fields)
+    if len(serial) + CRC_BYTES > MAX_HEADER_BYTES:
+        raise ValueError(f"the header would exceed {MAX_HEADER_BYTES} bytes")
+    return serial
+
+
+def _named(file: NamedFile) -> bytes:
+    name = file.name.encode()
+    if not 0 < len(name) <= MAX_NAME_BYTES:
+        raise ValueError(f"the name {name!r} has {len(name)} bytes, not 1 to {MAX_NAME_BYTES}")
+    return file.sha256 + varint(len(name)) + name
 
 
 def stored_bytes(original_bytes: int, seed: int) -> int:
     """Size of the archive that holds the original as it is."""
     header = Header(original_bytes, seed, bytes(SHA256_BYTES), None)
-    size = len(header.to_bytes()) + CRC_BYTES + len(END) + CRC_BYTES
+    size = len(header_bytes(header)) + CRC_BYTES + len(END) + CRC_BYTES
     full, rest = divmod(original_bytes, FRAME_BYTES)
     return size + full * _frame_bytes(FRAME_BYTES) + (_frame_bytes(rest) if rest else 0)
 
@@ -40,7 +97,7 @@ class ArchiveWriter:
         self._crc = 0
         self.bytes_written = 0
         self.payload_bytes = 0
-        self._write(header.to_bytes())
+        self._write(header_bytes(header))
         self.header_bytes = self.bytes_written
 
     def data(self, payload: bytes, digest: bytes = b"") -> None:

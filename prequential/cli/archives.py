@@ -64,13 +64,19 @@ def decode(
 
     if archive.bytes is not None and archive.bytes > 2**18:  # of a file of a megabyte or so
         compile_apart(LARGE_BYTES)
-    with options.bar(source) as progress, checkpoints.interruptible(keeper):
+    with (
+        options.open_given() as given,
+        options.bar(source) as progress,
+        checkpoints.interruptible(keeper),
+    ):
         run = runs.Options(
             name=display(source),
             device=options.device,
             threads=options.threads,
             progress=progress,
             prior=options.load_prior(),
+            given=given,
+            kept=options.kept,
             limits=options.limits(),
             checkpoints=keeper,
             in_memory=in_memory,

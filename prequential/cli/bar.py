@@ -21,6 +21,7 @@ class Rates:
     def __init__(self) -> None:
         self._last = Progress(0, 0, 0.0, 0.0)
         self._current = math.nan  # bits per byte
+        self._begun = 0.0  # seconds, when what is at work now was begun
 
     def update(self, p: Progress) -> str:
         r"""Describe the run so far.
@@ -28,6 +29,9 @@ class Rates:
         >>> Rates().update(Progress(1000, 4000, 2500.0, 2.0))
         '2.50 bits/byte (mean 2.50, 31.2%) 0.5 kB/s 0:00:06 left'
         """
+        if p.bytes_done < self._last.bytes_done:  # a given file is learned
+            self._begun, self._current = self._last.seconds, math.nan
+            self._last = Progress(0, 0, 0.0, 0.0)
         step_bytes = p.bytes_done - self._last.bytes_done
         if step_bytes > 0:
             step = (p.payload_bits - self._last.payload_bits) / step_bytes
@@ -35,10 +39,11 @@ class Rates:
                 self._current = step
             self._current += (step - self._current) * min(1.0, step_bytes / CURRENT_BYTES)
             self._last = p
-        if p.bytes_done == 0 or p.seconds <= 0:
+        seconds = p.seconds - self._begun
+        if p.bytes_done == 0 or seconds <= 0:
             return "starting"
         mean = p.payload_bits / p.bytes_done
-        speed = p.bytes_done / p.seconds
+        speed = p.bytes_done / seconds
         return (
             f"{self._current:.2f} bits/byte (mean {mean:.2f}, {mean / 8:.1%})"
             f" {speed / 1000:.1f} kB/s {clock((p.bytes_total - p.bytes_done) / speed)} left"

@@ -56,7 +56,13 @@ def add(commands: flags.Commands) -> None:
         help="write FILE.pyz, decoder included: python FILE.pyz -o FILE restores the file",
     )
     flags.add_prior(parser)
-    parser.add_argument("--save-weights", metavar="OUT", help="write the final weights to a file")
+    flags.add_given(parser)
+    parser.add_argument(
+        "--save-weights",
+        metavar="OUT",
+        help="write the final weights and n-gram tables, without what the memory has counted, for"
+        " --prior; see --given for all of it",
+    )
     flags.add_bits(parser)
     parser.add_argument(
         "--dry-run",
@@ -81,6 +87,7 @@ def _encode(options: Options, source: str) -> None:
     keeper = checkpoints.keeper(options, "encode", target)
     with ExitStack() as stack:
         original = stack.enter_context(open_input(source))
+        given = stack.enter_context(options.open_given())
         output = stack.enter_context(atomic_output(target, force=options.force, mode=original.mode))
         weights, bits = (
             stack.enter_context(atomic_output(name, force=options.force)).file if name else None
@@ -89,7 +96,8 @@ def _encode(options: Options, source: str) -> None:
         from prequential import codec
         from prequential.training import run as runs
 
-        compile_apart(config.resolve(len(original.data)).memory_bytes())
+        size = sum(g.file.size for g in given)
+        compile_apart(config.resolve(len(original.data), None, size).memory_bytes())
         archive = io.BytesIO() if options.self_extracting else output.file
         with options.bar(source) as progress, checkpoints.interruptible(keeper):
             run = runs.Options(
@@ -97,6 +105,8 @@ def _encode(options: Options, source: str) -> None:
                 threads=options.threads,
                 progress=progress,
                 prior=options.load_prior(),
+                given=given,
+                kept=options.kept,
                 limits=limits,
                 checkpoints=keeper,
             )
@@ -139,10 +149,11 @@ def _write_bits(file: BinaryIO, costs: Costs) -> None:
 
 
 def _write_self_extracting(archive: io.BytesIO, output: Output, report: Report) -> Report:
-    from prequential.archive import selfextract
+    from prequential.archive import codesize, selfextract
+    from prequential.archive.container import ArchiveReader
 
-    numbers = report.config is not None and report.config["numbers"] != ""
-    size = selfextract.write(archive.getvalue(), output.file, numbers=numbers)
+    header = ArchiveReader(io.BytesIO(archive.getvalue()), "archive").header
+    size = selfextract.write(archive.getvalue(), output.file, codesize.parts(header))
     return summary.of_runnable(report, size)
 
 
@@ -158,19 +169,23 @@ def _verify(options: Options, output: Output, original_bytes: int) -> None:
         threads=options.threads,
         device=options.device,
         prior=options.prior,
+        given=options.given,
     )
 
 
 def _plan(options: Options, source: str) -> None:
     """Settings, memory and estimated time, of a file that is read and not encoded."""
-    with open_input(source) as original:
+    with open_input(source) as original, options.open_given() as given:
         from prequential import codec
+        from prequential.training import run as runs
 
-        plan = codec.plan(original.data, options.model(), options.limits(), options.device)
+        run = runs.Options(device=options.device, given=given, limits=options.limits())
+        plan = codec.plan(original.data, options.model(), run)
         size = len(original.data)
     figures: dict[str, object] = {
         "file": source,
         "original_bytes": size,
+        "given_bytes": sum(g.file.size for g in given),
         "tokens": plan.tokens,
         "memory_bytes": plan.memory_bytes,
         "seconds_at_most": round(plan.seconds, 1),

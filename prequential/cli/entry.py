@@ -16,18 +16,25 @@ from prequential.cli import (
     compare,
     curve,
     decode,
+    distance,
     doctor,
     encode,
     guard,
     info,
+    learn,
     mdl,
+    score,
     terminal,
     test,
     where,
 )
 from prequential.cli.options import EPILOG
 
-COMMANDS = (encode, decode, test, info, mdl, where, curve, compare, bench, doctor)
+COMMANDS = (
+    *(encode, decode, test, info),
+    *(learn, score, distance, where, mdl, curve, compare),
+    *(bench, doctor),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

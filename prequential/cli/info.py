@@ -39,6 +39,7 @@ def _info(options: Options, source: str) -> None:
     if options.json:
         return terminal.out_json(fields)
     fields["file"] = display(source)
+    fields["given"] = {str(number): file for number, file in enumerate(fields["given"], 1)}
     if fields["bits_per_byte"] is not None:
         fields["bits_per_byte"] = f"{fields['bits_per_byte']:.4f}"
     fields["decode_seconds_at_most"] = f"{fields['decode_seconds_at_most']} on two cores"
@@ -81,6 +82,7 @@ def _fields(source: str) -> dict[str, Any]:
         "seed": header.seed,
         "sha256": header.sha256.hex(),
         "prior": None if prior is None else {"name": prior.name, "sha256": prior.sha256.hex()},
+        "given": [dataclasses.asdict(f) | {"sha256": f.sha256.hex()} for f in header.given],
         "tokens": None if header.tokens is None else header.tokens.count,
         "vocabulary_bytes": None if header.tokens is None else len(header.tokens.vocabulary),
         "config": None if header.config is None else dataclasses.asdict(header.config),
@@ -95,10 +97,11 @@ def _cost(header: Header) -> tuple[int, float]:
     """Bytes that a decoder's model takes, and the seconds, at most, on two idle cores."""
     if header.config is None:
         return 0, 0.0
-    tokens, size = header.original_bytes, SYMBOLS
+    tokens, size, given = header.original_bytes, SYMBOLS, header.given_bytes
     if header.tokens is not None:
         tokens = header.tokens.count
-        size = int.from_bytes(header.tokens.vocabulary[:2], "big")  # its number of pieces
-    config = header.config.resolve(header.original_bytes, tokens)  # as its encoder has done
+        # Its number of pieces; where they follow from what is given, the most there can be.
+        size = int.from_bytes(header.tokens.vocabulary[:2], "big") if not header.given else 2048
+    config = header.config.resolve(header.original_bytes, tokens, given)  # as its encoder has done
     seconds = config.seconds_per_token(size, header.original_bytes / max(1, tokens))
-    return config.memory_bytes(size), round(_START_SECONDS + tokens * seconds, 1)
+    return config.memory_bytes(size), round(_START_SECONDS + (tokens + given) * seconds, 1)

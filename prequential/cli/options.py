@@ -6,19 +6,24 @@ import argparse
 import dataclasses
 import os
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from prequential.archive.container import MAX_SEED, Limits
-from prequential.archive.files import display
+from prequential.archive.files import STDIO, display, open_input
+from prequential.cli import terminal
 from prequential.cli.bar import progress_bar
 from prequential.config import Config, load, preset_names
+from prequential.errors import ConfigError
 from prequential.progress import ProgressCallback
 
 if TYPE_CHECKING:
+    from prequential.training.given import Given
     from prequential.training.prior import Prior
+    from prequential.training.run import Kept
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -68,6 +73,8 @@ class Options(Flags):
     max_memory: int | None = None  # bytes
     max_hours: float | None = None
     prior: str | None = None
+    given: tuple[str, ...] = ()  # names of files
+    state: str | None = None  # likewise, of `preq learn`
     seed: int = 0
     preset: str | None = None
     config: str | None = None  # a file's name
@@ -93,6 +100,36 @@ class Options(Flags):
 
         return prior.load(self.prior)
 
+    @contextmanager
+    def open_given(self) -> Iterator[tuple[Given, ...]]:
+        """What is to be learned first, if anything. Raises FileError, ConfigError."""
+        found: list[Given] = []
+        with ExitStack() as stack:
+            for name in self.given:
+                if name == STDIO:
+                    raise ConfigError("--given: standard input is not kept: give a file")
+                data = stack.enter_context(open_input(name)).data
+                from prequential.training.given import named
+
+                found.append(named(name, data))
+            yield tuple(found)
+
+    @cached_property
+    def kept(self) -> Kept | None:
+        """What becomes of the given once it is learned, for further files. Raises ConfigError."""
+        if not self.given:
+            if self.state is not None:
+                raise ConfigError(
+                    "--state saves learning what is given: give that, too, by --given"
+                )
+            return None
+        from prequential.training import learned
+
+        further = learned.InMemory() if len(self.files) > 1 else None
+        if self.state is None:
+            return further
+        return learned.InFile(self.state, terminal.say, further)
+
     def bar(self, source: str) -> AbstractContextManager[ProgressCallback | None]:
         """Progress on a file, as far as it is wanted."""
         wanted = not self.quiet and self.progress is not False
@@ -117,7 +154,7 @@ def add_command(
     return parser
 
 
-def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
+def add_json(parser: argparse._ActionsContainer, what: str = "one JSON object") -> None:
     """``--json``, in every command."""
     parser.add_argument("--json", action="store_true", help=f"{what} on standard output")
 
@@ -158,7 +195,7 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
-    """What any decoder takes: how to compute, the limits, the prior."""
+    """What any decoder takes: how to compute, the limits, the prior, what is given."""
     add_compute(parser)
     add_memory(parser)
     parser.add_argument(
@@ -168,6 +205,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         help="limit of estimated work that the archive's size does not pay for (10 minutes)",
     )
     add_prior(parser)
+    add_given(parser)
 
 
 def add_bits(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +238,21 @@ def add_prior(parser: argparse.ArgumentParser) -> None:
     """``--prior``."""
     parser.add_argument(
         "--prior", metavar="F.safetensors", help="weights to start from, part of the description"
+    )
+
+
+def add_given(parser: argparse.ArgumentParser) -> None:
+    """``--given``."""
+    parser.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="A",
+        help="a file to learn first, which costs nothing in the archive and which decoding takes"
+        " again; may be repeated, in order",
+    )
+    parser.add_argument(
+        "--state", metavar="S", help="a file of preq learn, which saves learning the given again"
     )
 
 

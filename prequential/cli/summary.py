@@ -37,6 +37,7 @@ def show(options: Options, source: str, target: str | None, report: Report) -> N
         ("original", f"{report.original_bytes:,} bytes"),
         ("archive", f"{report.archive_bytes:,} bytes"),
         ("rate", f"{report.bits_per_byte:.4f} bits/byte"),
+        *_given(report),
         *_vocabulary(report),
         ("description", _description(report)),
         ("time", f"{report.seconds:.1f} s, {report.bytes_per_second / 1000:.1f} kB/s"),
@@ -64,10 +65,17 @@ def _vocabulary(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def _given(report: Report) -> list[tuple[str, str]]:
+    if not report.given_bytes:
+        return []
+    return [("given", f"{report.given_bytes:,} bytes, learned first and not counted")]
+
+
 def _description(report: Report) -> str:
     """The terms of the description length, in bytes."""
+    given = ", given what was learned first" if report.given_bytes else ""
     prior = f" + prior {report.prior_bytes:,}" if report.prior_bytes else ""
     return (
         f"{report.description_length_bits // 8:,} bytes ="
-        f" archive {report.archive_bytes:,} + code {report.code_bytes:,}{prior}"
+        f" archive {report.archive_bytes:,} + code {report.code_bytes:,}{prior}{given}"
     )

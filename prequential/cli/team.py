@@ -24,7 +24,7 @@ def add_distributed(parser: argparse.ArgumentParser) -> None:
 
 def encode(options: Options, source: str) -> None:
     """Encode with the other ranks; the first one alone writes the archive and reports."""
-    others = ("verify", "self_extracting", "save_weights", "bits", "prior", "resume")
+    others = ("verify", "self_extracting", "save_weights", "bits", "prior", "given", "resume")
     if given := [name for name in others if getattr(options, name)]:
         raise ConfigError(f"--distributed does not go with --{given[0].replace('_', '-')}")
     if source == STDIO:

@@ -46,6 +46,7 @@ def add(commands: flags.Commands) -> None:
     flags.add_memory(parser)
     flags.add_config(parser)
     flags.add_prior(parser)
+    flags.add_given(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -77,7 +78,11 @@ def _where(options: WhereFlags) -> None:
 
 
 def _measured(options: WhereFlags) -> Where:
-    with open_input(options.file) as original, options.bar(options.file) as progress:
+    with (
+        open_input(options.file) as original,
+        options.open_given() as given,
+        options.bar(options.file) as progress,
+    ):
         from prequential import codec
         from prequential.coding.itemised import Costs
         from prequential.study.where import Where
@@ -94,6 +99,8 @@ def _measured(options: WhereFlags) -> Where:
                 threads=options.threads,
                 progress=progress,
                 prior=options.load_prior(),
+                given=given,
+                kept=options.kept,
                 limits=options.limits(),
             ),
             told=told.append,

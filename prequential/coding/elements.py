@@ -16,6 +16,12 @@ _TOP = np.uint8(128)
 _BLOCK = 1 << 20  # elements
 
 
+def _within(grids: list[Grid], before: int, size: int) -> list[Grid]:
+    """Those that lie within a part of the input, from where they are counted then, and change."""
+    moved = [grid._replace(start=grid.start - before, end=grid.end - before) for grid in grids]
+    return [grid for grid in moved if grid.start >= 0 and grid.end <= size and _changes(grid)]
+
+
 def _changes(grid: Grid) -> bool:
     return grid.signed or (grid.low_first and grid.size > 1)
 
@@ -31,11 +37,14 @@ def _turned(data: np.ndarray, grid: Grid, *, back: bool) -> np.ndarray:
 
 
 class Arranged:
-    """Data (n,) uint8, or its like that reads the parts it is asked for, as they are coded."""
+    """Data (n,) uint8, or its like that reads the parts it is asked for, as they are coded.
 
-    def __init__(self, data: Any, grids: list[Grid]) -> None:
+    So many bytes of the input, in which grids are counted, come before.
+    """
+
+    def __init__(self, data: Any, grids: list[Grid], before: int = 0) -> None:
         self._data = data
-        self._grids = [grid for grid in grids if _changes(grid)]
+        self._grids = _within(grids, before, len(data))
         self._ends = np.array([grid.end for grid in self._grids], np.int64)
 
     def __len__(self) -> int:
@@ -58,12 +67,15 @@ class Arranged:
         return found
 
 
-def restore(data: np.ndarray, grids: list[Grid], known: list[slice]) -> list[slice]:
+def restore(
+    data: np.ndarray, grids: list[Grid], known: list[slice], before: int = 0
+) -> list[slice]:
     """Put what is known of data (n,) uint8 back in the order of the file, in place.
 
-    Returns what is known then: elements that are known in part are not.
+    So many bytes of the input, in which grids are counted, come before. Returns what is known then:
+    elements that are known in part are not.
     """
-    joined = list[slice]()
+    grids, joined = _within(grids, before, len(data)), list[slice]()
     for part in known:
         if joined and joined[-1].stop == part.start:
             joined[-1] = slice(joined[-1].start, part.stop)
@@ -72,7 +84,7 @@ def restore(data: np.ndarray, grids: list[Grid], known: list[slice]) -> list[sli
     whole = list[slice]()
     for part in joined:
         start, end = part.start, part.stop
-        for grid in filter(_changes, grids):
+        for grid in grids:
             if grid.start < start < grid.end:
                 start += (grid.end - start) % grid.size
             if grid.start < end < grid.end:

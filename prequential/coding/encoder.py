@@ -1,30 +1,10 @@
-"""The other side of `coder.Decoder`, and a meter that only adds up, all with one verb, `code`."""
+"""The other side of `coder.Decoder`, with the same verb, `code`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from prequential.coding.coder import ENCODE, MEASURE, Predictor, carry, interval
-
-
-class Meter:
-    """Adds up the codelength of the symbols and writes nothing."""
-
-    def __init__(self) -> None:
-        self.loss_bits = 0.0  # sum of -log2(frequency / total)
-
-    def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
-        """Measure the first `count` tokens, in time-major order, of the chunk (T, B)."""
-        symbols = chunk.reshape(-1)[:count]
-
-        def measure(frequencies: np.ndarray) -> None:
-            nowhere = np.zeros(0, np.uint8)
-            _, bits = predictor.symbol_coder.code(
-                MEASURE, symbols, frequencies[:count], 0, interval(), nowhere, 0
-            )
-            self.loss_bits += bits
-
-        predictor.predict(chunk, measure)
+from prequential.coding.coder import ENCODE, Predictor, carry, interval
 
 
 class Encoder:

@@ -99,15 +99,18 @@ def coding_order(count: int, streams: int) -> np.ndarray:
     return np.concatenate([columns.reshape(-1), starts[:extra] + base])
 
 
-def places(count: int, grids: list[Grid]) -> np.ndarray:
+def places(count: int, grids: list[Grid], before: int = 0) -> np.ndarray:
     """(n,) int64: where in the input each byte stands that is coded, see `elements`.
+
+    Grids are counted from so many bytes before it on.
 
     >>> places(5, [Grid(1, 5, 2, 1, 0, True, False)])
     array([0, 2, 1, 4, 3])
     """
     found = np.arange(count)
     for grid in grids:
-        if grid.low_first:
-            part = found[grid.start : grid.end].reshape(-1, grid.size)
-            found[grid.start : grid.end] = part[:, ::-1].reshape(-1).copy()
+        start, end = grid.start - before, grid.end - before
+        if grid.low_first and start >= 0:
+            part = found[start:end].reshape(-1, grid.size)
+            found[start:end] = part[:, ::-1].reshape(-1).copy()
     return found

@@ -97,13 +97,16 @@ class Memory:
         self.packed = (pack(general), pack(self.states[1]) if grids else None)
 
     def start_at(self, starts: list[int]) -> None:
-        """Where in the input each stream starts."""
+        """Where in the input each stream goes on."""
         for state in self.states[1:]:
-            state.numbers.starts[:] = starts
+            state.numbers.starts[:] = starts - state.matches.position
 
-    def restore(self, data: np.ndarray, known: list[slice]) -> list[slice]:
-        """Put what is known of the input (n,) uint8 in its own order: see `elements.restore`."""
-        return numbers.restore(data, self.grids, known) if self.grids else known
+    def restore(self, data: np.ndarray, known: list[slice], before: int) -> list[slice]:
+        """Put what is known of data (n,) uint8 in its own order: see `elements.restore`.
+
+        So many bytes of the input come before it.
+        """
+        return numbers.restore(data, self.grids, known, before) if self.grids else known
 
     def code(
         self,

@@ -30,7 +30,7 @@ from prequential.predictors.series import Series
 from prequential.predictors.squares import TINY, Squares
 from prequential.predictors.tables import remix
 
-restore = elements.restore  # for decoders
+restore, Arranged = elements.restore, elements.Arranged  # for decoders
 
 CONTEXTS = 5
 PREDICTORS = 2

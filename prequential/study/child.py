@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import prequential
@@ -53,6 +53,7 @@ def verify(
     threads: int | None,
     device: str,
     prior: str | None,
+    given: Sequence[str] = (),
 ) -> None:
     """Decode an archive of our own in another process, with another number of threads.
 
@@ -66,6 +67,8 @@ def verify(
     options += ["--max-hours", "1e9", "--max-memory", f"{memory_bytes + original_bytes:.0f}"]
     if prior is not None:
         options += ["--prior", prior]
+    for name in given:
+        options += ["--given", name]
     command = preq("test", *options, "--", archive)
     result = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -469,7 +469,7 @@ def _key(job: Job, sha256: str) -> str:
     """What a kept result must agree in to be taken over."""
     prior = hashlib.sha256(Path(job.prior).read_bytes()).hexdigest() if job.prior else ""
     parts = [sha256, job.config().to_bytes().hex(), str(job.own_seed), prior]
-    code = hashlib.sha256(codesize.packed(numbers=True)).hexdigest()
+    code = hashlib.sha256(codesize.packed(codesize.ALL)).hexdigest()
     from prequential.coding import tokenizer
 
     if (name := job.config().tokenizer) != config.AUTO:

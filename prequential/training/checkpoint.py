@@ -13,7 +13,8 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 4  # raised when the tensors or their names change
+LAYOUT = 5  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 # What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
@@ -148,7 +149,7 @@ def save(file: BinaryIO, run: Run, identity: Mapping[str, Any]) -> None:
         "draws": run.learner.draw.count,
         **{name: _numbers(part, names) for name, (part, names) in _parts(run).items()},
     }
-    _write_tensors(file, arrays, manifest)
+    write(file, arrays, manifest)
 
 
 def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
@@ -157,25 +158,26 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
     Raises:
         FileError: the checkpoint cannot be read, is damaged, or is of another run.
     """
-    try:
+    remedy = "start at the beginning with -f instead of --resume"
+    with reading(path, "checkpoint", remedy):
         with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            manifest = json.loads(metadata["manifest"])
-            _check_identity(path, manifest, identity)
-            targets, found = _state(run.learner), dict[str, np.ndarray]()
-            sums: dict[str, int] = {}
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                array = file.get_tensor(name)
-                sums[name] = zlib.crc32(_flat(array))
-                if name in targets:
-                    _fill(name, targets.pop(name), array)
-                else:
-                    found[name] = np.array(array)
-        if targets or _checksum(sums, manifest) != metadata["crc32"]:
-            raise ValueError("incomplete, or changed since it was written")
+            manifest = manifest_of(file)
+            if differs := difference(manifest, identity):
+                raise FileError(
+                    f"{display(path)}: is the checkpoint of another run: its {differs}:"
+                    f" give what it was made with, or {remedy}"
+                )
+            found = fill(file, _state(run.learner))
         run.learner.step.quantise()
         run.learner.recurrence.quantise()
         _go_on(run, manifest, found)
+
+
+@contextmanager
+def reading(path: str, what: str, remedy: str) -> Iterator[None]:
+    """Have all that is wrong with a file of tensors be a FileError."""
+    try:
+        yield
     except OSError as error:
         raise FileError(f"{display(path)}: cannot be read: {error.strerror or error}") from error
     except (
@@ -186,10 +188,57 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
         TypeError,
         ValueError,
     ) as error:
-        raise FileError(
-            f"{display(path)}: the checkpoint is damaged ({error}):"
-            " start at the beginning with -f instead of --resume"
-        ) from error
+        raise FileError(f"{display(path)}: the {what} is damaged ({error}): {remedy}") from error
+
+
+def manifest_of(file: Any) -> dict[str, Any]:
+    """What an open file of tensors says it is of. Raises LookupError or ValueError if nothing."""
+    manifest = json.loads((file.metadata() or {})["manifest"])
+    if not isinstance(manifest, dict):
+        raise ValueError("no manifest")
+    return manifest
+
+
+def fill(file: Any, targets: dict[str, _View]) -> dict[str, np.ndarray]:
+    """Fill arrays from those of an open file, by name; what else is in it.
+
+    Raises:
+        ValueError: one is missing, or does not fit, or the file's checksum.
+    """
+    found, sums = dict[str, np.ndarray](), dict[str, int]()
+    for name in file.keys():  # noqa: SIM118 (no mapping)
+        array = file.get_tensor(name)
+        sums[name] = zlib.crc32(_flat(array))
+        if name in targets:
+            _fill(name, targets.pop(name), array)
+        else:
+            found[name] = np.array(array)
+    if targets or _checksum(sums, manifest_of(file)) != file.metadata()["crc32"]:
+        raise ValueError("incomplete, or changed since it was written")
+    return found
+
+
+def learned(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Views of all that a run has learned so far, and the numbers that go with them."""
+    arrays = {name: _on_host(view) for name, view in _state(run.learner).items()}
+    parts = {name: part for name, part in _parts(run).items() if name != "coder"}
+    numbers = {name: _numbers(part, names) for name, (part, names) in parts.items()}
+    return arrays, {"draws": run.learner.draw.count, **numbers}
+
+
+def put_back(run: Run, arrays: Any, numbers: Mapping[str, Any]) -> None:
+    """Put what a run like this one had `learned` into it; arrays are a mapping or an open file."""
+    if isinstance(arrays, Mapping):
+        for name, view in _state(run.learner).items():
+            _fill(name, view, arrays[name])
+    else:
+        fill(arrays, _state(run.learner))
+    run.learner.step.quantise()
+    run.learner.recurrence.quantise()
+    run.learner.draw.skip(int(numbers["draws"]) - run.learner.draw.count)
+    for name, (part, names) in _parts(run).items():
+        for key in _numbers(part, names) if name != "coder" else ():
+            setattr(part, key, numbers[name][key])
 
 
 def _state(learner: Learner) -> dict[str, _View]:
@@ -244,23 +293,22 @@ def _identity(command: str, header: Header) -> dict[str, Any]:
         "seed": header.seed,
         "config": header.config.to_bytes().hex() if header.config else "",
         "prior": header.prior.sha256.hex() if header.prior else "none",
+        "given": " ".join(file.sha256.hex() for file in header.given),
         "vocabulary": zlib.crc32(header.tokens.vocabulary) if header.tokens else 0,
     }
 
 
-def _check_identity(path: str, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what the run that was kept differs from the one that is wanted; empty if in nothing."""
     for key, value in wanted.items():
         if kept[key] == value:
             continue
-        differs = f"{key} is {ascii(kept[key])[:80]}, this run's is {ascii(value)[:80]}"
         if key == "config":
             found = _differences(kept[key], value)
             more = f" and {len(found) - 3} settings more" if len(found) > 3 else ""
-            differs = f"config has {', '.join(found[:3])}{more}"
-        raise FileError(
-            f"{display(path)}: is the checkpoint of another run: its {differs}:"
-            " give what it was made with, or start at the beginning with -f instead of --resume"
-        )
+            return f"config has {', '.join(found[:3])}{more}"
+        return f"{key} is {ascii(kept[key])[:80]}, this run's is {ascii(value)[:80]}"
+    return ""
 
 
 def _differences(kept: str, wanted: str) -> list[str]:
@@ -312,9 +360,7 @@ def _flat(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _write_tensors(
-    file: BinaryIO, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
-) -> None:
+def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
     """The safetensors format, streamed: its library would hold a copy of everything."""
     entries: dict[str, Any] = {"__metadata__": {"manifest": json.dumps(manifest), "crc32": "0" * 8}}
     end = 0

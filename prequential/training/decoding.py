@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import BinaryIO
 
 import numpy as np
@@ -33,7 +34,7 @@ def decode(
 
     Raises:
         ArchiveError: not an archive, damaged, of an unsupported version, made with a prior that
-            is not the given one, or beyond the limits.
+            is not the one there is or after files that are not given, or beyond the limits.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
     started, name = time.monotonic(), options.name
@@ -41,7 +42,11 @@ def decode(
     reader = ArchiveReader(archive, name)
     header = reader.header
     options = replace(options, prior=_needed_prior(name, header, options.prior))
-    vocabulary = _vocabulary(name, header)
+    given: list[Bytes] = []
+    if header.given:
+        given, vocabulary = import_module(".given", __package__).prepared(header, options)
+    else:
+        vocabulary = _vocabulary(name, header)
     _check_header(header, vocabulary, options)
     data = _allocated(allocate, header.original_bytes, name)
     run = None
@@ -51,12 +56,14 @@ def decode(
         with exact(options.device):
             symbols = np.zeros(header.tokens.count, np.uint16) if header.tokens else data
             decoder = Decoder()
-            run = Run(header, header.config, options, symbols, vocabulary, decoder, started)
+            run = Run(
+                header, header.config, options, symbols, vocabulary, decoder, started, None, given
+            )
             try:
                 _run(run, decoder, reader, data, decoded)
             finally:
                 if run.learner.memory is not None:
-                    decoded[:] = run.learner.memory.restore(data, decoded)
+                    decoded[:] = run.learner.memory.restore(data, decoded, header.given_bytes)
     reader.end()
     if sha256_of(data) != header.sha256:
         decoded.clear()
@@ -80,7 +87,7 @@ def _run(
     joined = _Joined(name, run.vocabulary, run.symbols, data)
     frames = run.frames()
     done = run.frames_done
-    resumed = done if run.steps_done else None
+    resumed = done if run.steps_done > run.given_steps else None
     for index in range(run.frame_count):
         payload, expected = reader.data()
         if index < done:
@@ -105,7 +112,9 @@ def _check_header(header: Header, vocabulary: Vocabulary, options: Options) -> N
     count = tokens.count if tokens else header.original_bytes
     try:
         check_memory(config, held, vocabulary, options.limits, options.device)
-        fits = config is None or config == config.resolve(header.original_bytes, count)
+        fits = config is None or config == config.resolve(
+            header.original_bytes, count, header.given_bytes
+        )
     except ConfigError as error:
         raise ArchiveError(f"{name}: {error}") from error
     if not fits:
@@ -185,7 +194,7 @@ def _diverged(name: str, what: str) -> str:
 
 def _check_work(name: str, run: Run, index: int, archive_bytes: int) -> None:
     """See that the archive is large enough for the work up to the end of frame `index`."""
-    steps = min(run.steps, (index + 1) * run.frame_steps)
+    steps = (index + 1) * run.frame_steps
     done = min(len(run.symbols), steps * run.config.chunk * run.config.streams)
     size, limits = len(run.vocabulary.pieces), run.options.limits
     needed = done * run.config.seconds_per_token(size, run.bytes_per_token)

@@ -6,6 +6,7 @@ Headers propose first, and what looks like numbers where there is none.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,20 +30,32 @@ _MOST_GRIDS = 1000
 _GAIN = 64  # it has to be shorter by 1 part in 64, and by what the header says of it
 
 
-def find(data: Bytes, config: Config) -> str:
+def find(data: Bytes, config: Config, given: Sequence[Bytes] = ()) -> str:
     """`Config.numbers` of data (n,) uint8: where coding it as numbers pays.
 
+    If anywhere, it is looked for in what is given first as well, from whose beginning it counts.
     The memory alone codes a sample of every proposal both ways; nothing but its size counts.
     """
     if config.memory.kind == "none" or config.tokenizer != BYTES:
         return ""
+    kept = _kept(data, config)
+    if kept and given:
+        parts, found, before = [*(_kept(part, config) for part in given), kept], list[Grid](), 0
+        for grids, part in zip(parts, [*given, data], strict=True):
+            for grid in grids:
+                found.append(grid._replace(start=grid.start + before, end=grid.end + before))
+            before += len(part)
+        kept = found[-_MOST_GRIDS:]
+    return text_of(kept)
+
+
+def _kept(data: Bytes, config: Config) -> list[Grid]:
     proposed = formats.proposals(data)
     ends = [0, *(grid.end for grid in proposed)]
     starts = [*(grid.start for grid in proposed), len(data)]
     for end, start in zip(ends, starts, strict=True):
         proposed += guesses(data, end, start)
-    kept = [grid for grid in sorted(proposed) if _pays(data, grid, config)]
-    return text_of(kept[:_MOST_GRIDS])
+    return [grid for grid in sorted(proposed) if _pays(data, grid, config)][:_MOST_GRIDS]
 
 
 def _pays(data: Bytes, grid: Grid, config: Config) -> bool:

@@ -68,7 +68,7 @@ class Learner:
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, V), np.int32)
         self._dlogits: np.ndarray | None = None  # of a chunk that was decoded
-        self._past = past
+        self.past = past
         self._past_count = 0
         self.draw = Draw(seed)
         self._replays = config.epochs - 1
@@ -141,9 +141,9 @@ class Learner:
         Then one on a past chunk for every further epoch.
         """
         self._learn(chunk, count, tables=True)
-        if self._past is not None and self._past_count:
+        if self.past is not None and self._past_count:
             for _ in range(self._replays):
-                self._replay(self.draw.below(self._past_count), self._past)
+                self._replay(self.draw.below(self._past_count), self.past)
         self._past_count += 1
         self.threads.stop()
 

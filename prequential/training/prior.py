@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from prequential.archive.container import MAX_NAME_BYTES, PriorName
+from prequential.archive.container import MAX_NAME_BYTES, NamedFile
+from prequential.config import NgramConfig
 from prequential.errors import ConfigError, FileError
 
 # Keeps sums of logits and embeddings finite whatever the file holds.
@@ -26,7 +27,7 @@ MAX_MAGNITUDE = 2.0**20
 class Prior:
     """Arrays by name, with the identity and the price of the file that held them."""
 
-    identity: PriorName
+    identity: NamedFile
     arrays: dict[str, np.ndarray]
     compressed_bytes: int
 
@@ -57,11 +58,11 @@ def load(path: str) -> Prior:
     except (SafetensorError, KeyError, ValueError) as error:
         raise FileError(f"{shown}: is no safetensors file: give one of --save-weights") from error
     name = os.path.basename(path).encode("utf-8", "replace")[:MAX_NAME_BYTES]
-    identity = PriorName(hashlib.sha256(packed).digest(), name.decode(errors="ignore"))
+    identity = NamedFile(hashlib.sha256(packed).digest(), name.decode(errors="ignore"))
     return Prior(identity, arrays, compressed_bytes(packed))
 
 
-def check(prior: Prior, learned: dict[str, np.ndarray], slots: int) -> None:
+def check(prior: Prior, learned: dict[str, np.ndarray], tables: NgramConfig) -> None:
     """See that a prior fits what a learner of this config has `learned`, and is harmless.
 
     Raises:
@@ -73,12 +74,15 @@ def check(prior: Prior, learned: dict[str, np.ndarray], slots: int) -> None:
     for key, target in learned.items():
         source = prior.arrays[key]
         if source.shape != target.shape or source.dtype != target.dtype:
+            # Their number of rows follows the input's length.
+            rows = (len(source) // max(1, len(tables.contexts))).bit_length() - 1
+            told = f", as --set ngrams.rows_log2={rows}" if key == "ngrams.tags" else ""
             raise ConfigError(
                 f"--prior {name}: {key} is {source.dtype} {source.shape}, this config's is"
-                f" {target.dtype} {target.shape}: encode with the config it was trained with"
+                f" {target.dtype} {target.shape}: encode with the config it was trained with{told}"
             )
         if source.dtype.kind == "f" and not (np.abs(source) <= MAX_MAGNITUDE).all():
             raise ConfigError(f"--prior {name}: {key} holds numbers beyond {MAX_MAGNITUDE}")
     used = prior.arrays["ngrams.used"]
-    if used.size and used.max() > slots:
-        raise ConfigError(f"--prior {name}: ngrams.used exceeds ngrams.slots = {slots}")
+    if used.size and used.max() > tables.slots:
+        raise ConfigError(f"--prior {name}: ngrams.used exceeds ngrams.slots = {tables.slots}")

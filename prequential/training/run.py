@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,7 +28,9 @@ from prequential.training.prior import Prior
 
 if TYPE_CHECKING:
     from prequential.archive.writer import ArchiveWriter
-    from prequential.coding.encoder import Encoder, Meter
+    from prequential.coding.encoder import Encoder
+    from prequential.coding.meter import Meter
+    from prequential.training.given import Given
 
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2
@@ -48,6 +51,18 @@ class Checkpoints(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """What keeps a learner that has learned the given for the next run: see `learned`."""
+
+    def restore(self, run: Run) -> bool:
+        """Put it into a run that has not, if it is there."""
+        ...
+
+    def keep(self, run: Run) -> None:
+        """Take it from a run that has just learned the given."""
+        ...
+
+
 class Bytes(Protocol):
     """What is encoded: an array (n,) uint8, or its like that reads the parts it is asked for."""
 
@@ -61,23 +76,44 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is made: nothing here but the prior changes what it computes."""
+    """How a run is made: nothing here but prior and given files changes what it computes."""
 
     name: str = "archive"  # of the archive, in messages
     device: str = "cpu"
     threads: int | None = None
     progress: ProgressCallback | None = None
     prior: Prior | None = None
+    given: tuple[Given, ...] = ()  # learned first, in this order
     limits: Limits = LIMITS
     checkpoints: Checkpoints | None = None
+    kept: Kept | None = None
     in_memory: bool = False  # the original counts against the limit of memory
     # Makes a learner that computes the same bits in another way.
     new_learner: Callable[..., Learner] | None = None
 
 
+class Cut:
+    """Tokens (n,) as B streams of equal length; the first ones take the rest, one token each.
+
+    So many tokens of other cuts come before.
+    """
+
+    def __init__(self, symbols: Bytes, before: int, streams: int, chunk: int) -> None:
+        self.symbols, self.before, self.chunk = symbols, before, chunk
+        base, extra = divmod(len(symbols), streams)
+        borders = [b * base + min(b, extra) for b in range(streams + 1)]
+        self.streams = list(pairwise(borders))
+        self.steps = -(-borders[1] // chunk)
+
+    def taken(self, first: int, end: int) -> list[slice]:
+        """Which of the tokens the chunks first..end hold, of every stream; most of the first."""
+        a, b = first * self.chunk, end * self.chunk
+        return [slice(start + a, min(start + b, stop)) for start, stop in self.streams]
+
+
 @dataclass
 class Run:
-    """One pass of the loop over the data, in frames of whole chunks."""
+    """One pass of the loop over the data, in frames of whole chunks, after what is given."""
 
     header: Header
     config: Config
@@ -87,56 +123,64 @@ class Run:
     coder: Encoder | Decoder | Meter
     started: float  # by time.monotonic, of the time that an earlier run took as well
     writer: ArchiveWriter | None = None
-    steps_done: int = 0  # chunks coded and learned
+    given: Sequence[Bytes] = ()  # tokens (n,) of each given file
+    steps_done: int = 0  # chunks coded, or given, and learned
     frames_done: int = 0  # frames whose payload is complete
 
     def __post_init__(self) -> None:
         options, count = self.options, len(self.symbols)
         self.bytes_per_token = self.header.original_bytes / max(1, count)
+        B, T = self.config.streams, self.config.chunk
+        self.cuts, every = list[Cut](), 0  # tokens
+        for symbols in (*self.given, self.symbols):
+            self.cuts.append(Cut(symbols, every, B, T))
+            every += len(symbols)
         each = self.config.seconds_per_token(len(self.vocabulary), self.bytes_per_token)
         if self.config.model.layers:
             selftest.require(options.device, selftest.OF_ATTENTION)
-        threads = options.threads or (DEFAULT_THREADS if count * each > _LONG_SECONDS else 1)
+        threads = options.threads or (DEFAULT_THREADS if every * each > _LONG_SECONDS else 1)
         self.learner = (options.new_learner or _learner_of(options.device))(
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
         if options.prior is not None:
-            priors.check(options.prior, self.learner.learned(), self.config.ngrams.slots)
+            priors.check(options.prior, self.learner.learned(), self.config.ngrams)
             self.learner.restore(options.prior.arrays)
-        B, T = self.config.streams, self.config.chunk
-        # Streams of equal length; the first ones take the rest, one token each.
-        self.base, self.extra = divmod(len(self.symbols), B)
-        self.starts = [b * self.base + min(b, self.extra) for b in range(B)]
-        if self.learner.memory is not None:
-            self.learner.memory.start_at(self.starts)
-        self.columns = self.base + (self.extra > 0)
-        self.steps = -(-self.columns // T)
-        frame_tokens = max(1, FRAME_BYTES * len(self.symbols) // max(1, self.header.original_bytes))
+        self.steps = sum(cut.steps for cut in self.cuts)
+        self.given_steps = self.steps - self.cuts[-1].steps
+        frame_tokens = max(1, FRAME_BYTES * count // max(1, self.header.original_bytes))
         self.frame_steps = -(-frame_tokens // (B * T))
-        self.frame_count = -(-self.steps // self.frame_steps)
+        self.frame_count = -(-self.cuts[-1].steps // self.frame_steps)
         self._dtype = np.uint8 if self.header.tokens is None else np.uint16
         if options.checkpoints is not None:
             options.checkpoints.begin(self)
 
     def frames(self) -> Iterator[None]:
         """Run the loop, from where it stands; stops after each frame's last chunk."""
+        if self.steps_done < self.given_steps:
+            import_module(".given", __package__).learn(self)
         for frame in range(self.frames_done, self.frame_count):
-            end = min(self.steps, (frame + 1) * self.frame_steps)
-            loop.run(self._chunks(self.steps_done, end), self.coder, self.learner)
+            end = min(self.steps, self.given_steps + (frame + 1) * self.frame_steps)
+            loop.run(self.chunks(end, self.coder), self.coder, self.learner)
             self.frames_done += 1
             yield
 
     def finished(self) -> list[slice]:
-        """Which of the tokens the chunks done so far hold: a part of every stream."""
-        columns = self.steps_done * self.config.chunk
-        lengths = [self.base + (b < self.extra) for b in range(len(self.starts))]
-        return [slice(s, s + min(n, columns)) for s, n in zip(self.starts, lengths, strict=True)]
+        """Which of the tokens the chunks coded so far hold: a part of every stream."""
+        return self.cuts[-1].taken(0, max(0, self.steps_done - self.given_steps))
 
-    def _chunks(self, first: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
-        """(chunk (T, B), count of real tokens); what a decoder fills in goes to symbols."""
-        decoding = isinstance(self.coder, Decoder)
-        for step in range(first, end):
-            chunk, parts, count = self._parts(step)
+    def chunks(
+        self, end: int, coder: Encoder | Decoder | Meter
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """(chunk (T, B), count of real tokens) from where the run stands to chunk `end`.
+
+        What a decoder fills in goes to symbols.
+        """
+        decoding = isinstance(coder, Decoder)
+        for step in range(self.steps_done, end):
+            cut, within = self._cut(step)
+            if within == 0 and self.learner.memory is not None:
+                self.learner.memory.start_at([cut.before + start for start, _ in cut.streams])
+            parts, chunk, count = self._chunk(cut, within)
             if not decoding:
                 _copy(parts, chunk)
             yield chunk, count
@@ -145,32 +189,35 @@ class Run:
                     part[:] = chunk[: len(part), b]
             # The loop asks for the next chunk once this one is learned.
             self.steps_done = step + 1
-            self._show(min(len(self.symbols), step * self.config.chunk * len(parts) + count))
+            self._show(cut, within * self.config.chunk * len(parts) + count, coder.loss_bits)
             if self.options.checkpoints is not None:
                 self.options.checkpoints.chunk_done(self)
 
+    def _cut(self, step: int) -> tuple[Cut, int]:
+        """The tokens of a chunk, and its number among theirs."""
+        for cut in self.cuts:
+            if step < cut.steps:
+                break
+            step -= cut.steps
+        return cut, step
+
     def _past(self, step: int) -> tuple[np.ndarray, int]:
         """A chunk that is known already, to be replayed, and its count of real tokens."""
-        chunk, parts, count = self._parts(step)
+        parts, chunk, count = self._chunk(*self._cut(step))
         _copy(parts, chunk)
         return chunk, count
 
-    def _parts(self, step: int) -> tuple[np.ndarray, list[np.ndarray], int]:
-        """An empty chunk (T, B), each stream's share of the tokens (n,), and their sum."""
-        B, T = self.config.streams, self.config.chunk
-        a = step * T
-        full = min(T, self.base - a)  # columns in which every stream has a token
-        chunk = np.zeros((min(T, self.columns - a), B), self._dtype)
-        own = [len(chunk) if b < self.extra else full for b in range(B)]
-        parts = [self.symbols[s + a : s + a + n] for s, n in zip(self.starts, own, strict=True)]
-        return chunk, parts, sum(own)
+    def _chunk(self, cut: Cut, step: int) -> tuple[list[np.ndarray], np.ndarray, int]:
+        """Each stream's share of the tokens (n,), an empty chunk (T, B), and their sum."""
+        parts = [cut.symbols[part] for part in cut.taken(step, step + 1)]
+        return parts, np.zeros((len(parts[0]), len(parts)), self._dtype), sum(map(len, parts))
 
-    def _show(self, done: int) -> None:
+    def _show(self, cut: Cut, done: int, bits: float) -> None:
         if self.options.progress is not None:
             seconds = time.monotonic() - self.started
-            size = self.header.original_bytes
-            done = done * size // len(self.symbols)
-            self.options.progress(Progress(done, size, self.coder.loss_bits, seconds))
+            size = round(len(cut.symbols) * self.bytes_per_token)
+            done = done * size // len(cut.symbols)
+            self.options.progress(Progress(done, size, bits, seconds))
 
 
 def _learner_of(device: str) -> Callable[..., Learner]:

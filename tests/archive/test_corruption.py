@@ -239,7 +239,7 @@ def header(cfg: Config | None, original: int, seed: int = 0) -> bytes:
 
 def raw(packed: bytes, original: bytes = b"\x80\x10") -> bytes:
     fields = container.MAGIC + bytes([1, container.NUMERICS_VERSION, 1]) + original + b"\0"
-    fields += container.varint(len(packed)) + packed + bytes(32)
+    fields += config.varint(len(packed)) + packed + bytes(32)
     return fields + container.zlib.crc32(fields).to_bytes(4, "little")
 
 
@@ -274,7 +274,7 @@ def extremes() -> list[tuple[str, bytes]]:
     return cases
 
 
-HUGE = container.varint(2**63 - 1)
+HUGE = config.varint(2**63 - 1)
 
 
 def _bounds(name: str) -> list[object]:

@@ -78,6 +78,7 @@ class StandIn:
             bits_per_token=1.25,
             description_length_bits=8 * (archive_bytes + 1000),
             code_bytes=1000,
+            given_bytes=0,
             prior_bytes=0,
             weights_bytes=4000,
             seconds=2.0,

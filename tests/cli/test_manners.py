@@ -16,7 +16,7 @@ import pytest
 from samples import text
 
 import prequential
-from prequential.archive.container import Header, PriorName
+from prequential.archive.container import Header, NamedFile
 from prequential.archive.files import display, display_target, sibling
 from prequential.archive.writer import ArchiveWriter
 from prequential.cli import bar, entry, guard, main, options, terminal
@@ -68,7 +68,7 @@ def test_names_in_an_archive_do_not_reach_the_terminal(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Config(tokenizer=EVIL)
-    coded("c.pq", config=config, prior=PriorName(bytes(32), EVIL))
+    coded("c.pq", config=config, prior=NamedFile(bytes(32), EVIL))
     assert main(["info", *flags, "c.pq"]) == 0
     shown = capsys.readouterr().out
     assert "evil" in shown
@@ -79,7 +79,7 @@ def test_names_in_an_archive_do_not_reach_the_terminal(
 
 @pytest.mark.usefixtures("folder")
 def test_nor_does_what_a_message_quotes(says: Says) -> None:
-    coded("c.pq", config=Config(), prior=PriorName(bytes(32), EVIL))
+    coded("c.pq", config=Config(), prior=NamedFile(bytes(32), EVIL))
     assert main(["decode", "-o", "b", "c.pq"]) == 1
     assert "evil" in (told := says())
     assert all(c.isprintable() for c in told.rstrip("\n"))

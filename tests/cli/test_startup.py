@@ -79,7 +79,7 @@ with open_input(sys.argv[1]) as original:
     header = Header(data.size, 0, bytes(32), config.resolve(data.size))
     coder = Encoder()
     run = Run(header, header.config, Options(threads=1), data, SINGLE_BYTES, coder, 0.0)
-    loop.run(run._chunks(0, 8), run.coder, run.learner)
+    loop.run(run.chunks(8, run.coder), run.coder, run.learner)
     assert run.coder.loss_bits > 0
 """
     _, kilobytes, _ = measure(code, str(file))

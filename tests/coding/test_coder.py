@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prequential.coding.coder import TOTAL_BITS, Decoder, Direct
-from prequential.coding.encoder import Encoder, Meter
+from prequential.coding.encoder import Encoder
+from prequential.coding.meter import Meter
 from prequential.errors import DivergenceError
 
 TOTAL = 1 << TOTAL_BITS

@@ -28,6 +28,7 @@ from prequential.config import _CONTEXT_SIZES, Config
 from prequential.errors import FileError
 from prequential.training import checkpoint, prior, run
 from prequential.training.checkpoint import Checkpoints
+from prequential.training.given import named
 from prequential.training.run import Options, Run
 
 SMALL = ["model.input_rows_log2=8"]
@@ -122,6 +123,28 @@ def test_resumed_at_any_chunk(overrides: list[str], path: Path, counts: Counter[
             counts["resumed runs, chunk by chunk"] += 1
             keeper.remove()
             assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["memory.kind=mix", "numbers=500-1001:u1x1,1501-1701:u1x1"]]
+)
+def test_resumed_while_what_is_given_is_learned(overrides: list[str], path: Path) -> None:
+    """And after it, before a frame is complete."""
+    config = small(*SMALL, "streams=2", "memory.buckets=65536", *overrides)
+    first = tuple(named(n, np.frombuffer(text(500, 4 + len(n)), np.uint8)) for n in ("a", "bb"))
+    archive = encode(config, given=first)
+    steps = 2 * -(-250 // config.chunk)
+    for stop in (1, steps // 2, steps // 2 + 1, steps, steps + 1, steps + 40):
+        for way, what, wanted in ((encode, config, archive), (decode, archive, DATA)):
+            with pytest.raises(Stop):
+                way(what, Keeper(path, way.__name__, stop=stop), given=first)  # type: ignore[operator]
+            keeper = Keeper(path, way.__name__, resume=True)
+            assert way(what, keeper, given=first) == wanted, stop  # type: ignore[operator]
+            keeper.remove()
+    with pytest.raises(Stop):
+        encode(config, Keeper(path, "encode", stop=3), given=first)
+    with pytest.raises(FileError, match="another run: its given is"):
+        encode(config, Keeper(path, "encode", resume=True), given=first[::-1])
 
 
 def test_resumed_twice(path: Path) -> None:
@@ -247,7 +270,7 @@ def test_a_full_disk_costs_only_the_checkpoint(path: Path, monkeypatch: pytest.M
         tries.append(1)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", full)
+    monkeypatch.setattr(checkpoint, "write", full)
     keeper = Checkpoints(
         str(path), "encode", seconds=0, share=1e9, resume=False, warn=(told := []).append
     )
@@ -268,7 +291,7 @@ def test_the_cost_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         written.append(now[0])
         now[0] += 9.0
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", write)
+    monkeypatch.setattr(checkpoint, "write", write)
     keeper = Checkpoints(str(path), "encode", seconds=300, resume=False, warn=print)
 
     class Slow:

@@ -94,6 +94,9 @@ def test_it_must_fit(trained: Path, tmp_path: Path) -> None:
         save_file({**given.arrays, **arrays}, path)
         return prior.load(path)
 
+    tables = {f"ngrams.{name}": given.arrays[f"ngrams.{name}"][: 6 << 8] for name in ("tags",)}
+    with pytest.raises(ConfigError, match=r"as --set ngrams.rows_log2=8$"):
+        encode(text(500), changed(**tables))
     head = given.arrays["model.head"]
     bad = [
         changed(extra=head),
