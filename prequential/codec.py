@@ -17,7 +17,6 @@ import numpy as np
 from prequential.archive import codesize
 from prequential.archive.container import (
     CONTAINER_VERSION,
-    DIGEST_BYTES,
     FRAME_BYTES,
     Header,
     Limits,
@@ -187,9 +186,8 @@ def codelength(
     with exact(device):
         run = Run(header, config, options, symbols, vocabulary, meter, started)
         for _ in run.frames():
-            archive.data(b"", bytes(DIGEST_BYTES))
+            archive.data(b"", bytes(header.digest_bytes))
         digest = run.learner.digest()
-    archive.end()
     payload_bytes = -(-int(meter.loss_bits) // 8)
     written = archive.bytes_written + payload_bytes
     return report_of(
@@ -225,9 +223,8 @@ def encode(
     with exact(options.device):
         run = Run(header, config, options, symbols, vocabulary, encoder, started, writer)
         for _ in run.frames():
-            writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])
+            writer.data(encoder.finish(), run.learner.digest()[: header.digest_bytes])
         digest = run.learner.digest()
-    writer.end()
     if weights is not None:
         weights.write(priors.to_bytes(run.learner.learned()))
     if writer.bytes_written > stored_bytes(len(data), seed):
@@ -335,7 +332,6 @@ def _store(data: Bytes, archive: BinaryIO, seed: int, sha256: bytes, started: fl
     writer = ArchiveWriter(archive, header)
     for start in range(0, len(data), FRAME_BYTES):
         writer.data(data[start : start + FRAME_BYTES].tobytes())
-    writer.end()
     return report_of(
         header, writer.header_bytes, len(data), writer.bytes_written, 8.0 * len(data), b"", None,
         started,

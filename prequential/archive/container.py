@@ -1,4 +1,4 @@
-"""The ``.pq`` format: a header, data frames, an end frame (``docs/FORMAT.md``, byte by byte).
+"""The ``.pq`` format: a header and data frames (``docs/FORMAT.md``, byte by byte).
 
 The reader trusts nothing: no length is believed before its bytes have arrived, every size has a
 cap, and one running checksum covers all that came before, so a frame that is damaged, swapped,
@@ -14,12 +14,13 @@ from prequential.errors import ArchiveError, ConfigError
 
 # High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
 MAGIC = b"\xb7pq\r\n\n"
-CONTAINER_VERSION = 1
-NUMERICS_VERSION = 3
+CONTAINER_VERSION = 2
+NUMERICS_VERSION = 4
 
 FRAME_BYTES = 2**18  # original bytes per data frame; the codec rounds up to whole chunks
-DIGEST_BYTES = 8  # of the weights, after a coded data frame
+DIGEST_BYTES = 8  # of the weights, after a coded data frame where several may follow
 SHA256_BYTES = 32
+ORIGINAL_SHA256_BYTES = 8  # of the original's, which finds accidents
 CRC_BYTES = 4
 
 MAX_HEADER_BYTES = 2**16
@@ -31,7 +32,6 @@ MAX_NAME_BYTES = 255
 _PIECE_BYTES = 2**20  # largest single read
 # The header's mode: stored, or coded and what else stands in the header.
 _STORED, _CODED, _PRIOR, _TOKENS = 0, 1, 2, 4
-DATA, END = b"D", b"E"
 _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
 
 
@@ -60,7 +60,7 @@ class Header:
 
     original_bytes: int
     seed: int
-    sha256: bytes  # of the original
+    sha256: bytes  # of the original: its first 8 bytes
     config: Config | None
     prior: PriorName | None = None
     tokens: Tokens | None = None
@@ -71,15 +71,24 @@ class Header:
         """How the payload is to be read."""
         return "stored" if self.config is None else "coded"
 
+    @property
+    def digest_bytes(self) -> int:
+        """Of the digest in every data frame: of a single one the original's hash tells as much."""
+        several = self.original_bytes > FRAME_BYTES
+        return DIGEST_BYTES if self.config is not None and several else 0
+
     def to_bytes(self) -> bytes:
         """Serialise without the checksum. Raises ValueError when a field is out of range."""
         if not 0 <= self.original_bytes <= MAX_ORIGINAL_BYTES:
             raise ValueError(f"original_bytes {self.original_bytes} is not in 0..2^63-1")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed {self.seed} is not in 0..2^64-1")
-        if len(self.sha256) != SHA256_BYTES:
-            raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {SHA256_BYTES}")
-        config = b"" if self.config is None else self.config.to_bytes()
+        if len(self.sha256) != ORIGINAL_SHA256_BYTES:
+            raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {ORIGINAL_SHA256_BYTES}")
+        count = self.tokens.count if self.tokens else self.original_bytes
+        config = (
+            b"" if self.config is None else self.config.following(self.original_bytes, count).to_bytes()
+        )
         mode, prior, tokens = _STORED if self.config is None else _CODED, b"", b""
         if self.prior is not None:
             name = self.prior.name.encode()
@@ -139,29 +148,25 @@ class ArchiveReader:
         self.header_bytes = self.bytes_read
 
     def data(self) -> tuple[bytes, bytes]:
-        """Read a data frame: its payload and the digest of the weights after it."""
+        """Read a data frame: its payload and the digest of the weights after it, if it has one."""
         self._frames += 1
         frame = f"data frame {self._frames}"
         start = self.bytes_read
-        self._kind(DATA, frame)
         length = self._varint(f"the payload length of {frame}", MAX_PAYLOAD_BYTES)
         coded = self.header.config is not None
         room = self.header.original_bytes - self.payload_bytes
         if not coded and not 0 < length <= room:
             raise self._error(f"payload length {length} of {frame} does not fit", start)
         payload = self._take(length, f"the payload of {frame}")
-        digest = self._take(DIGEST_BYTES if coded else 0, f"the digest of {frame}")
+        digest = self._take(self.header.digest_bytes, f"the digest of {frame}")
         self._checksum(frame, start)
         self.payload_bytes += length
         return payload, digest
 
     def end(self) -> None:
-        """Read the end frame, after which nothing may follow."""
-        start = self.bytes_read
-        self._kind(END, "the end frame")
+        """See that nothing is missing, and that nothing follows."""
         if self.header.config is None and self.payload_bytes != self.header.original_bytes:
-            raise self._error("data frames are missing before the end frame", start)
-        self._checksum("the end frame", start)
+            raise self._error("truncated: data frames are missing", self.bytes_read)
         if self._f.read(1):
             raise ArchiveError(
                 f"{self._name}: unexpected bytes after the end of the archive"
@@ -179,24 +184,25 @@ class ArchiveReader:
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
-        room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHA256_BYTES - CRC_BYTES
+        room = MAX_HEADER_BYTES - self.bytes_read - 3 - ORIGINAL_SHA256_BYTES - CRC_BYTES
         if mode & _PRIOR:
             room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
         length = self._varint("the header field config length", room)
-        if (length > 0) != (mode != _STORED):
+        if length > 0 and mode == _STORED:
             raise self._error(f"header field config has {length} bytes", self.bytes_read)
         config_at = self.bytes_read
         config = self._take(length, "the header field config")
-        sha256 = self._take(SHA256_BYTES, "the header field sha256")
+        sha256 = self._take(ORIGINAL_SHA256_BYTES, "the header field sha256")
         prior = self._prior() if mode & _PRIOR else None
         tokens = self._tokens(original_bytes) if mode & _TOKENS else None
         self._checksum("the header", 0)
         if numerics_version != NUMERICS_VERSION:
             raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)
-        return Header(
-            original_bytes, seed, sha256, self._config(config, config_at), prior, tokens,
-            numerics_version,
-        )  # fmt: skip
+        known = None
+        if mode != _STORED:
+            count = tokens.count if tokens else original_bytes
+            known = self._config(config, config_at, original_bytes, count)
+        return Header(original_bytes, seed, sha256, known, prior, tokens, numerics_version)
 
     def _tokens(self, original_bytes: int) -> Tokens:
         count = self._varint("the header field token count", original_bytes)
@@ -237,20 +243,15 @@ class ArchiveReader:
                 " give a file that preq encode wrote"
             )
 
-    def _config(self, serial: bytes, offset: int) -> Config | None:
-        if not serial:
-            return None
+    def _config(self, serial: bytes, offset: int, original_bytes: int, count: int) -> Config:
         try:
-            return Config.from_bytes(serial)
+            config = Config.from_bytes(serial).resolve(original_bytes, count)
+            if config.following(original_bytes, count).to_bytes() != serial:
+                raise ConfigError("a size is said that follows from original_bytes")
+            return config
         except ConfigError as error:
             shown = str(error)[:300]  # it may quote 64 KiB
             raise self._error(f"header field config is invalid ({shown})", offset) from error
-
-    def _kind(self, expected: bytes, frame: str) -> None:
-        kind = self._take(1, f"the kind of {frame}")
-        if kind != expected:
-            problem = {DATA: "a data frame", END: "the end frame"}.get(kind, f"0x{kind.hex()}")
-            raise self._error(f"{problem} where {frame} should be", self.bytes_read - 1)
 
     def _varint(self, field: str, limit: int) -> int:
         start = self.bytes_read

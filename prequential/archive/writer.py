@@ -5,12 +5,9 @@ from typing import BinaryIO
 
 from prequential.archive.container import (
     CRC_BYTES,
-    DATA,
-    DIGEST_BYTES,
-    END,
     FRAME_BYTES,
     MAX_PAYLOAD_BYTES,
-    SHA256_BYTES,
+    ORIGINAL_SHA256_BYTES,
     Header,
 )
 from prequential.config import varint
@@ -18,14 +15,14 @@ from prequential.config import varint
 
 def stored_bytes(original_bytes: int, seed: int) -> int:
     """Size of the archive that holds the original as it is."""
-    header = Header(original_bytes, seed, bytes(SHA256_BYTES), None)
-    size = len(header.to_bytes()) + CRC_BYTES + len(END) + CRC_BYTES
+    header = Header(original_bytes, seed, bytes(ORIGINAL_SHA256_BYTES), None)
+    size = len(header.to_bytes()) + CRC_BYTES
     full, rest = divmod(original_bytes, FRAME_BYTES)
     return size + full * _frame_bytes(FRAME_BYTES) + (_frame_bytes(rest) if rest else 0)
 
 
 def _frame_bytes(payload_bytes: int) -> int:
-    return 1 + len(varint(payload_bytes)) + payload_bytes + CRC_BYTES
+    return len(varint(payload_bytes)) + payload_bytes + CRC_BYTES
 
 
 class ArchiveWriter:
@@ -36,7 +33,7 @@ class ArchiveWriter:
 
     def __init__(self, f: BinaryIO, header: Header) -> None:
         self._f = f
-        self._coded = header.config is not None
+        self._digest_bytes = header.digest_bytes
         self._crc = 0
         self.bytes_written = 0
         self.payload_bytes = 0
@@ -44,17 +41,13 @@ class ArchiveWriter:
         self.header_bytes = self.bytes_written
 
     def data(self, payload: bytes, digest: bytes = b"") -> None:
-        """Append a data frame; ``digest`` is 8 bytes of the weights after it, empty if stored."""
+        """Append a data frame; ``digest`` is of the weights after it, of `Header.digest_bytes`."""
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise ValueError(f"frame payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
-        if len(digest) != (DIGEST_BYTES if self._coded else 0):
+        if len(digest) != self._digest_bytes:
             raise ValueError(f"digest of {len(digest)} bytes")
-        self._write(DATA + varint(len(payload)), payload, digest)
+        self._write(varint(len(payload)), payload, digest)
         self.payload_bytes += len(payload)
-
-    def end(self) -> None:
-        """Append the end frame."""
-        self._write(END)
 
     def content(self) -> bytes:
         """All that is written so far, read back from the file."""

@@ -99,6 +99,6 @@ def _cost(header: Header) -> tuple[int, float]:
     if header.tokens is not None:
         tokens = header.tokens.count
         size = int.from_bytes(header.tokens.vocabulary[:2], "big")  # its number of pieces
-    config = header.config.resolve(header.original_bytes, tokens)  # as its encoder has done
+    config = header.config
     seconds = config.seconds_per_token(size, header.original_bytes / max(1, tokens))
     return config.memory_bytes(size), round(_START_SECONDS + tokens * seconds, 1)
