@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
+from prequential.coding.coder import MEASURE, TOTAL_BITS
 from prequential.coding.vocabulary import Spelling, Vocabulary
-from prequential.config import OWN_CONTEXTS, MemoryConfig
+from prequential.config import OWN_CONTEXTS, SYMBOLS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
 from prequential.predictors import contexts, matches, mixer, tables
 from prequential.predictors.contexts import Contexts, History, HistoryState
@@ -42,6 +43,13 @@ except ImportError:  # a self-extracting file without any has no need of it
     numbers = None
 
 _HALF = 32768
+# What tables and mixer have read before the first byte: how words, sources, settings and markup go.
+# It counts as code, and saves 30 to 60 bytes of a small file.
+_SAMPLE = b"""import os
+from re import class self, def f(x): if not return None for in = {"type": "string", "version": 1.2, "name": [0, 3],}
+<?xml="1.0"?> <a href="http://www.org/"> <div class="id"></div> #include <std.h> /* int */ void; const char *s = (); return 0; }
+License: The software is provided with the use of this file and the name to be in for that as or are not on it you by from an at all. If any which can will may
+"""
 
 
 class State(NamedTuple):
@@ -90,6 +98,8 @@ class Memory:
             np.zeros(len(vocabulary) + 1, np.int64),
             None,
         )
+        if kinds == 1 and len(vocabulary) == SYMBOLS:
+            _read(general)
         self.states = [general]
         if grids:
             self.states.append(numbers.structure(general, grids, streams))
@@ -139,6 +149,20 @@ class Memory:
         general, *others = [s.mixer.weights for s in self.states]
         used = (general[..., : self.inputs], *others)
         return b"".join(weights.astype("<i4").tobytes() for weights in used)
+
+
+def _read(state: State) -> None:
+    """Let the tables and the mixer of a state learn the sample, with a past of its own."""
+    symbols = np.frombuffer(_SAMPLE, np.uint8).copy()
+    tokens = len(state.below) - 1
+    alone = state._replace(
+        history=History(1).state,
+        matches=matches.make(1, 10, 1),
+        mixer=state.mixer._replace(doubts=state.mixer.doubts[:1].copy()),
+    )
+    frequencies = np.full((len(symbols), tokens), (1 << TOTAL_BITS) // tokens, np.int32)
+    room = np.zeros(4, np.uint64), np.zeros(16, np.uint8)
+    code_tokens(MEASURE, symbols, frequencies, 0, (pack(alone), None), *room, 0)
 
 
 @jit
@@ -199,11 +223,11 @@ def _begin(state: Any, parsed: Any, known: Any, b: Any, first: Any) -> Any:
 
 @inline
 def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
-    """x (3,) = what the learner's distribution says of cut..high among low..high, and 1 nat."""
+    """x (3,) = what the learner's distribution says of cut..high among low..high, and 4 nats."""
     p = ((below[high] - below[cut]) << 16) // (below[high] - below[low])
     x[0] = stretch(min(max(p, 1), 65535))
     x[1] = (p - _HALF) >> 5
-    x[2] = 256
+    x[2] = 1024
 
 
 @inline
