@@ -85,10 +85,10 @@ class Header:
             raise ValueError(f"seed {self.seed} is not in 0..2^64-1")
         if len(self.sha256) != ORIGINAL_SHA256_BYTES:
             raise ValueError(f"sha256 has {len(self.sha256)} bytes, not {ORIGINAL_SHA256_BYTES}")
-        count = self.tokens.count if self.tokens else self.original_bytes
-        config = (
-            b"" if self.config is None else self.config.following(self.original_bytes, count).to_bytes()
-        )
+        config = b""
+        if self.config is not None:
+            count = self.tokens.count if self.tokens else self.original_bytes
+            config = self.config.following(self.original_bytes, count).to_bytes()
         mode, prior, tokens = _STORED if self.config is None else _CODED, b"", b""
         if self.prior is not None:
             name = self.prior.name.encode()

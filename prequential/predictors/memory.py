@@ -5,7 +5,7 @@ it: first whether it goes on, where a piece ends that others begin with, then th
 bits, most significant first. What leaves no choice is not coded. In each decision the contexts of
 the tables, the matches and the learner's distribution over tokens have their say; the mixer weighs
 them. Everything learns from the bit just coded, in coding order, and is shared by all streams, but
-for their doubts.
+for their doubts. Where tokens are bytes, tables and mixer have learned a sample beforehand.
 
 Where the input is pictures or sound, another structure of the same kind has its say instead: with
 other contexts and weights, and with what `numbers` expects as further inputs of its mixer. History,
@@ -32,6 +32,7 @@ from prequential.predictors import contexts, matches, mixer, tables
 from prequential.predictors.contexts import Contexts, History, HistoryState
 from prequential.predictors.matches import Matches, Pointers
 from prequential.predictors.mixer import Mixer, Mixing, Situation
+from prequential.predictors.sample import SAMPLE
 from prequential.predictors.tables import Found, Tables
 
 if TYPE_CHECKING:
@@ -43,13 +44,6 @@ except ImportError:  # a self-extracting file without any has no need of it
     numbers = None
 
 _HALF = 32768
-# What tables and mixer have read before the first byte: how words, sources, settings and markup go.
-# It counts as code, and saves 30 to 60 bytes of a small file.
-_SAMPLE = b"""import os
-from re import class self, def f(x): if not return None for in = {"type": "string", "version": 1.2, "name": [0, 3],}
-<?xml="1.0"?> <a href="http://www.org/"> <div class="id"></div> #include <std.h> /* int */ void; const char *s = (); return 0; }
-License: The software is provided with the use of this file and the name to be in for that as or are not on it you by from an at all. If any which can will may
-"""
 
 
 class State(NamedTuple):
@@ -153,7 +147,7 @@ class Memory:
 
 def _read(state: State) -> None:
     """Let the tables and the mixer of a state learn the sample, with a past of its own."""
-    symbols = np.frombuffer(_SAMPLE, np.uint8).copy()
+    symbols = np.frombuffer(SAMPLE, np.uint8).copy()
     tokens = len(state.below) - 1
     alone = state._replace(
         history=History(1).state,

@@ -325,7 +325,8 @@ def test_asks_for_bounded_pieces() -> None:
 
 @given(st.binary(max_size=200), st.booleans(), st.integers(0, 3))
 def test_arbitrary_bytes_never_break_the_reader(tail: bytes, signed: bool, frames: int) -> None:
-    archive = container.MAGIC + bytes([container.CONTAINER_VERSION, container.NUMERICS_VERSION]) + tail if signed else tail
+    versions = bytes([container.CONTAINER_VERSION, container.NUMERICS_VERSION])
+    archive = container.MAGIC + versions + tail if signed else tail
     with pytest.raises(PrequentialError):
         read(with_checksum(archive), frames)
 
