@@ -166,7 +166,7 @@ def test_info(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = json.loads(capsys.readouterr().out)
     assert fields["original_bytes"] == len(CONTENT)
     assert fields["archive_bytes"] == archive.stat().st_size
-    assert fields["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+    assert fields["sha256"] == hashlib.sha256(CONTENT).hexdigest()[:16]
     assert fields["config"] is None
 
 
@@ -291,7 +291,7 @@ def test_a_failure_leaves_nothing_behind(
         (lambda archive: b"", "not a preq archive"),
         (lambda archive: b"\x7fELF" + bytes(99), "not a preq archive"),
         (lambda archive: archive[:20], "truncated"),
-        (lambda archive: archive[:30] + b"!" + archive[31:], "checksum of the header"),
+        (lambda archive: archive[:15] + b"!" + archive[16:], "checksum of the header"),
     ],
 )
 def test_bad_archives(

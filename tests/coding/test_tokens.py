@@ -93,8 +93,9 @@ def test_edges(data: bytes) -> None:
         assert codec.decompress(codec.compress(data, 0, config)) == data
 
 
-def test_bytes_as_a_vocabulary_are_coded_as_bytes_are() -> None:
+def test_bytes_as_a_vocabulary_are_coded_as_bytes_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """The general way along the pieces makes the choices of eight bits a byte."""
+    monkeypatch.setattr("prequential.predictors.memory.SAMPLE", b"")  # which is for bytes only
     config = MemoryConfig(kind="mix", buckets=10240, window_log2=10)
     data = np.frombuffer(text(500), np.uint8)
     ends = np.full((len(data), 256), 1 << 16, np.int32)
