@@ -18,7 +18,6 @@ import numpy as np
 from prequential.archive import codesize
 from prequential.archive.container import (
     CONTAINER_VERSION,
-    DIGEST_BYTES,
     FRAME_BYTES,
     Header,
     Limits,
@@ -272,9 +271,8 @@ def measure(
         run = Run(header, config, options, symbols, vocabulary, meter, started, None, first)
         items = _itemise(run) if told is not None else None
         for _ in run.frames():
-            archive.data(b"", bytes(DIGEST_BYTES))
+            archive.data(b"", bytes(header.digest_bytes))
         digest = run.learner.digest()
-    archive.end()
     if told is not None and items is not None:
         told(_costs(run, items))
     payload_bytes = -(-int(meter.loss_bits) // 8)
@@ -317,9 +315,8 @@ def encode(
         run = Run(header, config, options, symbols, vocabulary, encoder, started, writer, first)
         items = _itemise(run) if told is not None else None
         for _ in run.frames():
-            writer.data(encoder.finish(), run.learner.digest()[:DIGEST_BYTES])
+            writer.data(encoder.finish(), run.learner.digest()[: header.digest_bytes])
         digest = run.learner.digest()
-    writer.end()
     if weights is not None:
         weights.write(priors.to_bytes(run.learner.learned()))
     if writer.bytes_written > stored_bytes(len(data), seed):
@@ -531,7 +528,6 @@ def _store(data: Bytes, archive: BinaryIO, seed: int, sha256: bytes, started: fl
     writer = ArchiveWriter(archive, header)
     for start in range(0, len(data), FRAME_BYTES):
         writer.data(data[start : start + FRAME_BYTES].tobytes())
-    writer.end()
     return report_of(
         header, writer.header_bytes, len(data), writer.bytes_written, 8.0 * len(data), b"", None,
         started,

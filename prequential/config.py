@@ -221,6 +221,22 @@ class Config:
             )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
 
+    def following(self, byte_count: int, token_count: int, given_bytes: int = 0) -> Config:
+        """The inverse of `resolve`: a size is 0 where the input's length gives the same.
+
+        >>> config = Config(chunk=7)
+        >>> config.resolve(5000).following(5000, 5000) == config
+        True
+        """
+        found = self
+        for path in ("streams", "ngrams.rows_log2", "memory.buckets", "memory.window_log2"):
+            tree = dataclasses.asdict(found)
+            _set(tree, path, 0)
+            shorter = from_tree(tree)
+            if shorter.resolve(byte_count, token_count, given_bytes) == self:
+                found = shorter
+        return found
+
     def memory_bytes(self, vocabulary: int = SYMBOLS) -> int:
         """What a learner of this resolved config allocates, rather too much than too little.
 
@@ -287,7 +303,7 @@ class Config:
     def to_bytes(self) -> bytes:
         """Which settings differ from the defaults, a bit each, then these: see docs/FORMAT.md.
 
-        Where numbers are stands behind them.
+        Where numbers are stands behind them. Nothing at all, if nothing differs.
         """
         *values, numbers = [value for _, value in leaves(self)]
         defaults = [value for _, value in leaves(Config())]
@@ -297,6 +313,8 @@ class Config:
             mask |= other << i
         sent = [_pack(value) for value, other in zip(values, differ, strict=True) if other]
         sent.append(str(numbers).encode())
+        if not mask and not numbers:
+            return b""
         return mask.to_bytes(_mask_bytes(len(values)), "little") + b"".join(sent)
 
     @classmethod
@@ -313,6 +331,8 @@ class Config:
             return reader.rest() if name == "numbers" else reader.read(name, hint, defaults[name])
 
         config: Config = _build(cls, "", read)
+        if config.to_bytes() != packed:
+            raise ConfigError("config: says what need not be said")
         return config
 
 
@@ -545,10 +565,10 @@ def _decoded(raw: bytes, name: str) -> str:
 
 class _Reader:
     def __init__(self, packed: bytes, names: list[str]) -> None:
-        self.packed = packed
+        self.packed = packed or bytes(_mask_bytes(len(names)))
         self.offset = _mask_bytes(len(names))
-        mask = int.from_bytes(packed[: self.offset], "little")
-        if len(packed) < self.offset or mask >> len(names):
+        mask = int.from_bytes(self.packed[: self.offset], "little")
+        if len(self.packed) < self.offset or mask >> len(names):
             raise ConfigError("config: is cut off, or has settings that nobody knows")
         self.sent = {name for i, name in enumerate(names) if mask >> i & 1}
 

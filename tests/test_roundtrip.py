@@ -136,7 +136,7 @@ def test_refusals() -> None:
 
 def test_an_absurd_size_is_one_clear_error() -> None:
     data = noise(300)
-    header = Header(2**62, 0, bytes(32), None)
+    header = Header(2**62, 0, bytes(8), None)
     file = io.BytesIO()
     writer = ArchiveWriter(file, header)
     writer.data(data)

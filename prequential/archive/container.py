@@ -1,4 +1,4 @@
-"""The ``.pq`` format: a header, data frames, an end frame (``docs/FORMAT.md``, byte by byte).
+"""The ``.pq`` format: a header and data frames (``docs/FORMAT.md``, byte by byte).
 
 The reader trusts nothing: no length is believed before its bytes have arrived, every size has a
 cap, and one running checksum covers all that came before, so a frame that is damaged, swapped,
@@ -6,7 +6,7 @@ repeated or missing is noticed in that frame. It works on pipes and never seeks.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
 from prequential.config import Config
@@ -14,12 +14,13 @@ from prequential.errors import ArchiveError, ConfigError
 
 # High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
 MAGIC = b"\xb7pq\r\n\n"
-CONTAINER_VERSION = 1
-NUMERICS_VERSION = 3
+CONTAINER_VERSION = 2
+NUMERICS_VERSION = 4
 
 FRAME_BYTES = 2**18  # original bytes per data frame; the codec rounds up to whole chunks
-DIGEST_BYTES = 8  # of the weights, after a coded data frame
+DIGEST_BYTES = 8  # of the weights, after a coded data frame where several may follow
 SHA256_BYTES = 32
+ORIGINAL_SHA256_BYTES = 8  # of the original's, which finds accidents
 CRC_BYTES = 4
 
 MAX_HEADER_BYTES = 2**16
@@ -32,7 +33,6 @@ MAX_GIVEN = 255  # files
 _PIECE_BYTES = 2**20  # largest single read
 # The header's mode: stored, or coded and what else stands in the header.
 STORED, CODED, PRIOR, TOKENS, GIVEN = 0, 1, 2, 4, 8
-DATA, END = b"D", b"E"
 _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
 
 
@@ -62,7 +62,7 @@ class Header:
 
     original_bytes: int
     seed: int
-    sha256: bytes  # of the original
+    sha256: bytes  # of the original: its first 8 bytes
     config: Config | None
     prior: NamedFile | None = None
     tokens: Tokens | None = None
@@ -78,6 +78,17 @@ class Header:
     def given_bytes(self) -> int:
         """How much is learned before the original."""
         return sum(file.size for file in self.given)
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens the original is."""
+        return self.tokens.count if self.tokens else self.original_bytes
+
+    @property
+    def digest_bytes(self) -> int:
+        """Of the digest in every data frame: of a single one the original's hash tells as much."""
+        several = self.original_bytes > FRAME_BYTES
+        return DIGEST_BYTES if self.config is not None and several else 0
 
 
 @dataclass(frozen=True)
@@ -114,29 +125,25 @@ class ArchiveReader:
         self.header_bytes = self.bytes_read
 
     def data(self) -> tuple[bytes, bytes]:
-        """Read a data frame: its payload and the digest of the weights after it."""
+        """Read a data frame: its payload and the digest of the weights after it, if it has one."""
         self._frames += 1
         frame = f"data frame {self._frames}"
         start = self.bytes_read
-        self._kind(DATA, frame)
         length = self._varint(f"the payload length of {frame}", MAX_PAYLOAD_BYTES)
         coded = self.header.config is not None
         room = self.header.original_bytes - self.payload_bytes
         if not coded and not 0 < length <= room:
             raise self._error(f"payload length {length} of {frame} does not fit", start)
         payload = self._take(length, f"the payload of {frame}")
-        digest = self._take(DIGEST_BYTES if coded else 0, f"the digest of {frame}")
+        digest = self._take(self.header.digest_bytes, f"the digest of {frame}")
         self._checksum(frame, start)
         self.payload_bytes += length
         return payload, digest
 
     def end(self) -> None:
-        """Read the end frame, after which nothing may follow."""
-        start = self.bytes_read
-        self._kind(END, "the end frame")
+        """See that nothing is missing, and that nothing follows."""
         if self.header.config is None and self.payload_bytes != self.header.original_bytes:
-            raise self._error("data frames are missing before the end frame", start)
-        self._checksum("the end frame", start)
+            raise self._error("truncated: data frames are missing", self.bytes_read)
         if self._f.read(1):
             raise ArchiveError(
                 f"{self._name}: unexpected bytes after the end of the archive"
@@ -154,25 +161,25 @@ class ArchiveReader:
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
-        room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHA256_BYTES - CRC_BYTES
+        room = MAX_HEADER_BYTES - self.bytes_read - 3 - ORIGINAL_SHA256_BYTES - CRC_BYTES
         if mode & PRIOR:
             room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
         length = self._varint("the header field config length", room)
-        if (length > 0) != (mode != STORED):
+        if length > 0 and mode == STORED:
             raise self._error(f"header field config has {length} bytes", self.bytes_read)
         config_at = self.bytes_read
         config = self._take(length, "the header field config")
-        sha256 = self._take(SHA256_BYTES, "the header field sha256")
+        sha256 = self._take(ORIGINAL_SHA256_BYTES, "the header field sha256")
         prior = self._file("prior") if mode & PRIOR else None
         given = self._given() if mode & GIVEN else ()
         tokens = self._tokens(original_bytes) if mode & TOKENS else None
         self._checksum("the header", 0)
         if numerics_version != NUMERICS_VERSION:
             raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)
-        return Header(
-            original_bytes, seed, sha256, self._config(config, config_at), prior, tokens, given,
-            numerics_version,
-        )  # fmt: skip
+        header = Header(original_bytes, seed, sha256, None, prior, tokens, given, numerics_version)
+        if mode == STORED:
+            return header
+        return replace(header, config=self._config(config, config_at, header))
 
     def _tokens(self, original_bytes: int) -> Tokens:
         count = self._varint("the header field token count", original_bytes)
@@ -226,20 +233,16 @@ class ArchiveReader:
                 " give a file that preq encode wrote"
             )
 
-    def _config(self, serial: bytes, offset: int) -> Config | None:
-        if not serial:
-            return None
+    def _config(self, serial: bytes, offset: int, header: Header) -> Config:
+        sizes = header.original_bytes, header.token_count, header.given_bytes
         try:
-            return Config.from_bytes(serial)
+            config = Config.from_bytes(serial).resolve(*sizes)
+            if config.following(*sizes).to_bytes() != serial:
+                raise ConfigError("a size is said that follows from original_bytes")
+            return config
         except ConfigError as error:
             shown = str(error)[:300]  # it may quote 64 KiB
             raise self._error(f"header field config is invalid ({shown})", offset) from error
-
-    def _kind(self, expected: bytes, frame: str) -> None:
-        kind = self._take(1, f"the kind of {frame}")
-        if kind != expected:
-            problem = {DATA: "a data frame", END: "the end frame"}.get(kind, f"0x{kind.hex()}")
-            raise self._error(f"{problem} where {frame} should be", self.bytes_read - 1)
 
     def _varint(self, field: str, limit: int) -> int:
         start = self.bytes_read

@@ -7,9 +7,6 @@ from prequential.archive.container import (
     CODED,
     CONTAINER_VERSION,
     CRC_BYTES,
-    DATA,
-    DIGEST_BYTES,
-    END,
     FRAME_BYTES,
     GIVEN,
     MAGIC,
@@ -18,8 +15,8 @@ from prequential.archive.container import (
     MAX_ORIGINAL_BYTES,
     MAX_PAYLOAD_BYTES,
     MAX_SEED,
+    ORIGINAL_SHA256_BYTES,
     PRIOR,
-    SHA256_BYTES,
     STORED,
     TOKENS,
     Header,
@@ -34,11 +31,14 @@ def header_bytes(header: Header) -> bytes:
         raise ValueError(f"original_bytes {header.original_bytes} is not in 0..2^63-1")
     if not 0 <= header.seed <= MAX_SEED:
         raise ValueError(f"seed {header.seed} is not in 0..2^64-1")
-    if len(header.sha256) != SHA256_BYTES:
-        raise ValueError(f"sha256 has {len(header.sha256)} bytes, not {SHA256_BYTES}")
+    if len(header.sha256) != ORIGINAL_SHA256_BYTES:
+        raise ValueError(f"sha256 has {len(header.sha256)} bytes, not {ORIGINAL_SHA256_BYTES}")
     if header.config is None and (header.prior or header.given):
         raise ValueError("a stored archive is made with neither prior nor given files")
-    config = b"" if header.config is None else header.config.to_bytes()
+    config = b""
+    if header.config is not None:
+        sizes = header.original_bytes, header.token_count, header.given_bytes
+        config = header.config.following(*sizes).to_bytes()
     mode, prior, given, tokens = STORED if header.config is None else CODED, b"", b"", b""
     if header.prior is not None:
         mode, prior = mode | PRIOR, _named(header.prior)
@@ -75,14 +75,14 @@ def _named(file: NamedFile) -> bytes:
 
 def stored_bytes(original_bytes: int, seed: int) -> int:
     """Size of the archive that holds the original as it is."""
-    header = Header(original_bytes, seed, bytes(SHA256_BYTES), None)
-    size = len(header_bytes(header)) + CRC_BYTES + len(END) + CRC_BYTES
+    header = Header(original_bytes, seed, bytes(ORIGINAL_SHA256_BYTES), None)
+    size = len(header_bytes(header)) + CRC_BYTES
     full, rest = divmod(original_bytes, FRAME_BYTES)
     return size + full * _frame_bytes(FRAME_BYTES) + (_frame_bytes(rest) if rest else 0)
 
 
 def _frame_bytes(payload_bytes: int) -> int:
-    return 1 + len(varint(payload_bytes)) + payload_bytes + CRC_BYTES
+    return len(varint(payload_bytes)) + payload_bytes + CRC_BYTES
 
 
 class ArchiveWriter:
@@ -93,7 +93,7 @@ class ArchiveWriter:
 
     def __init__(self, f: BinaryIO, header: Header) -> None:
         self._f = f
-        self._coded = header.config is not None
+        self._digest_bytes = header.digest_bytes
         self._crc = 0
         self.bytes_written = 0
         self.payload_bytes = 0
@@ -101,17 +101,13 @@ class ArchiveWriter:
         self.header_bytes = self.bytes_written
 
     def data(self, payload: bytes, digest: bytes = b"") -> None:
-        """Append a data frame; ``digest`` is 8 bytes of the weights after it, empty if stored."""
+        """Append a data frame; ``digest`` is of the weights after it, of `Header.digest_bytes`."""
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise ValueError(f"frame payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
-        if len(digest) != (DIGEST_BYTES if self._coded else 0):
+        if len(digest) != self._digest_bytes:
             raise ValueError(f"digest of {len(digest)} bytes")
-        self._write(DATA + varint(len(payload)), payload, digest)
+        self._write(varint(len(payload)), payload, digest)
         self.payload_bytes += len(payload)
-
-    def end(self) -> None:
-        """Append the end frame."""
-        self._write(END)
 
     def content(self) -> bytes:
         """All that is written so far, read back from the file."""

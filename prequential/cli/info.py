@@ -102,6 +102,6 @@ def _cost(header: Header) -> tuple[int, float]:
         tokens = header.tokens.count
         # Its number of pieces; where they follow from what is given, the most there can be.
         size = int.from_bytes(header.tokens.vocabulary[:2], "big") if not header.given else 2048
-    config = header.config.resolve(header.original_bytes, tokens, given)  # as its encoder has done
+    config = header.config
     seconds = config.seconds_per_token(size, header.original_bytes / max(1, tokens))
     return config.memory_bytes(size), round(_START_SECONDS + (tokens + given) * seconds, 1)

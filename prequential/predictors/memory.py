@@ -5,7 +5,7 @@ it: first whether it goes on, where a piece ends that others begin with, then th
 bits, most significant first. What leaves no choice is not coded. In each decision the contexts of
 the tables, the matches and the learner's distribution over tokens have their say; the mixer weighs
 them. Everything learns from the bit just coded, in coding order, and is shared by all streams, but
-for their doubts.
+for their doubts. Where tokens are bytes, tables and mixer have learned a sample beforehand.
 
 Where the input is pictures or sound, another structure of the same kind has its say instead: with
 other contexts and weights, and with what `numbers` expects as further inputs of its mixer. History,
@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
-from prequential.coding.coder import rounded
+from prequential.coding.coder import MEASURE, TOTAL_BITS, rounded
 from prequential.coding.vocabulary import Spelling, Vocabulary
-from prequential.config import OWN_CONTEXTS, MemoryConfig
+from prequential.config import OWN_CONTEXTS, SYMBOLS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
 from prequential.predictors import contexts, matches, mixer, tables
 from prequential.predictors.contexts import Contexts, History, HistoryState
 from prequential.predictors.matches import Matches, Pointers
 from prequential.predictors.mixer import Mixer, Mixing, Situation
+from prequential.predictors.sample import SAMPLE
 from prequential.predictors.tables import Found, Tables
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class Memory:
             np.zeros(len(vocabulary) + 1, np.int64),
             None,
         )
+        if kinds == 1 and len(vocabulary) == SYMBOLS:
+            _read(general)
         self.states = [general]
         if grids:
             self.states.append(numbers.structure(general, grids, streams))
@@ -143,6 +146,20 @@ class Memory:
         general, *others = [s.mixer.weights for s in self.states]
         used = (general[..., : self.inputs], *others)
         return b"".join(weights.astype("<i4").tobytes() for weights in used)
+
+
+def _read(state: State) -> None:
+    """Let the tables and the mixer of a state learn the sample, with a past of its own."""
+    symbols = np.frombuffer(SAMPLE, np.uint8).copy()
+    tokens = len(state.below) - 1
+    alone = state._replace(
+        history=History(1).state,
+        matches=matches.make(1, 10, 1),
+        mixer=state.mixer._replace(doubts=state.mixer.doubts[:1].copy()),
+    )
+    frequencies = np.full((len(symbols), tokens), (1 << TOTAL_BITS) // tokens, np.int32)
+    room = np.zeros(4, np.uint64), np.zeros(16, np.uint8)
+    code_tokens(MEASURE, symbols, frequencies, 0, (pack(alone), None), *room, 0)
 
 
 @jit
@@ -203,11 +220,11 @@ def _begin(state: Any, parsed: Any, known: Any, b: Any, first: Any) -> Any:
 
 @inline
 def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
-    """x (3,) = what the learner's distribution says of cut..high among low..high, and 1 nat."""
+    """x (3,) = what the learner's distribution says of cut..high among low..high, and 4 nats."""
     p = ((below[high] - below[cut]) << 16) // (below[high] - below[low])
     x[0] = stretch(min(max(p, 1), 65535))
     x[1] = (p - _HALF) >> 5
-    x[2] = 256
+    x[2] = 1024
 
 
 @inline

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from prequential.archive.container import FRAME_BYTES, Header, Limits
+from prequential.archive.container import FRAME_BYTES, ORIGINAL_SHA256_BYTES, Header, Limits
 from prequential.coding.coder import Decoder
 from prequential.coding.vocabulary import Vocabulary
 from prequential.config import Config
@@ -326,8 +326,8 @@ def _size(count: float) -> str:
 
 
 def sha256_of(data: Bytes) -> bytes:
-    """SHA-256 of the data, read part by part."""
+    """The beginning of the data's SHA-256 that a header has; read part by part."""
     sha = hashlib.sha256()
     for start in range(0, len(data), FRAME_BYTES):
         sha.update(data[start : start + FRAME_BYTES].data)
-    return sha.digest()
+    return sha.digest()[:ORIGINAL_SHA256_BYTES]

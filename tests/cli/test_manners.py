@@ -54,7 +54,7 @@ def coded(name: str, **fields: Any) -> None:
     """A file with a coded archive's header."""
     size = fields.pop("original_bytes", 5)
     with open(name, "wb") as file:
-        ArchiveWriter(file, Header(size, 7, bytes(32), **fields))
+        ArchiveWriter(file, Header(size, 7, bytes(8), **fields))
 
 
 # What an archive holds is shown escaped.
@@ -198,7 +198,7 @@ def test_info_off_a_terminal_is_not_wrapped(capsys: pytest.CaptureFixture[str]) 
     coded("c.pq", config=Config().resolve(5))
     assert main(["info", "c.pq"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines if line.startswith("sha256")] == [["sha256", "00" * 32]]
+    assert [line.split() for line in lines if line.startswith("sha256")] == [["sha256", "00" * 8]]
     assert not any(line != line.rstrip() for line in lines)
 
 
@@ -218,7 +218,7 @@ def test_info_says_what_decoding_takes(capsys: pytest.CaptureFixture[str]) -> No
 def test_info_of_several_is_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     coded("c.pq", config=Config().resolve(5))
     with open("s.pq", "wb") as file:
-        ArchiveWriter(file, Header(0, 0, bytes(32), None))
+        ArchiveWriter(file, Header(0, 0, bytes(8), None))
     assert main(["info", "c.pq", "missing", "s.pq"]) == 1
     shown = capsys.readouterr()
     heading, first, second = shown.out.splitlines()

@@ -76,7 +76,7 @@ config = load("tiny", overrides=["memory.kind=mix"])
 with open_input(sys.argv[1]) as original:
     data = original.data
     assert data.size == 8 << 30 and isinstance(data, FileBytes)
-    header = Header(data.size, 0, bytes(32), config.resolve(data.size))
+    header = Header(data.size, 0, bytes(8), config.resolve(data.size))
     coder = Encoder()
     run = Run(header, header.config, Options(threads=1), data, SINGLE_BYTES, coder, 0.0)
     loop.run(run.chunks(8, run.coder), run.coder, run.learner)

@@ -14,10 +14,12 @@ from samples import noise, small, text
 from prequential import codec
 from prequential.coding import bits
 from prequential.coding.coder import ENCODE, interval
-from prequential.coding.vocabulary import SINGLE_BYTES
+from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config, load
 from prequential.exact import scalars
+from prequential.predictors import memory
 from prequential.predictors.memory import Memory
+from prequential.predictors.sample import SAMPLE
 
 
 def mixing(*overrides: str) -> Config:
@@ -44,10 +46,36 @@ def test_tables_are_the_ones_of_the_format() -> None:
 
 def test_tokens_are_remembered() -> None:
     """For contexts of tokens, which the memory's list may name."""
-    memory = Memory(mixing().resolve(4).memory, 2, SINGLE_BYTES)
+    made = Memory(mixing().resolve(4).memory, 2, SINGLE_BYTES)
     symbols, frequencies = np.array([3, 5, 4, 6]), np.ones((4, 256), np.int32)
-    memory.code(ENCODE, symbols, frequencies, 0, interval(), np.zeros(200, np.uint8), 0)
-    assert memory.history.state.tokens[:, :2].tolist() == [[4, 3], [6, 5]]
+    made.code(ENCODE, symbols, frequencies, 0, interval(), np.zeros(200, np.uint8), 0)
+    assert made.history.state.tokens[:, :2].tolist() == [[4, 3], [6, 5]]
+
+
+def test_the_sample_teaches_tables_and_mixer_alone() -> None:
+    """What comes first is coded shorter, and the past that matches reach is empty all the same."""
+    codelengths = []
+    for sample in (SAMPLE, b""):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory, "SAMPLE", sample)
+            made = Memory(mixing().resolve(4).memory, 1, SINGLE_BYTES)
+        state = made.states[0]
+        assert state.matches.position.tolist() == [0]
+        assert not state.matches.past.any()
+        assert not any(array.any() for array in made.history.arrays().values())
+        assert state.mixer.doubts.tolist() == [1 << 12]
+        assert bool(state.mixer.uses.any()) == bool(sample)
+        symbols = np.frombuffer(b"for other versions of this file", np.uint8).astype(np.int64)
+        frequencies = np.ones((len(symbols), 256), np.int32)
+        room = interval(), np.zeros(200, np.uint8)
+        codelengths.append(made.code(ENCODE, symbols, frequencies, 0, *room, 0)[1])
+    assert codelengths[0] < 0.7 * codelengths[1]
+
+
+def test_pieces_are_no_sample() -> None:
+    pieces = Vocabulary((b"a", b"ab", b"b"))
+    made = Memory(mixing().resolve(4).memory, 1, pieces)
+    assert not made.states[0].mixer.uses.any()
 
 
 @pytest.mark.slow
