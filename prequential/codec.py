@@ -19,6 +19,7 @@ from prequential.archive import codesize
 from prequential.archive.container import (
     CONTAINER_VERSION,
     FRAME_BYTES,
+    SHORT_SHA256_BYTES,
     Header,
     Limits,
     Tokens,
@@ -376,7 +377,7 @@ def learn(
     check_memory(config, 0, cutting.vocabulary, options.limits, options.device)
     prior = options.prior.identity if options.prior else None
     files = tuple(g.file for g in options.given)
-    header = Header(size, seed, bytes(32), config, prior, tokens, files)
+    header = Header(size, seed, bytes(SHORT_SHA256_BYTES), config, prior, tokens, files)
     nothing = np.zeros(0, np.uint8 if tokens is None else np.uint16)
     with exact(options.device):
         run = Run(

@@ -20,7 +20,7 @@ NUMERICS_VERSION = 4
 FRAME_BYTES = 2**18  # original bytes per data frame; the codec rounds up to whole chunks
 DIGEST_BYTES = 8  # of the weights, after a coded data frame where several may follow
 SHA256_BYTES = 32
-ORIGINAL_SHA256_BYTES = 8  # of the original's, which finds accidents
+SHORT_SHA256_BYTES = 8  # of the original's and those of given files, which find accidents
 CRC_BYTES = 4
 
 MAX_HEADER_BYTES = 2**16
@@ -40,7 +40,7 @@ _COPY_AGAIN = "the archive is damaged, fetch or copy it again"
 class NamedFile:
     """A file that the decoder must be given: a prior, or what is learned first."""
 
-    sha256: bytes  # of the file
+    sha256: bytes  # of a prior; of what is learned first, its first 8 bytes
     name: str  # for people: the hash decides
     size: int = 0  # bytes, of what is learned first
 
@@ -161,7 +161,7 @@ class ArchiveReader:
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
-        room = MAX_HEADER_BYTES - self.bytes_read - 3 - ORIGINAL_SHA256_BYTES - CRC_BYTES
+        room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHORT_SHA256_BYTES - CRC_BYTES
         if mode & PRIOR:
             room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
         length = self._varint("the header field config length", room)
@@ -169,8 +169,8 @@ class ArchiveReader:
             raise self._error(f"header field config has {length} bytes", self.bytes_read)
         config_at = self.bytes_read
         config = self._take(length, "the header field config")
-        sha256 = self._take(ORIGINAL_SHA256_BYTES, "the header field sha256")
-        prior = self._file("prior") if mode & PRIOR else None
+        sha256 = self._take(SHORT_SHA256_BYTES, "the header field sha256")
+        prior = self._file("prior", SHA256_BYTES) if mode & PRIOR else None
         given = self._given() if mode & GIVEN else ()
         tokens = self._tokens(original_bytes) if mode & TOKENS else None
         self._checksum("the header", 0)
@@ -195,15 +195,15 @@ class ArchiveReader:
             raise self._error("header field given count is 0", self.bytes_read - 1)
         files = []
         for _ in range(count):
-            file = self._file("given")
+            file = self._file("given", SHORT_SHA256_BYTES)
             size = self._varint("the header field given size", MAX_ORIGINAL_BYTES)
             files.append(NamedFile(file.sha256, file.name, size))
         if self.bytes_read > MAX_HEADER_BYTES - CRC_BYTES:
             raise self._error(f"the header exceeds {MAX_HEADER_BYTES} bytes", self.bytes_read)
         return tuple(files)
 
-    def _file(self, what: str) -> NamedFile:
-        sha256 = self._take(SHA256_BYTES, f"the header field {what} sha256")
+    def _file(self, what: str, hash_bytes: int) -> NamedFile:
+        sha256 = self._take(hash_bytes, f"the header field {what} sha256")
         length = self._varint(f"the header field {what} name length", MAX_NAME_BYTES)
         start = self.bytes_read
         raw = self._take(length, f"the header field {what} name")

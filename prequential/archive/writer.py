@@ -15,8 +15,8 @@ from prequential.archive.container import (
     MAX_ORIGINAL_BYTES,
     MAX_PAYLOAD_BYTES,
     MAX_SEED,
-    ORIGINAL_SHA256_BYTES,
     PRIOR,
+    SHORT_SHA256_BYTES,
     STORED,
     TOKENS,
     Header,
@@ -31,8 +31,8 @@ def header_bytes(header: Header) -> bytes:
         raise ValueError(f"original_bytes {header.original_bytes} is not in 0..2^63-1")
     if not 0 <= header.seed <= MAX_SEED:
         raise ValueError(f"seed {header.seed} is not in 0..2^64-1")
-    if len(header.sha256) != ORIGINAL_SHA256_BYTES:
-        raise ValueError(f"sha256 has {len(header.sha256)} bytes, not {ORIGINAL_SHA256_BYTES}")
+    if len(header.sha256) != SHORT_SHA256_BYTES:
+        raise ValueError(f"sha256 has {len(header.sha256)} bytes, not {SHORT_SHA256_BYTES}")
     if header.config is None and (header.prior or header.given):
         raise ValueError("a stored archive is made with neither prior nor given files")
     config = b""
@@ -75,7 +75,7 @@ def _named(file: NamedFile) -> bytes:
 
 def stored_bytes(original_bytes: int, seed: int) -> int:
     """Size of the archive that holds the original as it is."""
-    header = Header(original_bytes, seed, bytes(ORIGINAL_SHA256_BYTES), None)
+    header = Header(original_bytes, seed, bytes(SHORT_SHA256_BYTES), None)
     size = len(header_bytes(header)) + CRC_BYTES
     full, rest = divmod(original_bytes, FRAME_BYTES)
     return size + full * _frame_bytes(FRAME_BYTES) + (_frame_bytes(rest) if rest else 0)

@@ -43,7 +43,7 @@ def check_header(given: Sequence[Given]) -> None:
     Raises:
         ConfigError: there are too many, or they are too long.
     """
-    size = sum(len(g.file.name.encode()) + 44 for g in given)
+    size = sum(len(g.file.name.encode()) + 20 for g in given)
     if len(given) > MAX_GIVEN or size > _NAMES_BYTES:
         raise ConfigError(
             f"{len(given)} given files with {size} bytes of names and hashes: the header has room"
@@ -62,7 +62,7 @@ def needed(header: Header, options: Options) -> list[Given]:
     if missing:
         others = [g.file for g in options.given if g.file.sha256 not in _hashes(header)]
         wanted = ", ".join(
-            f"{_shown(f)} ({f.size} bytes, SHA-256 {f.sha256.hex()})" for f in missing
+            f"{_shown(f)} ({f.size} bytes, SHA-256 {f.sha256.hex()}...)" for f in missing
         )
         told = f"; {', '.join(map(_shown, others))} is another file" if others else ""
         raise ArchiveError(

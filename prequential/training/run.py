@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from prequential.archive.container import FRAME_BYTES, ORIGINAL_SHA256_BYTES, Header, Limits
+from prequential.archive.container import FRAME_BYTES, SHORT_SHA256_BYTES, Header, Limits
 from prequential.coding.coder import Decoder
 from prequential.coding.vocabulary import Vocabulary
 from prequential.config import Config
@@ -330,4 +330,4 @@ def sha256_of(data: Bytes) -> bytes:
     sha = hashlib.sha256()
     for start in range(0, len(data), FRAME_BYTES):
         sha.update(data[start : start + FRAME_BYTES].data)
-    return sha.digest()[:ORIGINAL_SHA256_BYTES]
+    return sha.digest()[:SHORT_SHA256_BYTES]
