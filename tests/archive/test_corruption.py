@@ -182,7 +182,7 @@ def test_rearranged_frames(large: Sample, counts: Counter[str]) -> None:
     orders += [[], [0], list(range(n))[::-1], [*range(n), *range(n)]]
     for order in orders:
         mixed = head + b"".join(parts[i] for i in order) + tail
-        for expected in {n, len(order)}:
+        for expected in {n, max(n, len(order))}:  # the header tells that there are n
             refused(mixed, expected, counts, "rearranged frames")
 
 
@@ -430,7 +430,7 @@ def test_salvage(folder: Path, streams: int, capsys: pytest.CaptureFixture[str])
         )
         assert ("zeros between" in err) == (streams > 1)
         Path("b").unlink()
-    whole = made.archive[:-1] + b"?"  # only the last checksum is wrong
+    whole = made.archive + b"?"  # only what follows is wrong
     Path("a.pq").write_bytes(whole)
     assert main(["decode", "-q", "--salvage", "-o", "b", "a.pq"]) == 1
     assert Path("b").read_bytes() == made.data
