@@ -367,8 +367,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from prequential.cli import main
 from prequential.training.run import Run
 real = Run._show
-def show(self, done):
-    real(self, done)
+def show(self, *done):
+    real(self, *done)
     if self.steps_done == 2:
         print("here", flush=True)
         time.sleep(0.3)
