@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -69,10 +69,13 @@ def default_target(source: str, *, decoding: bool) -> str:
     return name
 
 
-def check_target(target: str, source: str, *, force: bool, binary: bool) -> None:
+def check_target(
+    target: str, source: str, *, force: bool, binary: bool, others: Iterable[str] = ()
+) -> None:
     """Refuse an output that would destroy something, before the long work.
 
-    ``binary`` says that the output must not go to a terminal. Raises FileError.
+    ``binary`` says that the output must not go to a terminal; ``others`` are read beside the
+    source, and needed later, too. Raises FileError.
     """
     if target == STDIO:
         if sys.stdout is None:
@@ -98,6 +101,9 @@ def check_target(target: str, source: str, *, force: bool, binary: bool) -> None
         raise FileError(f"{shown}: cannot be written: there is no folder {display(folder)}")
     if _same_file(source, target):
         raise FileError(f"{shown}: is the input itself: name another output")
+    for other in others:
+        if _same_file(other, target):
+            raise FileError(f"{shown}: is read as well, and needed later: name another output")
     if os.path.exists(target) and not os.path.isfile(target):
         raise FileError(f"{shown}: is not a regular file: use -o - and redirect it")
     if os.path.lexists(target) and not force:

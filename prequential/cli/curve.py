@@ -48,7 +48,7 @@ def add(commands: flags.Commands) -> None:
     parser.add_argument("--step-column", default="step", metavar="NAME")
     parser.add_argument("--loss-column", default="loss", metavar="NAME")
     parser.add_argument(
-        "--tokens-per-step", type=flags.count, required=True, metavar="N", help="tokens of one step"
+        "--tokens-per-step", type=_some, required=True, metavar="N", help="tokens of one step"
     )
     parser.add_argument(
         "--units", choices=("nats", "bits"), default="nats", help="of the loss, per token"
@@ -85,6 +85,12 @@ def add(commands: flags.Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     options = CurveFlags.of(args)
     return guard.once(options.log, lambda: _curve(options))
+
+
+def _some(text: str) -> int:
+    if (number := flags.count(text)) == 0:
+        raise argparse.ArgumentTypeError("0 tokens are no step")
+    return number
 
 
 def _source(text: str) -> Source:

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _decode(options: Options, source: str) -> None:
     target = options.output or default_target(source, decoding=True)
-    check_target(target, source, force=options.force, binary=False)
+    check_target(target, source, force=options.force, binary=False, others=options.read_too)
     keeper = checkpoints.keeper(options, "decode", target)
     fault, decoded = None, list[slice]()
     with (

@@ -67,7 +67,9 @@ def _distance(options: DistanceFlags) -> None:
     names, files = [], []
     for name in options.files:
         if options.plot is not None:
-            check_target(options.plot, name, force=options.force, binary=True)
+            check_target(
+                options.plot, name, force=options.force, binary=True, others=options.read_too
+            )
         with open_input(name) as source:
             names.append(display(name))
             files.append(source.array.tobytes())

@@ -128,12 +128,13 @@ def _target(options: Options, source: str) -> str:
     target = options.output or default_target(source, decoding=False)
     if options.output is None and options.self_extracting and source != STDIO:
         target = source + RUNNABLE_SUFFIX
-    check_target(target, source, force=options.force, binary=True)
+    others_read = options.read_too
+    check_target(target, source, force=options.force, binary=True, others=others_read)
     others = {"--save-weights": options.save_weights, "--bits": options.bits}
     taken = {os.path.realpath(target): "the archive"}
     for flag, name in others.items():
         if name:
-            check_target(name, source, force=options.force, binary=True)
+            check_target(name, source, force=options.force, binary=True, others=others_read)
             other = taken.setdefault(os.path.realpath(name), flag)
             if other != flag:
                 raise ConfigError(f"{display(source)}: {other} and {flag} have one name")

@@ -44,7 +44,7 @@ class MdlFlags(Options):
         """Refuse outputs that would destroy something."""
         targets = [t for t in (self.json_file, self.csv, self.plot, self.html) if t is not None]
         for target in targets:
-            check_target(target, source, force=self.force, binary=False)
+            check_target(target, source, force=self.force, binary=False, others=self.read_too)
         places = [os.path.realpath(target) for target in targets]
         if len(set(places)) < len(places):
             raise FileError(f"{display(source)}: two outputs have one name: give each its own")

@@ -80,6 +80,12 @@ class Options(Flags):
     config: str | None = None  # a file's name
     overrides: tuple[str, ...] = ()
 
+    @property
+    def read_too(self) -> tuple[str, ...]:
+        """Files that are read beside the input, and that no output may replace."""
+        named = (self.state, self.prior, self.config)
+        return (*self.given, *(name for name in named if name is not None))
+
     def model(self) -> Config:
         """The configuration. Raises ConfigError."""
         return load(self.preset, self.config, self.overrides)

@@ -12,12 +12,13 @@ from prequential.archive.files import (
     atomic_output,
     check_target,
     display,
+    display_target,
     open_input,
     printable,
 )
 from prequential.cli import guard, terminal
 from prequential.cli import options as flags
-from prequential.errors import FileError
+from prequential.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,11 +58,13 @@ def _run(args: argparse.Namespace) -> int:
 def _where(options: WhereFlags) -> None:
     targets = [name for name in (options.html, options.bits, options.json_file) if name is not None]
     for target in targets:
-        check_target(target, options.file, force=options.force, binary=False)
+        check_target(
+            target, options.file, force=options.force, binary=False, others=options.read_too
+        )
     if len({os.path.realpath(target) for target in targets}) < len(targets):
-        raise FileError(f"{display(targets[0])}: is named for two outputs: name another")
+        raise ConfigError(f"{display_target(targets[0])}: is named for two outputs: name another")
     if options.html is not None and not options.html.endswith((".html", ".htm")):
-        raise FileError(f"{display(options.html)}: name the page .html")
+        raise ConfigError(f"{display_target(options.html)}: name the page .html")
     where = _measured(options)
     if options.html is not None:
         from prequential.study import costpage

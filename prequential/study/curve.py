@@ -97,6 +97,8 @@ def describe(
         raise ValueError("a loss curve needs at least one point, a loss for each")
     if not all(map(math.isfinite, (*tokens, *losses))):
         raise ValueError("a loss curve holds a number that is not finite")
+    if min(losses) < 0:
+        raise ValueError("a loss curve goes below zero, which no codelength of tokens does")
     if tokens[0] < 0 or any(b <= a for a, b in itertools.pairwise(tokens)):
         raise ValueError("the steps of a loss curve must increase")
     if sum(source.share for source in sources) > 1 + 1e-9:

@@ -29,7 +29,7 @@ from prequential import config
 from prequential.archive import codesize
 from prequential.archive.container import Limits
 from prequential.archive.files import atomic_output, display, open_input
-from prequential.errors import ConfigError, FileError
+from prequential.errors import ArchiveError, ConfigError, FileError
 from prequential.progress import Progress, ProgressCallback
 from prequential.study import child, replicates
 
@@ -324,7 +324,7 @@ def run(
         kept = _kept(job)
         if kept is not None:
             rows[i] = kept
-        elif not job.force and job.path(".json").exists():
+        elif not job.force and _is_foreign(job):
             raise FileError(
                 f"{display(str(job.path('.pq')))}: is of other data, or by another version:"
                 " replace it with -f, or --keep this sweep elsewhere"
@@ -495,6 +495,23 @@ def _kept(job: Job) -> Row | None:
         _verify(job, job.path(".pq"), int(found.report["original_bytes"]))
         found = dataclasses.replace(found, verified=True)
     return found
+
+
+def _is_foreign(job: Job) -> bool:
+    """Whether in this run's place stands anything but its archive, left without a report."""
+    from prequential.archive.container import ArchiveReader
+    from prequential.training.run import sha256_of
+
+    if job.path(".json").exists():
+        return True
+    try:
+        with job.path(".pq").open("rb") as file, open_input(job.source) as original:
+            header = ArchiveReader(file, job.path(".pq").name).header
+            return header.sha256 != sha256_of(original.array[: job.size])
+    except FileNotFoundError:
+        return False
+    except ArchiveError:
+        return True
 
 
 def _verify(job: Job, archive: Path, original_bytes: int) -> None:

@@ -112,6 +112,13 @@ def labels(
     classes = int(known.max()) + 1
     if ends is not None and (list(ends) != sorted(set(ends)) or ends[-1] != len(known)):
         raise ConfigError(f"ends: are to rise to the number of labels, {len(known)}")
+    if min(batch, epochs, len(seeds)) < 1 or replay < 0:
+        raise ConfigError("batch, epochs and seeds: give at least one; replay: 0 or more")
+    if replay and schedule == "block":
+        raise ConfigError("replay goes with schedule='online': a block's model sees all there is")
+    inputs = inputs if isinstance(inputs, torch.Tensor) else np.asarray(inputs)
+    if not bool(torch.isfinite(torch.as_tensor(inputs)).all()):
+        raise ConfigError("inputs: some are not finite")
     code = {"block": _block, "online": _online}.get(schedule)
     if code is None:
         raise ConfigError(f"schedule is {schedule!r}: block or online")
@@ -247,11 +254,18 @@ class _Module:
         self._model, self._epochs, self._batch = model, epochs, batch
         self._optimizer = torch.optim.Adam(model.parameters(), lr=rate)
         self._generator = np.random.default_rng(seed)
+        floats = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        self._dtype = floats[0] if floats else torch.get_default_dtype()
+
+    def _tensor(self, inputs: Any) -> torch.Tensor:
+        """Inputs as the model's floats, unless they are whole numbers (for an embedding)."""
+        tensor = torch.as_tensor(inputs)
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
     def logits(self, inputs: Any) -> np.ndarray:
         self._model.eval()
         with torch.no_grad():
-            found = self._model(torch.as_tensor(inputs))
+            found = self._model(self._tensor(inputs))
         return np.asarray(found.double().cpu().numpy())
 
     def fit(self, inputs: Any, labels: np.ndarray) -> None:
@@ -264,7 +278,12 @@ class _Module:
     def step(self, inputs: Any, labels: np.ndarray) -> None:
         self._model.train()
         self._optimizer.zero_grad()
-        logits = self._model(torch.as_tensor(inputs))
+        logits = self._model(self._tensor(inputs))
+        if logits.ndim != 2 or int(labels.max()) >= logits.shape[1]:
+            raise ConfigError(
+                f"the model gives {tuple(logits.shape)}, labels go to {int(labels.max())}:"
+                " let it have an output for each"
+            )
         target = torch.as_tensor(labels, device=logits.device, dtype=torch.long)
         # A sum, so that an example of the last, smaller batch weighs no more than any other.
         loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")

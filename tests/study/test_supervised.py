@@ -136,6 +136,15 @@ def test_by_our_own_loop() -> None:
     ("how", "told"),
     [
         ({"schedule": "all"}, "block or online"),
+        ({"batch": 0}, "give at least one"),
+        ({"seeds": ()}, "give at least one"),
+        ({"replay": -1}, "0 or more"),
+        ({"replay": 1}, "goes with schedule='online'"),
+        ({"inputs": np.full((6, 1), np.nan)}, "not finite"),
+        (
+            {"make_model": lambda _: torch.nn.Linear(1, 1), "inputs": np.zeros((6, 1))},
+            "have an output for each",
+        ),
         ({"ends": [2, 2]}, "ends: are to rise"),
         ({"ends": [1, 2]}, "ends: are to rise"),
         ({"labels": np.array([0.5] * 6)}, "labels are float64"),

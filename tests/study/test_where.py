@@ -112,8 +112,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (["where", "a", "--html", "a.pdf"], 1, "name the page .html"),
-        (["where", "a", "--html", "b.html", "--bits", "./b.html"], 1, "for two outputs"),
+        (["where", "a", "--html", "a.pdf"], 2, "name the page .html"),
+        (["where", "a", "--html", "b.html", "--bits", "./b.html"], 2, "for two outputs"),
         (["where", "none"], 1, "none"),
         (["where", "a", "--bits", "none/b.npy"], 1, "there is no folder none"),
         (["encode", "a", "--bits", "a.pq"], 2, "the archive and --bits have one name"),

@@ -442,3 +442,29 @@ def test_what_is_needed_is_found_by_its_hash() -> None:
     header = Header(1, 0, bytes(8), None, given=tuple(first[i].file for i in (2, 0, 2)))
     found = given.needed(header, Options(given=tuple(first)))
     assert found == [first[2], first[0], first[2]]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["encode", "b", "--given", "a", "-o", "a"],
+        ["encode", "b", "--given", "a", "--bits", "a"],
+        ["encode", "b", "--given", "a", "--save-weights", "./a"],
+        ["encode", "b", "--given", "a", "--state", "s", "-o", "s"],
+        ["decode", "b", "--given", "a", "-o", "a"],
+        ["where", "b", "--given", "a", "--bits", "a"],
+    ],
+)
+def test_what_is_given_is_never_replaced(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("a", "b", "s")
+    for name in names:
+        Path(name).write_bytes(name.encode())
+    assert main([*argv, "-f"]) == 1
+    assert "is read as well, and needed later" in capsys.readouterr().err
+    assert {name: Path(name).read_bytes() for name in names} == {n: n.encode() for n in names}
