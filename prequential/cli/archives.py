@@ -60,7 +60,6 @@ def decode(
 ) -> Report:
     """Decode an open archive as the flags say: see `codec.decode`."""
     from prequential import codec
-    from prequential.training import run as runs
 
     if archive.bytes is not None and archive.bytes > 2**18:  # of a file of a megabyte or so
         compile_apart(LARGE_BYTES)
@@ -69,15 +68,11 @@ def decode(
         options.bar(source) as progress,
         checkpoints.interruptible(keeper),
     ):
-        run = runs.Options(
+        run = options.run(
+            progress,
+            given,
             name=display(source),
-            device=options.device,
-            threads=options.threads,
-            progress=progress,
-            prior=options.load_prior(),
-            given=given,
             kept=options.kept,
-            limits=options.limits(),
             checkpoints=keeper,
             in_memory=in_memory,
         )

@@ -82,7 +82,7 @@ def _encode(options: Options, source: str) -> None:
         return _plan(options, source)
     if options.distributed:
         return team.encode(options, source)
-    config, limits = options.model(), options.limits()
+    config = options.model()
     target = _target(options, source)
     keeper = checkpoints.keeper(options, "encode", target)
     with ExitStack() as stack:
@@ -94,22 +94,12 @@ def _encode(options: Options, source: str) -> None:
             for name in (options.save_weights, options.bits)
         )
         from prequential import codec
-        from prequential.training import run as runs
 
         size = sum(g.file.size for g in given)
         compile_apart(config.resolve(len(original.data), None, size).memory_bytes())
         archive = io.BytesIO() if options.self_extracting else output.file
         with options.bar(source) as progress, checkpoints.interruptible(keeper):
-            run = runs.Options(
-                device=options.device,
-                threads=options.threads,
-                progress=progress,
-                prior=options.load_prior(),
-                given=given,
-                kept=options.kept,
-                limits=limits,
-                checkpoints=keeper,
-            )
+            run = options.run(progress, given, kept=options.kept, checkpoints=keeper)
             report = codec.encode(
                 original.data, archive, config=config, seed=options.seed, options=run,
                 weights=weights, told=partial(_write_bits, bits) if bits else None,
@@ -128,13 +118,15 @@ def _target(options: Options, source: str) -> str:
     target = options.output or default_target(source, decoding=False)
     if options.output is None and options.self_extracting and source != STDIO:
         target = source + RUNNABLE_SUFFIX
-    others_read = options.read_too
-    check_target(target, source, force=options.force, binary=True, others=others_read)
+    check = partial(
+        check_target, source=source, force=options.force, binary=True, others=options.read_too
+    )
+    check(target)
     others = {"--save-weights": options.save_weights, "--bits": options.bits}
     taken = {os.path.realpath(target): "the archive"}
     for flag, name in others.items():
         if name:
-            check_target(name, source, force=options.force, binary=True, others=others_read)
+            check(name)
             other = taken.setdefault(os.path.realpath(name), flag)
             if other != flag:
                 raise ConfigError(f"{display(source)}: {other} and {flag} have one name")

@@ -42,19 +42,13 @@ def _learn(options: Options) -> None:
         given = stack.enter_context(named.open_given())
         output = stack.enter_context(atomic_output(target, force=options.force, mode=0o600))
         from prequential import codec
-        from prequential.training import run as runs
 
         with options.bar(options.files[0]) as progress:
-            run = runs.Options(
-                device=options.device,
-                threads=options.threads,
-                progress=progress,
-                prior=options.load_prior(),
-                given=given,
-                limits=options.limits(),
-            )
             header, seconds = codec.learn(
-                output.file, config=config, seed=options.seed, options=run
+                output.file,
+                config=config,
+                seed=options.seed,
+                options=options.run(progress, given),
             )
         size = output.file.seek(0, 2)
     if options.json:

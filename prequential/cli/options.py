@@ -21,6 +21,7 @@ from prequential.errors import ConfigError
 from prequential.progress import ProgressCallback
 
 if TYPE_CHECKING:
+    from prequential.training import run as runs
     from prequential.training.given import Given
     from prequential.training.prior import Prior
     from prequential.training.run import Kept
@@ -135,6 +136,22 @@ class Options(Flags):
         if self.state is None:
             return further
         return learned.InFile(self.state, terminal.say, further)
+
+    def run(
+        self, progress: ProgressCallback | None, given: tuple[Given, ...], **more: Any
+    ) -> runs.Options:
+        """How a run is made by these flags; more are other fields of it. Raises FileError."""
+        from prequential.training import run as runs
+
+        return runs.Options(
+            device=self.device,
+            threads=self.threads,
+            progress=progress,
+            prior=self.load_prior(),
+            given=given,
+            limits=self.limits(),
+            **more,
+        )
 
     def bar(self, source: str) -> AbstractContextManager[ProgressCallback | None]:
         """Progress on a file, as far as it is wanted."""

@@ -89,7 +89,6 @@ def _measured(options: WhereFlags) -> Where:
         from prequential import codec
         from prequential.coding.itemised import Costs
         from prequential.study.where import Where
-        from prequential.training import run as runs
 
         told: list[Costs] = []
         data = original.data[0 : len(original.data)]
@@ -97,15 +96,7 @@ def _measured(options: WhereFlags) -> Where:
             data,
             config=options.model(),
             seed=options.seed,
-            options=runs.Options(
-                device=options.device,
-                threads=options.threads,
-                progress=progress,
-                prior=options.load_prior(),
-                given=given,
-                kept=options.kept,
-                limits=options.limits(),
-            ),
+            options=options.run(progress, given, kept=options.kept),
             told=told.append,
         )
         return Where(os.path.basename(display(options.file)), data, told[0], report)
