@@ -44,6 +44,7 @@ from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, 
 _DEFAULT = Options()
 # What is learned first: bytes, or the path of a file with them.
 Learned = Sequence[bytes | str | os.PathLike[str]]
+Told = Callable[[Costs], object] | None  # what hears of each token's cost, if anything
 
 
 def compress(
@@ -257,25 +258,22 @@ def measure(
     config: Config,
     seed: int = 0,
     options: Options = _DEFAULT,
-    told: Callable[[Costs], object] | None = None,
+    told: Told = None,
 ) -> Report:
     """`codelength` of data (n,) uint8; what each token costs is told, if that is wanted."""
     started = time.monotonic()
     if len(data) == 0:
-        if told is not None:
-            told(_stored_costs(0))
-        return _store(data, io.BytesIO(), seed, sha256_of(data), started)
+        return _store(data, io.BytesIO(), seed, sha256_of(data), started, told)
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter()
     with exact(options.device):
         run = Run(header, config, options, symbols, vocabulary, meter, started, None, first)
-        items = _itemise(run) if told is not None else None
+        tell = _itemise(run, told)
         for _ in run.frames():
             archive.data(b"", bytes(header.digest_bytes))
         digest = run.learner.digest()
-    if told is not None and items is not None:
-        told(_costs(run, items))
+    tell()
     payload_bytes = -(-int(meter.loss_bits) // 8)
     written = archive.bytes_written + payload_bytes
     return report_of(
@@ -291,7 +289,7 @@ def encode(
     seed: int = 0,
     options: Options = _DEFAULT,
     weights: BinaryIO | None = None,
-    told: Callable[[Costs], object] | None = None,
+    told: Told = None,
 ) -> Report:
     """Write the archive of data (n,) uint8 into an empty, seekable file.
 
@@ -306,15 +304,13 @@ def encode(
     """
     started = time.monotonic()
     if len(data) == 0:
-        if told is not None:
-            told(_stored_costs(0))
-        return _store(data, archive, seed, sha256_of(data), started)
+        return _store(data, archive, seed, sha256_of(data), started, told)
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder()
     with exact(options.device):
         run = Run(header, config, options, symbols, vocabulary, encoder, started, writer, first)
-        items = _itemise(run) if told is not None else None
+        tell = _itemise(run, told)
         for _ in run.frames():
             writer.data(encoder.finish(), run.learner.digest()[: header.digest_bytes])
         digest = run.learner.digest()
@@ -323,11 +319,8 @@ def encode(
     if writer.bytes_written > stored_bytes(len(data), seed):
         archive.seek(0)
         archive.truncate()
-        if told is not None:
-            told(_stored_costs(len(data)))
-        return _store(data, archive, seed, header.sha256, started)
-    if told is not None and items is not None:
-        told(_costs(run, items))
+        return _store(data, archive, seed, header.sha256, started, told)
+    tell()
     return report_of(
         header, writer.header_bytes, writer.payload_bytes, writer.bytes_written,
         encoder.loss_bits, digest, run, run.started,
@@ -492,43 +485,39 @@ def _resolved(
     return resolved
 
 
-def _itemise(run: Run) -> Itemised:
-    """Have the run's learner note what each symbol costs, once it has learned what is given."""
+def _itemise(run: Run, told: Told) -> Callable[[], object]:
+    """Have the run's learner note what each symbol costs, once it has learned what is given.
+
+    What comes back tells the costs, in the order of the input, when the run is over.
+    """
+    if told is None:
+        return lambda: None
     if run.steps_done < run.given_steps:
         given.learn(run)
-    memory = run.learner.memory
+    memory, count = run.learner.memory, len(run.symbols)
     lengths = memory.states[0].matches.pointers.length if memory is not None else None
-    items = Itemised(run.learner.symbol_coder, lengths, len(run.symbols))
+    items = Itemised(run.learner.symbol_coder, lengths, count)
     run.learner.symbol_coder = items
-    return items
-
-
-def _costs(run: Run, items: Itemised) -> Costs:
-    """What each token of a run cost, in the order of the input."""
-    count = len(run.symbols)
-    order = coding_order(count, run.config.streams)
+    order, offsets = coding_order(count, run.config.streams), np.arange(count + 1)
     if run.config.numbers:
         grids = parse_grids(run.config.numbers)
         order = places(count, grids, run.header.given_bytes)[order]
-    if run.header.tokens is None:
-        offsets = np.arange(count + 1)
-    else:
-        lengths = np.array(run.vocabulary.lengths)[run.symbols[0:count]]
-        offsets = np.concatenate([[0], lengths.cumsum()])
-    return items.costs(order, offsets)
+    if run.header.tokens is not None:
+        pieces_bytes = np.array(run.vocabulary.lengths)[run.symbols[0:count]]
+        offsets = np.concatenate([[0], pieces_bytes.cumsum()])
+    return lambda: told(items.costs(order, offsets))
 
 
-def _stored_costs(size: int) -> Costs:
-    """Eight bits a byte."""
-    bits = np.full(size, 8.0)
-    return Costs(np.arange(size + 1), bits, bits, np.zeros(size, np.int64))
-
-
-def _store(data: Bytes, archive: BinaryIO, seed: int, sha256: bytes, started: float) -> Report:
+def _store(
+    data: Bytes, archive: BinaryIO, seed: int, sha256: bytes, started: float, told: Told
+) -> Report:
     header = Header(len(data), seed, sha256, None)
     writer = ArchiveWriter(archive, header)
     for start in range(0, len(data), FRAME_BYTES):
         writer.data(data[start : start + FRAME_BYTES].tobytes())
+    if told is not None:  # eight bits a byte
+        bits = np.full(len(data), 8.0)
+        told(Costs(np.arange(len(data) + 1), bits, bits, np.zeros(len(data), np.int64)))
     return report_of(
         header, writer.header_bytes, len(data), writer.bytes_written, 8.0 * len(data), b"", None,
         started,
