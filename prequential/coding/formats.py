@@ -113,9 +113,7 @@ def _pnm(data: Any, at: int) -> list[Grid]:
         return []
     channels = 1 if match[1] == b"5" else 3
     width, height, most = (int(match[k]) for k in (2, 3, 4))
-    kind = "|u1" if most < 256 else ">u2"
-    count = width * height * channels * int(kind[-1])
-    return _grid(data, at + match.end(), count, kind, channels, width * channels)
+    return _raster(data, at + match.end(), width, height, channels, most)
 
 
 def _pam(data: Any, at: int) -> list[Grid]:
@@ -126,9 +124,14 @@ def _pam(data: Any, at: int) -> list[Grid]:
     width, height, channels, most = (
         int(fields[name]) for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL")
     )
+    return _raster(data, at + match.end(), width, height, channels, most)
+
+
+def _raster(data: Any, start: int, width: int, height: int, channels: int, most: int) -> list[Grid]:
+    """Pixels up to a value: in two bytes, the highest first, where one is too small."""
     kind = "|u1" if most < 256 else ">u2"
     count = width * height * channels * int(kind[-1])
-    return _grid(data, at + match.end(), count, kind, channels, width * channels)
+    return _grid(data, start, count, kind, channels, width * channels)
 
 
 def _bmp(data: Any, at: int) -> list[Grid]:
