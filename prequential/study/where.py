@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,12 +56,12 @@ class Where:
     costs: Costs
     report: Report
 
-    @property
+    @cached_property
     def bits(self) -> np.ndarray:
         """(N,) float64: bits of each byte."""
         return self.costs.per_byte()
 
-    @property
+    @cached_property
     def is_text(self) -> bool:
         """Whether it can be read as UTF-8, but for a few bytes."""
         shown = self.data.tobytes().decode("utf-8", "replace")
