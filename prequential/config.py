@@ -61,8 +61,10 @@ _CONTEXT_SIZES = {
 _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)}
 
 
-# Contexts of the memory that no list names: its matches, and what followed before.
+# Contexts of the memory that no list names: its matches, and what followed before; and more of
+# both where bytes are no numbers.
 OWN_CONTEXTS = 4
+MORE_CONTEXTS = 4
 
 BYTES = "bytes"  # the tokenizer that leaves everything as it is
 AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
@@ -119,8 +121,8 @@ class MemoryConfig:
 
     kind: str = field(default="mix", metadata={"choices": ("none", "mix")})
     contexts: tuple[str, ...] = (
-        "o2", "o3", "o4", "o5", "o6", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
-        "a5", "e0", "e1", "f6", "g4", "g8", "h0", "k0", "n0", "q0", "p2", "p3", "u1", "d3",
+        "o2", "o3", "o4", "o5", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
+        "a5", "e0", "f6", "g4", "g8", "h0", "k0", "n0", "q0", "p3", "u1", "d3",
     )  # fmt: skip
     # Buckets of 64 bytes in the table of all contexts, and bytes of each stream that a match can
     # reach; 0 follows the input's length.
@@ -251,8 +253,8 @@ class Config:
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
             memory = (64 + 2 * longer) * self.memory.buckets
             memory += B * (1 + longer) << self.memory.window_log2
-            memory += (64 << min(19, self.memory.window_log2)) + (1 << 24)
-            contexts += len(self.memory.contexts) + OWN_CONTEXTS
+            memory += (80 << min(19, self.memory.window_log2)) + (1 << 24)
+            contexts += len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
             grids = parse_grids(self.numbers)
             memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
         outputs = tokens * (32 * V + 8 * contexts)

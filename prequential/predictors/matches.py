@@ -42,6 +42,8 @@ class Matches(NamedTuple):
     pointers: Pointers
     # The last four bytes that followed each pair of bytes, and each byte in the last row.
     followers: np.ndarray  # (257, 256) uint32
+    # The same of three bytes and of a word, by hashes.
+    later: np.ndarray  # (2, slots) uint32
     # Of the strings that end here, by length: their slots, or -1, and what stands there.
     slots: np.ndarray  # (4,) int64
     known: np.ndarray  # (4,) int64
@@ -75,6 +77,7 @@ def make(streams: int, window_log2: int, kinds: int) -> Matches:
         np.full((len(_LENGTHS), 1 << min(20, window_log2 + 1)), -1, np.int64),
         Pointers(*np.zeros((4, 2, streams), np.int64)),
         np.zeros((257, 256), np.uint32),
+        np.zeros((2, 1 << min(20, window_log2 + 1)), np.uint32),
         np.zeros(len(_LENGTHS), np.int64),
         np.zeros(len(_LENGTHS), np.int64),
         np.full((kinds, 2, 64), 49152, np.int32),
@@ -128,6 +131,45 @@ def hash_own(matches: Any, b: Any, last: Any, out: Any) -> None:
         grade = _length_bucket(length) * 4 + min(misses // 8, 3)
         expected = _expected(matches.past, pointers, m, b)
         out[2 + m] = remix(np.uint64(expected * 128 + grade), 5 + m)
+
+
+@jit
+def _slots(last: Any, word: Any, count: Any) -> Any:
+    """Where in `later` the followers of the last three bytes and of the word so far are.
+
+    Between words, it is the last byte instead.
+    """
+    c1, mask = np.uint64(last[0]), np.uint64(count - 1)
+    three = c1 | np.uint64(last[1]) << np.uint64(8) | np.uint64(last[2]) << np.uint64(16)
+    return (
+        np.int64(remix(three, 7) & mask),
+        np.int64(remix(word if word != 0 else c1, 8) & mask),
+    )
+
+
+@inline
+def hash_more(matches: Any, b: Any, last: Any, word: Any, out: Any) -> None:
+    """out (4,): what the recent match expects behind the last byte, and beside the long match.
+
+    And what followed three bytes the last three times, and this word.
+    """
+    later, pointers = matches.later, matches.pointers
+    long = np.uint64(_expected(matches.past, pointers, 0, b))
+    recent = np.uint64(_expected(matches.past, pointers, 1, b))
+    three, words = _slots(last, word, later.shape[1])
+    out[0] = remix(recent << np.uint64(8) | np.uint64(last[0]), 9)
+    out[1] = remix(recent << np.uint64(9) | long, 10)
+    out[2] = remix(np.uint64(later[0, three] & 0xFFFFFF), 11)
+    out[3] = remix(np.uint64(later[1, words] & 0xFFFFFF), 12)
+
+
+@inline
+def note_followers(matches: Any, last: Any, word: Any, byte: Any) -> None:
+    """Note that a byte followed these bytes and this word."""
+    later = matches.later
+    three, words = _slots(last, word, later.shape[1])
+    later[0, three] = (later[0, three] << np.uint32(8)) | np.uint32(byte)
+    later[1, words] = (later[1, words] << np.uint32(8)) | np.uint32(byte)
 
 
 @inline

@@ -26,7 +26,7 @@ import numpy as np
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
 from prequential.coding.coder import MEASURE, TOTAL_BITS, rounded
 from prequential.coding.vocabulary import Spelling, Vocabulary
-from prequential.config import OWN_CONTEXTS, SYMBOLS, MemoryConfig
+from prequential.config import MORE_CONTEXTS, OWN_CONTEXTS, SYMBOLS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
 from prequential.predictors import contexts, matches, mixer, tables
 from prequential.predictors.contexts import Contexts, History, HistoryState
@@ -75,7 +75,7 @@ class Memory:
         """grids are where numbers are, if anywhere."""
         self.history = History(streams, vocabulary)
         self.grids = grids
-        count = len(config.contexts) + OWN_CONTEXTS
+        count = len(config.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
         # Four a context, three of order 1, two of the match, two of the expert, a constant.
@@ -205,17 +205,25 @@ def _begin(state: Any, parsed: Any, known: Any, b: Any, first: Any) -> Any:
     told of letters and place, behind what `numbers` are told of the byte.
     """
     hashes, last = state.found.hashes, state.history.bytes[b]
-    own = hashes[len(hashes) - OWN_CONTEXTS :]
-    matches.hash_own(state.matches, b, last, own)
+    matches.hash_own(state.matches, b, last, hashes[len(hashes) - OWN_CONTEXTS :])
     if known is not None:
         return numbers.begin(known, b, state.matches.position[b], last[0], hashes)
     if parsed is not None:
         contexts.hash_stream(state.history, b, Contexts(*parsed), hashes)
+        more = hashes[len(parsed[0]) : len(hashes) - OWN_CONTEXTS]
+        matches.hash_more(state.matches, b, last, state.history.words[b, 0], more)
         if first and len(state.mixer.weights) > 1:  # no longer piece fits here: other bytes follow
             for c in range(len(hashes)):
                 hashes[c] = tables.remix(hashes[c], 2)
         return np.int64(0), _letters(last), state.history.place[b]
     return np.int64(0), np.int64(0), np.int64(0)
+
+
+@inline
+def _note(seen: Any, parsed: Any, last: Any, word: Any, byte: Any) -> None:
+    """Note what followed three bytes and a word, where they are no numbers."""
+    if parsed is not None:
+        matches.note_followers(seen, last, word, byte)
 
 
 @inline
@@ -238,13 +246,15 @@ def _number_inputs(known: Any, b: Any, unit: Any, k: Any, done: Any, x: Any) -> 
 def state_of(packed: Any) -> Any:
     """The `State` again, inside a loop."""
     history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below, known = packed
-    past, starts, position, where, pointers, followers, slots, seen, maps = matches_
+    past, starts, position, where, pointers, followers, later, slots, seen, maps = matches_
     return State(
         contexts.history_of(history),
         Spelling(*spelling),
         parsed,
         Tables(*tables_),
-        Matches(past, starts, position, where, Pointers(*pointers), followers, slots, seen, maps),
+        Matches(
+            past, starts, position, where, Pointers(*pointers), followers, later, slots, seen, maps
+        ),
         Mixer(*mixer_),
         Found(*found),
         Mixing(*mixing),
@@ -355,6 +365,7 @@ def _code_token(
         if high - low == 1 and offsets[high] - offsets[low] == depth:
             break
         tables.push(state.tables, found, byte & 255)
+        _note(state.matches, state.contexts, last, history.words[b, 0], byte & 255)
         matches.push(state.matches, b, last, np.uint8(byte & 255), depth == 0)
         contexts.push_byte(history, b, np.uint8(byte & 255))
         depth += 1

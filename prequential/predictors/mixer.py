@@ -23,9 +23,8 @@ from prequential.exact.scalars import LOGIT_MAX
 from prequential.predictors.tables import IDENTITY, interpolate
 
 # Sets of weights, and the rows that the context of each chooses from: see `choose`.
-SETS = 8
-_GRADES = 16  # of a match
-_SIZES = np.array([256, 256 * 3, _GRADES * 8, 256 * 8, 2048, 16 * 16 * 2, 256 * 8, 4096], np.int64)
+SETS = 7
+_SIZES = np.array([256, 256 * 3, 256 * 8, 2048, 16 * 16 * 2, 256 * 8, 4096], np.int64)
 _FRACTION, _FINAL_FRACTION = 20, 16
 # All weights are alike at first, and sum to 2.5.
 _START = 5 << (_FRACTION - 1)
@@ -151,13 +150,12 @@ def choose(rows: Any, at: Any, trust: Any) -> None:
     """Which row of weights each set uses: by what has been coded, and who knows it."""
     rows[0] = at.done
     rows[1] = np.int64(at.last[0]) * 3 + (0 if at.k == 0 else (1 if at.k < 4 else 2))
-    rows[2] = min(at.grade, _GRADES - 1) * 8 + at.k
-    rows[3] = np.int64(at.last[1]) * 8 + at.k
-    rows[4] = ((at.letters * 16 + trust.sixth) * 8 + at.k) & 2047
-    rows[5] = (min(trust.seen, 15) * 16 + trust.best) * 2 + (1 if at.grade else 0)
-    rows[6] = at.place * 8 + at.k
+    rows[2] = np.int64(at.last[1]) * 8 + at.k
+    rows[3] = ((at.letters * 16 + trust.fourth) * 8 + at.k) & 2047
+    rows[4] = (min(trust.seen, 15) * 16 + trust.best) * 2 + (1 if at.grade else 0)
+    rows[5] = at.place * 8 + at.k
     sorts = (_SORTS[at.last[0]] * 8 + _SORTS[at.last[1]]) * 8 + _SORTS[at.last[2]]
-    rows[7] = sorts * 8 + at.k
+    rows[6] = sorts * 8 + at.k
     offset = np.int64(0)
     for s in range(SETS):
         rows[s] += offset
@@ -213,7 +211,7 @@ def learn_weights(mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any,
             product = np.int32(inputs[j] * step)  # of 32 bits: whole vectors of them
             w[j] += np.int32(np.int32(product + 1024) >> 11)
         first[s] += np.int32((outputs[s] * first_error + (1 << 24)) >> 25)
-        second[s] += np.int32((outputs[s] * second_error + (1 << 23)) >> 24)
+        second[s] += np.int32((outputs[s] * second_error + (1 << 24)) >> 25)
 
 
 @inline

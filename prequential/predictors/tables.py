@@ -119,7 +119,7 @@ class Trust(NamedTuple):
 
     seen: int  # of them
     best: int  # the highest confidence
-    sixth: int  # that of the sixth, or of the last
+    fourth: int  # that of the fourth, or of the last
     quarter: int  # in which of four parts of them `seen` is
 
 
@@ -230,7 +230,7 @@ def find_ends(tables: Any, found: Any, last: Any) -> None:
 
 @inline
 def inputs(tables: Any, kind: Any, found: Any, x: Any) -> None:
-    """x[: 3 * C + 3] = what each context's node says, what its state, and what that if it is sure.
+    """x[: 3 * C + 3] = what each context's node says, and its state: as the second or, sure, third.
 
     Sets the confidences, and the cells of the maps that were used.
     """
@@ -258,7 +258,7 @@ def inputs(tables: Any, kind: Any, found: Any, x: Any) -> None:
             p = np.uint32(p + np.uint32(maps[low + _ONE]) * share)
             x[3 * c] = STRETCH[np.uint32(p // _CELL_OF_16)]
             logit = np.int64(STRETCH[states[found.states[c]] >> _4])
-            x[3 * c + 1] = logit
+            x[3 * c + 1] = logit & ~_SURE[state]
             x[3 * c + 2] = logit & _SURE[state]
 
 
@@ -308,7 +308,7 @@ def trust(found: Any) -> Any:
         if found.confidences[c] > 0:
             seen += 1
         best = max(best, found.confidences[c])
-    return Trust(seen, best, found.confidences[min(5, C - 1)], min(seen * 4 // (C + 1), 3))
+    return Trust(seen, best, found.confidences[min(3, C - 1)], min(seen * 4 // (C + 1), 3))
 
 
 @inline

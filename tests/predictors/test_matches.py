@@ -119,3 +119,36 @@ def test_what_followed_is_hashed() -> None:
     assert hashes(b"abXabZab")[0] != one[0]
     assert hashes(b"cbXcbYcbZab")[1] == hashes(b"abXcbYcbZcb")[1]
     assert hashes(b"cbXcbYcbWab")[1] != hashes(b"abXcbYcbZcb")[1]
+
+
+def test_more_that_followed_is_hashed() -> None:
+    """Both matches, the last three bytes behind three and behind a word."""
+
+    def hashes(data: bytes, word: int, words: list[int]) -> list[int]:
+        m, out = matches.make(1, 12, 1), np.zeros(4, np.uint64)
+        for i, byte in enumerate(data):
+            last = np.frombuffer(bytes(32) + data[:i], np.uint8)[:-33:-1].copy()
+            matches.note_followers(m, last, np.uint64(words[i]), np.uint8(byte))
+            matches.push(m, 0, last, np.uint8(byte), True)
+        last = np.frombuffer(bytes(32) + data, np.uint8)[:-33:-1].copy()
+        matches.hash_more(m, 0, last, np.uint64(word), out)
+        return [int(h) for h in out]
+
+    no_words = [0] * 99
+    block, other = noise(20), noise(21)[1:]
+    # The recent match is found by five bytes, the long one by ten.
+    short, long = block + other + block[:6], block + other + block[:12]
+    assert hashes(short, 0, no_words)[0] != hashes(block + other, 0, no_words)[0]
+    assert hashes(short, 0, no_words)[1] != hashes(long, 0, no_words)[1]
+    # Behind three bytes.
+    one, same = hashes(b"abcXabcYabcZabc", 0, no_words), hashes(b"qabcXabcYabcZ_abc", 0, no_words)
+    assert one[2] == same[2]
+    assert hashes(b"abcXabcWabcZabc", 0, no_words)[2] != one[2]
+    assert hashes(b"abcWabcXabcYabcZabc", 0, no_words)[2] == one[2]  # a fourth is forgotten
+    # Behind a word, by its hash.
+    words = [7, 8, 9, 7, 8, 9]
+    assert hashes(b"abcdef", 7, words)[3] == hashes(b"axydxy", 7, words)[3]
+    assert hashes(b"abcdef", 7, words)[3] != hashes(b"axyexy", 7, words)[3]
+    assert hashes(b"abcdef", 7, words)[3] != hashes(b"abcdef", 8, words)[3]
+    # Between words, the last byte takes the word's place.
+    assert hashes(b"ABABABAB", 0, no_words)[3] == hashes(b"BABABABAB", 0, no_words)[3]

@@ -53,14 +53,13 @@ def test_a_logit_is_mixed_by_the_rows_of_its_situation() -> None:
         rows = [
             at.done,
             256 + 70 * 3 + third,
-            1024 + at.grade * 8 + at.k,
-            1152 + 71 * 8 + at.k,
-            3200 + at.letters * 128 + trust.sixth * 8 + at.k,
-            5248 + (min(trust.seen, 15) * 16 + trust.best) * 2 + (at.grade > 0),
-            5760 + at.place * 8 + at.k,
-            7808 + (1 * 64 + 1 * 8 + 1) * 8 + at.k,  # three capitals
+            1024 + 71 * 8 + at.k,
+            3072 + at.letters * 128 + trust.fourth * 8 + at.k,
+            5120 + (min(trust.seen, 15) * 16 + trust.best) * 2 + (at.grade > 0),
+            5632 + at.place * 8 + at.k,
+            7680 + (1 * 64 + 1 * 8 + 1) * 8 + at.k,  # three capitals
         ]
-        if at.letters * 128 + trust.sixth * 8 + at.k > 2047:
+        if at.letters * 128 + trust.fourth * 8 + at.k > 2047:
             continue
         mixed = mixer.mix(m, room, at, trust)
         assert room.rows.tolist() == rows
@@ -90,13 +89,13 @@ def test_weights_follow_the_gradient(bit: int) -> None:
             assert np.abs(moved - step).max() <= 3 / 2**20
             assert m.uses[at.kind, row] == used + 1
         final_rate = 256 * (1 + 3 / (1 + position / 8192))
-        for logit, row, shift in (
-            (mixed.first, mixed.first_row, 25),
-            (mixed.second, mixed.second_row, 24),
+        for logit, row in (
+            (mixed.first, mixed.first_row),
+            (mixed.second, mixed.second_row),
         ):
             error = (bit * 65535 - squash(logit)) * final_rate
             moved = m.finals[at.kind, row] - finals[at.kind, row]
-            assert np.abs(moved - room.outputs * error / 2**shift).max() <= 3
+            assert np.abs(moved - room.outputs * error / 2**25).max() <= 3
         # No other row is touched.
         weights[at.kind, room.rows] = m.weights[at.kind, room.rows]
         finals[at.kind, [mixed.first_row, mixed.second_row]] = m.finals[
