@@ -32,7 +32,7 @@ from prequential.coding.itemised import Costs, Itemised, coding_order, places
 from prequential.coding.meter import Meter
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import AUTO, BYTES, Config, load, parse_grids
-from prequential.errors import ConfigError, FileError
+from prequential.errors import ArchiveError, ConfigError, FileError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
 from prequential.training import decoding, finding, given, learned
@@ -332,10 +332,21 @@ def decode(
     allocate: Callable[[int], np.ndarray],
     options: Options = _DEFAULT,
     decoded: list[slice] | None = None,
+    weights: BinaryIO | None = None,
 ) -> Report:
-    """Fill allocate(original_bytes) with the original: `decoding.decode`, and its report."""
+    """Fill allocate(original_bytes) with the original: `decoding.decode`, and its report.
+
+    The final weights, which are the encoder's, go to the file `weights`.
+
+    Raises:
+        ArchiveError: as `decoding.decode`, or weights are asked of an archive that has no model.
+    """
     started = time.monotonic()
     reader, run = decoding.decode(archive, allocate, options, decoded)
+    if weights is not None:
+        if run is None:
+            raise ArchiveError(f"{options.name}: is stored without a model: it has no weights")
+        weights.write(priors.to_bytes(run.learner.learned()))
     loss_bits, digest = 8.0 * reader.payload_bytes, b""
     if run is not None:
         loss_bits, digest, started = run.coder.loss_bits, run.learner.digest(), run.started

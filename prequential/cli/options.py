@@ -341,6 +341,11 @@ def count(text: str) -> int:
     return int(text) if text.isdecimal() else int(value)
 
 
+def bits(text: str) -> float:
+    """A number of bits or nats."""
+    return _number(text, "a number of bits", 1e9)
+
+
 def names(text: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
