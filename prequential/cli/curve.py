@@ -27,6 +27,7 @@ class CurveFlags(flags.Flags):
     epoch_tokens: int | None
     sources: tuple[Source, ...]
     vocabulary: int | None
+    level: float | None
     raw_bytes: int | None
     code_bytes: int
     json: bool
@@ -75,6 +76,12 @@ def add(commands: flags.Commands) -> None:
         metavar="N",
         help="tokens there are, for a bound on what comes before the first point",
     )
+    parser.add_argument(
+        "--level",
+        type=flags.bits,
+        metavar="LOSS",
+        help="the loss beyond which the payload is structure, in the units (the final loss)",
+    )
     parser.add_argument("--raw-bytes", type=flags.count, metavar="N", help="size of the data")
     parser.add_argument(
         "--code-bytes", type=flags.count, default=0, metavar="N", help="size of the code"
@@ -114,6 +121,7 @@ def _curve(options: CurveFlags) -> None:
             epoch_tokens=options.epoch_tokens,
             sources=options.sources,
             vocabulary=options.vocabulary,
+            level=options.level,
             raw_bytes=options.raw_bytes,
             code_bytes=options.code_bytes,
         )
@@ -136,6 +144,7 @@ def _show(c: Curve) -> None:
         ("final loss", f"{c.final_bits_per_token:.4f} bits per token"),
         ("payload", f"{c.payload_bits / 8:,.0f} bytes"),
         *_assumed(c),
+        ("structure", f"{c.structure_bits / 8:,.0f} bytes of it, {c.noise_bits / 8:,.0f} noise"),
         ("code", f"{c.code_bytes:,} bytes"),
         ("description", f"{c.total_bytes:,.0f} bytes"),
     ]

@@ -53,6 +53,10 @@ class Curve:
     mean_bits_per_token: float
     mean_nats_per_token: float
     final_bits_per_token: float
+    # Parts of payload_bits: every counted token at a level, the final loss unless another was
+    # asked for, and what is beyond it (below it, less than nothing).
+    noise_bits: float
+    structure_bits: float
     code_bytes: int
     total_bytes: float
     raw_bytes: int | None
@@ -76,6 +80,7 @@ def describe(
     epoch_tokens: float | None = None,
     sources: Sequence[Source] = (),
     vocabulary: int | None = None,
+    level: float | None = None,
     raw_bytes: int | None = None,
     code_bytes: int = 0,
 ) -> Curve:
@@ -85,6 +90,8 @@ def describe(
     the data repeats: that part trains the model but describes nothing new, and is not counted.
     Sources of a mixture are spread evenly over the run, each with the loss of the whole; of one
     with E > 1 epochs nothing is counted behind the E-th part of the run, when it begins to repeat.
+    What is beyond `level`, a loss, is structure: the surplus description length (Whitney et al.
+    2020); at the final loss, the model's cost (Rissanen 1986; epiplexity, Finzi et al. 2026).
 
     >>> describe([0, 1000], [2.0, 1.0], nats=False).payload_bits
     1500.0
@@ -120,6 +127,7 @@ def describe(
     bits = area * unit
     total = bits / 8 + code_bytes
     mean = bits / counted if counted else 0.0
+    noise = counted * (last if level is None else level) * unit
     before = min(tokens[0], end)
     return Curve(
         tokens=counted,
@@ -128,6 +136,8 @@ def describe(
         mean_bits_per_token=mean,
         mean_nats_per_token=mean / BITS_PER_NAT,
         final_bits_per_token=last * unit,
+        noise_bits=noise,
+        structure_bits=bits - noise,
         code_bytes=code_bytes,
         total_bytes=total,
         raw_bytes=raw_bytes,

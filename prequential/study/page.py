@@ -70,7 +70,7 @@ def render(sweep: Sweep) -> str:
             (f"{sweep.fixed_share_bits:,.0f}", "bits by all runs with fixed share"),
         ]
     after = f" After learning {', '.join(map(display, sweep.given))}." if sweep.given else ""
-    price = f" Of the {sweep.prior}." if sweep.prior is not None else ""
+    price = f" The {sweep.prior}." if sweep.prior is not None else ""
     decoded = all(row.verified for row in sweep.rows)
     checked = (
         "each of them was decoded and compared" if decoded else "--verify would decode each of them"

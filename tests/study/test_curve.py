@@ -90,6 +90,27 @@ def test_no_source(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "epochs-of" in capsys.readouterr().err
 
 
+def test_structure_is_epiplexity() -> None:
+    """As PyPI's epiplexity 0.6.1 has it of this curve: 2,885.39 and 8,656.17 bits."""
+    tokens, losses = [0, 1000, 2000, 3000], [4.0, 3.0, 2.0, 2.0]
+    found = describe(tokens, losses)
+    assert (round(found.structure_bits, 2), round(found.noise_bits, 2)) == (2885.39, 8656.17)
+    package = pytest.importorskip("epiplexity")
+    result = package.PrequentialEstimator.estimate(tokens, losses)
+    assert (found.structure_bits, found.noise_bits) == pytest.approx(
+        (result.model_bits, result.data_bits)
+    )
+
+
+def test_structure_at_a_level() -> None:
+    """The surplus beyond any loss; it may be less than nothing."""
+    for level, structure in ((0.0, 200.0), (1.5, 50.0), (3.0, -100.0)):
+        found = describe([0, 100], [3.0, 1.0], nats=False, level=level)
+        assert (found.structure_bits, found.noise_bits) == (structure, 100 * level)
+    twice = describe([0, 100, 200], [3.0, 1.0, 0.5], nats=False, epoch_tokens=100)
+    assert (twice.structure_bits, twice.noise_bits) == (100.0, 100.0)  # of what is counted
+
+
 def test_what_was_not_logged_is_said_and_bounded() -> None:
     found = describe([10, 20], [3.0, 1.0], nats=False, vocabulary=256)
     assert (found.payload_bits, found.assumed_bits, found.assumed_bits_at_most) == (
