@@ -37,6 +37,7 @@ from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
 from prequential.training import decoding, finding, given, learned
 from prequential.training import prior as priors
+from prequential.training.apart import Apart
 from prequential.training.given import Given
 from prequential.training.prior import Prior
 from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
@@ -259,9 +260,15 @@ def measure(
     seed: int = 0,
     options: Options = _DEFAULT,
     told: Told = None,
+    apart: bool = False,
 ) -> Report:
-    """`codelength` of data (n,) uint8; what each token costs is told, if that is wanted."""
+    """`codelength` of data (n,) uint8; what each token costs is told, if that is wanted.
+
+    With `apart` also what parts of the learner would pay by themselves, by a single thread.
+    """
     started = time.monotonic()
+    if apart:
+        options = dataclasses.replace(options, threads=1)
     if len(data) == 0:
         return _store(data, io.BytesIO(), seed, sha256_of(data), started, told)
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
@@ -269,7 +276,7 @@ def measure(
     meter = Meter()
     with exact(options.device):
         run = Run(header, config, options, symbols, vocabulary, meter, started, None, first)
-        tell = _itemise(run, told)
+        tell = _itemise(run, told, apart)
         for _ in run.frames():
             archive.data(b"", bytes(header.digest_bytes))
         digest = run.learner.digest()
@@ -496,7 +503,7 @@ def _resolved(
     return resolved
 
 
-def _itemise(run: Run, told: Told) -> Callable[[], object]:
+def _itemise(run: Run, told: Told, apart: bool = False) -> Callable[[], object]:
     """Have the run's learner note what each symbol costs, once it has learned what is given.
 
     What comes back tells the costs, in the order of the input, when the run is over.
@@ -507,7 +514,8 @@ def _itemise(run: Run, told: Told) -> Callable[[], object]:
         given.learn(run)
     memory, count = run.learner.memory, len(run.symbols)
     lengths = memory.states[0].matches.pointers.length if memory is not None else None
-    items = Itemised(run.learner.symbol_coder, lengths, count)
+    parts = Apart(run.learner) if apart else None
+    items = Itemised(run.learner.symbol_coder, lengths, count, parts)
     run.learner.symbol_coder = items
     order, offsets = coding_order(count, run.config.streams), np.arange(count + 1)
     if run.config.numbers:
