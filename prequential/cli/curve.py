@@ -6,10 +6,10 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prequential.archive.files import display
+from prequential.archive.files import display, printable
 from prequential.cli import guard, terminal
 from prequential.cli import options as flags
-from prequential.errors import FileError
+from prequential.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
     from prequential.study.curve import Curve, Source
@@ -112,6 +112,9 @@ def _source(text: str) -> Source:
 def _curve(options: CurveFlags) -> None:
     from prequential.study import curve
 
+    names = [source.name for source in options.sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--epochs-of {printable(twice[0])}: is given twice: join the two")
     log = curve.read(options.log, options.step_column, options.loss_column)
     try:
         found = curve.describe(
