@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, Literal, NamedTuple, overload
 
 import numpy as np
@@ -32,7 +34,7 @@ from prequential.coding.itemised import Costs, Itemised, coding_order, places
 from prequential.coding.meter import Meter
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import AUTO, BYTES, Config, load, parse_grids
-from prequential.errors import ArchiveError, ConfigError, FileError
+from prequential.errors import ArchiveError, ConfigError, FileError, PrequentialError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
 from prequential.training import decoding, finding, given, learned
@@ -48,6 +50,22 @@ Learned = Sequence[bytes | str | os.PathLike[str]]
 Told = Callable[[Costs], object] | None  # what hears of each token's cost, if anything
 
 
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """Let messages name parameters: what they say is written for the command line.
+
+    `--given` becomes `given=`, and `--device cpu` `device cpu`.
+    """
+    try:
+        yield
+    except PrequentialError as error:
+        told = re.sub(r"(?<![\w-])--max-(memory|hours)", "--limits", str(error))
+        told = re.sub(r"(?<![\w-])--([a-z]+)(?! ?[\w.])", r"\1=", told)
+        error.args = (re.sub(r"(?<![\w-])--([a-z]+)", r"\1", told),)
+        raise
+
+
+@_in_python()
 def compress(
     data: bytes,
     seed: int = 0,
@@ -76,6 +94,7 @@ def compress(
     return archive.getvalue()
 
 
+@_in_python()
 def decompress(
     archive: bytes,
     *,
@@ -100,6 +119,7 @@ def decompress(
     return data.getvalue()
 
 
+@_in_python()
 def compress_file(
     source: BinaryIO,
     archive: BinaryIO,
@@ -128,6 +148,7 @@ def compress_file(
     return report
 
 
+@_in_python()
 def decompress_file(
     archive: BinaryIO,
     target: BinaryIO,
@@ -224,6 +245,7 @@ def codelength(
     given: Learned = ...,
     per_token: Literal[True],
 ) -> tuple[Report, Costs]: ...
+@_in_python()
 def codelength(
     data: bytes,
     seed: int = 0,

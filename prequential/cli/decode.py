@@ -25,7 +25,7 @@ from prequential.errors import ArchiveError, ConfigError, DivergenceError
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq decode``."""
     text = "restore the original of ARCHIVE"
-    parser = flags.add_command(commands, "decode", text, _run, "ARCHIVE")
+    parser = flags.add_command(commands, "decode", text, _run, "ARCHIVE", flags.NOT_WRITTEN)
     flags.add_json(parser, "one JSON object per file")
     flags.add_output(parser)
     flags.add_checkpoints(parser)

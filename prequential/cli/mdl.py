@@ -69,7 +69,10 @@ class MdlFlags(Options):
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq mdl``."""
     text = "measure description lengths of FILE over a grid of settings"
-    parser = flags.add_command(commands, "mdl", text, _run)
+    interrupted = (
+        "interrupted: finished runs are kept, and the same command goes on with the others"
+    )
+    parser = flags.add_command(commands, "mdl", text, _run, interrupted=interrupted)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("file", nargs="?", metavar="FILE")
     what.add_argument("--code", action="store_true", help="list the decoder's code and its size")
