@@ -430,6 +430,18 @@ def test_self_extracting_report(source: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+def test_self_extracting_describes_its_flags(source: Path) -> None:
+    """Of --given only where it is needed."""
+    Path("A").write_bytes(text(50, 1))
+    for given, there in (([], False), (["--given", "A"], True)):
+        assert main(["encode", "a", "-q", "-f", *FLAGS, "--self-extracting", *given]) == 0
+        done = subprocess.run([sys.executable, "a.pyz", "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "CPU threads" in done.stdout
+        assert "the weights it was made with" in done.stdout
+        assert ("a file it was made after" in done.stdout) is there
+
+
 def test_self_extracting_is_read_without_running_it(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
