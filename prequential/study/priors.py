@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prequential.archive import codesize
 from prequential.archive.container import ArchiveReader
 from prequential.archive.files import display, open_binary
 from prequential.errors import ArchiveError
@@ -60,6 +61,11 @@ def price(path: str, archive: str | None, options: Options) -> Price:
         raise ArchiveError(
             f"{shown}: was itself made with a prior or given files, which its decoder would need"
             " as well: name an archive made without"
+        )
+    if codesize.parts(header) != codesize.NONE:  # which the code that is counted has not
+        raise ArchiveError(
+            f"{shown}: holds pictures or sound, which take more code to decode: make it with"
+            " --set numbers= (none)"
         )
 
     def allocate(size: int) -> np.ndarray[Any, Any]:

@@ -307,6 +307,11 @@ def test_a_prior_costs_what_regenerates_it(
     assert main(["encode", "a", "-q", *FLAGS, "--prior", "w", "-o", "after.pq"]) == 0
     assert main([*command, "--prior-archive", "after.pq"]) == 1
     assert "was itself made with a prior" in capsys.readouterr().err
+    numbers = ["--set", "memory.kind=mix", "--set", "numbers=9-509:u1x1/50"]
+    assert main(["encode", "b", "-q", *FLAGS, *numbers, "-o", "n.pq", "--save-weights", "v"]) == 0
+    mixed = ["--set", "memory.kind=mix", "--prior", "v", "--prior-archive", "n.pq"]
+    assert main(["mdl", "a", *FLAGS, *mixed]) == 1
+    assert "n.pq: holds pictures or sound" in capsys.readouterr().err
 
 
 def test_weights_of_an_archive(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
