@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -58,7 +59,17 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--raw-bytes", "5.6e12", "--json"]) == 0
     assert round(json.loads(capsys.readouterr().out)["total_bytes"] / 1e9) == 404
     assert main(command) == 0
-    assert "1.6000 nats" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1.6000 nats" in shown
+    assert "structure        0 bytes of it" in shown
+    assert main([*command, "--level", "0.8"]) == 0
+    payload, structure, noise = (
+        int(number.replace(",", ""))
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("payload", "structure"))
+        for number in re.findall(r"[\d,]{5,}", line)
+    )
+    assert (structure, noise) == (pytest.approx(payload / 2), pytest.approx(payload / 2))
     assert main([*command[:-4], "--tokens-per-step", "1"]) == 1
     assert "no column 'loss'; it has it, nll" in capsys.readouterr().err
     table.write_text("it,nll\n0,x\n")
