@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -191,13 +192,16 @@ def _price(options: MdlFlags) -> Price | None:
     from prequential.study import priors
     from prequential.training import run as runs
 
-    run = runs.Options(
-        name=display(options.prior_archive or ""),
-        device=options.device,
-        threads=options.threads,
-        limits=options.limits(),
-    )
-    return priors.price(options.prior, options.prior_archive, run)
+    archive = options.prior_archive
+    with nullcontext() if archive is None else options.bar(archive) as progress:
+        run = runs.Options(
+            name=display(archive or ""),
+            device=options.device,
+            threads=options.threads,
+            progress=progress,
+            limits=options.limits(),
+        )
+        return priors.price(options.prior, archive, run)
 
 
 def _sizes(text: str) -> list[int]:
