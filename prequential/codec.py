@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, Literal, NamedTuple, overload
 
 import numpy as np
@@ -32,11 +34,12 @@ from prequential.coding.itemised import Costs, Itemised, coding_order, places
 from prequential.coding.meter import Meter
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import AUTO, BYTES, Config, load, parse_grids
-from prequential.errors import ConfigError, FileError
+from prequential.errors import ArchiveError, ConfigError, FileError, PrequentialError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
 from prequential.training import decoding, finding, given, learned
 from prequential.training import prior as priors
+from prequential.training.apart import Apart
 from prequential.training.given import Given
 from prequential.training.prior import Prior
 from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
@@ -47,6 +50,22 @@ Learned = Sequence[bytes | str | os.PathLike[str]]
 Told = Callable[[Costs], object] | None  # what hears of each token's cost, if anything
 
 
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """Let messages name parameters: what they say is written for the command line.
+
+    `--given` becomes `given=`, and `--device cpu` `device cpu`.
+    """
+    try:
+        yield
+    except PrequentialError as error:
+        told = re.sub(r"(?<![\w-])--max-(memory|hours)", "--limits", str(error))
+        told = re.sub(r"(?<![\w-])--([a-z]+)(?! ?[\w.])", r"\1=", told)
+        error.args = (re.sub(r"(?<![\w-])--([a-z]+)", r"\1", told),)
+        raise
+
+
+@_in_python()
 def compress(
     data: bytes,
     seed: int = 0,
@@ -75,6 +94,7 @@ def compress(
     return archive.getvalue()
 
 
+@_in_python()
 def decompress(
     archive: bytes,
     *,
@@ -99,6 +119,7 @@ def decompress(
     return data.getvalue()
 
 
+@_in_python()
 def compress_file(
     source: BinaryIO,
     archive: BinaryIO,
@@ -127,6 +148,7 @@ def compress_file(
     return report
 
 
+@_in_python()
 def decompress_file(
     archive: BinaryIO,
     target: BinaryIO,
@@ -223,6 +245,7 @@ def codelength(
     given: Learned = ...,
     per_token: Literal[True],
 ) -> tuple[Report, Costs]: ...
+@_in_python()
 def codelength(
     data: bytes,
     seed: int = 0,
@@ -259,9 +282,15 @@ def measure(
     seed: int = 0,
     options: Options = _DEFAULT,
     told: Told = None,
+    apart: bool = False,
 ) -> Report:
-    """`codelength` of data (n,) uint8; what each token costs is told, if that is wanted."""
+    """`codelength` of data (n,) uint8; what each token costs is told, if that is wanted.
+
+    With `apart` also what parts of the learner would pay by themselves, by a single thread.
+    """
     started = time.monotonic()
+    if apart:
+        options = dataclasses.replace(options, threads=1)
     if len(data) == 0:
         return _store(data, io.BytesIO(), seed, sha256_of(data), started, told)
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
@@ -269,7 +298,7 @@ def measure(
     meter = Meter()
     with exact(options.device):
         run = Run(header, config, options, symbols, vocabulary, meter, started, None, first)
-        tell = _itemise(run, told)
+        tell = _itemise(run, told, apart)
         for _ in run.frames():
             archive.data(b"", bytes(header.digest_bytes))
         digest = run.learner.digest()
@@ -332,10 +361,21 @@ def decode(
     allocate: Callable[[int], np.ndarray],
     options: Options = _DEFAULT,
     decoded: list[slice] | None = None,
+    weights: BinaryIO | None = None,
 ) -> Report:
-    """Fill allocate(original_bytes) with the original: `decoding.decode`, and its report."""
+    """Fill allocate(original_bytes) with the original: `decoding.decode`, and its report.
+
+    The final weights, which are the encoder's, go to the file `weights`.
+
+    Raises:
+        ArchiveError: as `decoding.decode`, or weights are asked of an archive that has no model.
+    """
     started = time.monotonic()
     reader, run = decoding.decode(archive, allocate, options, decoded)
+    if weights is not None:
+        if run is None:
+            raise ArchiveError(f"{options.name}: is stored without a model: it has no weights")
+        weights.write(priors.to_bytes(run.learner.learned()))
     loss_bits, digest = 8.0 * reader.payload_bytes, b""
     if run is not None:
         loss_bits, digest, started = run.coder.loss_bits, run.learner.digest(), run.started
@@ -485,7 +525,7 @@ def _resolved(
     return resolved
 
 
-def _itemise(run: Run, told: Told) -> Callable[[], object]:
+def _itemise(run: Run, told: Told, apart: bool = False) -> Callable[[], object]:
     """Have the run's learner note what each symbol costs, once it has learned what is given.
 
     What comes back tells the costs, in the order of the input, when the run is over.
@@ -496,7 +536,8 @@ def _itemise(run: Run, told: Told) -> Callable[[], object]:
         given.learn(run)
     memory, count = run.learner.memory, len(run.symbols)
     lengths = memory.states[0].matches.pointers.length if memory is not None else None
-    items = Itemised(run.learner.symbol_coder, lengths, count)
+    parts = Apart(run.learner) if apart else None
+    items = Itemised(run.learner.symbol_coder, lengths, count, parts)
     run.learner.symbol_coder = items
     order, offsets = coding_order(count, run.config.streams), np.arange(count + 1)
     if run.config.numbers:

@@ -485,7 +485,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {key}: {section} is a value, not a section")
+            raise ConfigError(f"setting {key}: {section} is a value, not a section")
     tree[last] = value
 
 
@@ -493,7 +493,7 @@ def _parse(override: str) -> tuple[str, Any]:
     """Key and value; anything that is not a TOML value is taken as a bare string."""
     key, found, text = override.partition("=")
     if not found or "\n" in override:
-        raise ConfigError(f"--set {override!r}: expected KEY=VALUE, as in model.width=64")
+        raise ConfigError(f"setting {override!r}: expected KEY=VALUE, as in model.width=64")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -236,5 +236,27 @@ def test_priors_in_python(tmp_path: Path) -> None:
     assert prequential.decompress(archive, prior=prior) == data
     report = prequential.codelength(data, 0, config, prior=prior)
     assert report.prior_bytes == prior.compressed_bytes
-    with pytest.raises(prequential.ArchiveError, match="give it with --prior"):
+    with pytest.raises(prequential.ArchiveError, match=r"give it with prior=$"):
         prequential.decompress(archive)
+
+
+def test_messages_name_parameters_where_python_calls() -> None:
+    """The command line's flags are not what a caller has."""
+    archive = prequential.compress(b"abc" * 100, 0, small(), given=[b"cab"])
+    with pytest.raises(ArchiveError, match=r"give it with given=; given 1 is another file$"):
+        prequential.decompress(archive, given=[b"b"])
+    calls: list[Callable[[], object]] = [
+        lambda: prequential.decompress(archive),
+        lambda: prequential.decompress_file(io.BytesIO(archive), io.BytesIO()),
+        lambda: prequential.compress(b"abc", device="tpu"),
+        lambda: prequential.compress_file(io.BytesIO(b"abc"), io.BytesIO(), device="tpu"),
+        lambda: prequential.codelength(
+            b"abc", config=small("memory.buckets=200000000", "memory.kind=mix")
+        ),
+        lambda: prequential.load(overrides=["x"]),
+        lambda: prequential.load(overrides=["chunk=1", "chunk.x=1"]),
+    ]
+    for call in calls:
+        with pytest.raises(prequential.PrequentialError) as caught:
+            call()
+        assert "--" not in str(caught.value)

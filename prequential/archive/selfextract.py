@@ -30,9 +30,10 @@ import argparse, hashlib, lzma, os, signal, sys, tempfile, zipfile
 from pathlib import Path
 p = argparse.ArgumentParser(description="Restore the file that this archive describes.")
 p.add_argument("-o", "--output", required=True, help="a new file, or -")
-p.add_argument("--threads", type=int)
-p.add_argument("--prior")
-p.add_argument("--given", action="append", default=[])  # after given files
+p.add_argument("--threads", type=int, help="CPU threads")
+p.add_argument("--prior", help="the weights it was made with, if any")
+p.add_argument("--given", action="append", default=[],  # after given files
+               help="a file it was made after")  # after given files
 a = p.parse_args()
 log = sys.stderr or open(os.devnull, "w")
 beside = a.output != "-"

@@ -57,6 +57,7 @@ def decode(
     keeper: Checkpoints | None = None,
     decoded: list[slice] | None = None,
     in_memory: bool = False,
+    weights: BinaryIO | None = None,
 ) -> Report:
     """Decode an open archive as the flags say: see `codec.decode`."""
     from prequential import codec
@@ -76,6 +77,6 @@ def decode(
             checkpoints=keeper,
             in_memory=in_memory,
         )
-        report = codec.decode(archive.file, allocate, run, decoded)
+        report = codec.decode(archive.file, allocate, run, decoded, weights)
     size = archive.runnable_bytes
     return report if size is None else summary.of_runnable(report, size)

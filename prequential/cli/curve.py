@@ -6,10 +6,10 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prequential.archive.files import display
+from prequential.archive.files import display, printable
 from prequential.cli import guard, terminal
 from prequential.cli import options as flags
-from prequential.errors import FileError
+from prequential.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
     from prequential.study.curve import Curve, Source
@@ -27,6 +27,7 @@ class CurveFlags(flags.Flags):
     epoch_tokens: int | None
     sources: tuple[Source, ...]
     vocabulary: int | None
+    level: float | None
     raw_bytes: int | None
     code_bytes: int
     json: bool
@@ -75,6 +76,12 @@ def add(commands: flags.Commands) -> None:
         metavar="N",
         help="tokens there are, for a bound on what comes before the first point",
     )
+    parser.add_argument(
+        "--level",
+        type=flags.bits,
+        metavar="LOSS",
+        help="the loss beyond which the payload is structure, in the units (the final loss)",
+    )
     parser.add_argument("--raw-bytes", type=flags.count, metavar="N", help="size of the data")
     parser.add_argument(
         "--code-bytes", type=flags.count, default=0, metavar="N", help="size of the code"
@@ -105,6 +112,9 @@ def _source(text: str) -> Source:
 def _curve(options: CurveFlags) -> None:
     from prequential.study import curve
 
+    names = [source.name for source in options.sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--epochs-of {printable(twice[0])}: is given twice: join the two")
     log = curve.read(options.log, options.step_column, options.loss_column)
     try:
         found = curve.describe(
@@ -114,6 +124,7 @@ def _curve(options: CurveFlags) -> None:
             epoch_tokens=options.epoch_tokens,
             sources=options.sources,
             vocabulary=options.vocabulary,
+            level=options.level,
             raw_bytes=options.raw_bytes,
             code_bytes=options.code_bytes,
         )
@@ -136,6 +147,7 @@ def _show(c: Curve) -> None:
         ("final loss", f"{c.final_bits_per_token:.4f} bits per token"),
         ("payload", f"{c.payload_bits / 8:,.0f} bytes"),
         *_assumed(c),
+        ("structure", f"{c.structure_bits / 8:,.0f} bytes of it, {c.noise_bits / 8:,.0f} noise"),
         ("code", f"{c.code_bytes:,} bytes"),
         ("description", f"{c.total_bytes:,.0f} bytes"),
     ]

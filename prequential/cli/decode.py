@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 
@@ -17,18 +19,23 @@ from prequential.archive.files import (
 from prequential.cli import archives, checkpoints, guard, summary
 from prequential.cli import options as flags
 from prequential.cli.options import Options
-from prequential.errors import ArchiveError, DivergenceError
+from prequential.errors import ArchiveError, ConfigError, DivergenceError
 
 
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq decode``."""
     text = "restore the original of ARCHIVE"
-    parser = flags.add_command(commands, "decode", text, _run, "ARCHIVE")
+    parser = flags.add_command(commands, "decode", text, _run, "ARCHIVE", flags.NOT_WRITTEN)
     flags.add_json(parser, "one JSON object per file")
     flags.add_output(parser)
     flags.add_checkpoints(parser)
     parser.add_argument(
         "--salvage", action="store_true", help="of a damaged archive, write what comes before"
+    )
+    parser.add_argument(
+        "--save-weights",
+        metavar="OUT",
+        help="write the final weights, as encode --save-weights did: the archive regenerates them",
     )
     flags.add_decoding(parser)
 
@@ -41,16 +48,21 @@ def _run(args: argparse.Namespace) -> int:
 def _decode(options: Options, source: str) -> None:
     target = options.output or default_target(source, decoding=True)
     check_target(target, source, force=options.force, binary=False, others=options.read_too)
+    if options.save_weights is not None:
+        _check_weights(options, source, target)
     keeper = checkpoints.keeper(options, "decode", target)
     fault, decoded = None, list[slice]()
-    with (
-        archives.open_archive(source) as archive,
-        atomic_output(target, force=options.force, mode=archive.mode) as output,
-    ):
+    with ExitStack() as stack:
+        archive = stack.enter_context(archives.open_archive(source))
+        output = stack.enter_context(atomic_output(target, force=options.force, mode=archive.mode))
+        weights = None
+        if options.save_weights is not None:
+            weights = stack.enter_context(atomic_output(options.save_weights, force=options.force))
         try:
             report = archives.decode(
-                options, source, archive, output.allocate, keeper=keeper, decoded=decoded
-            )
+                options, source, archive, output.allocate, keeper=keeper, decoded=decoded,
+                weights=weights.file if weights else None,
+            )  # fmt: skip
         except (ArchiveError, DivergenceError) as error:
             if not options.salvage:
                 raise
@@ -63,6 +75,16 @@ def _decode(options: Options, source: str) -> None:
     if keeper is not None:
         keeper.remove()
     summary.show(options, source, target, report)
+
+
+def _check_weights(options: Options, source: str, target: str) -> None:
+    """See that the weights' file destroys nothing. Raises FileError, ConfigError."""
+    name = options.save_weights or ""
+    check_target(name, source, force=options.force, binary=True, others=options.read_too)
+    if os.path.realpath(name) == os.path.realpath(target):
+        raise ConfigError(f"{display_target(name)}: the output and --save-weights have one name")
+    if options.salvage:
+        raise ConfigError("--save-weights needs a whole archive: leave out --salvage")
 
 
 def _zero_gaps(output: Output, decoded: Sequence[slice]) -> None:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq encode``."""
-    parser = flags.add_command(commands, "encode", "compress FILE to FILE.pq", _run, "FILE")
+    text = "compress FILE to FILE.pq"
+    parser = flags.add_command(commands, "encode", text, _run, "FILE", flags.NOT_WRITTEN)
     flags.add_json(parser, "one JSON object per file")
     flags.add_output(parser)
     flags.add_checkpoints(parser)

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         terminal.fill_descriptors()
         checkpoints.interrupt_on_signals()
+    args = argparse.Namespace()
     with terminal.standard_error():
         try:
             args = _parse(argv)
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return guard.ERROR
             return args.run(args)  # type: ignore[no-any-return]
         except KeyboardInterrupt as interrupt:
-            terminal.say(str(interrupt) or "interrupted: the file in work was not written")
+            terminal.say(str(interrupt) or getattr(args, "interrupted", "interrupted"))
             return guard.INTERRUPTED
         finally:
             terminal.drop_unwritten()

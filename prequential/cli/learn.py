@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, suppress
 
 from prequential.archive.files import atomic_output, check_target, display, display_target
 from prequential.cli import guard, terminal
@@ -15,7 +16,7 @@ from prequential.cli.options import Options
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq learn``."""
     text = "learn A, and keep the state for --given A --state STATE"
-    parser = flags.add_command(commands, "learn", text, _run, "A")
+    parser = flags.add_command(commands, "learn", text, _run, "A", flags.NOT_WRITTEN)
     flags.add_json(parser)
     parser.add_argument(
         "-o", "--output", dest="state", metavar="STATE", help="the state's file", required=True
@@ -34,13 +35,16 @@ def _run(args: argparse.Namespace) -> int:
 
 def _learn(options: Options) -> None:
     target = options.state or ""
+    mode = 0o666  # it tells what is in them: for nobody else's eyes than they are
     for name in options.files:
         check_target(target, name, force=options.force, binary=True)
+        with suppress(OSError):  # which is told when it is read
+            mode &= os.stat(name).st_mode
     config = options.model()
     with ExitStack() as stack:
         named = dataclasses.replace(options, given=options.files)
         given = stack.enter_context(named.open_given())
-        output = stack.enter_context(atomic_output(target, force=options.force, mode=0o600))
+        output = stack.enter_context(atomic_output(target, force=options.force, mode=mode))
         from prequential import codec
 
         with options.bar(options.files[0]) as progress:

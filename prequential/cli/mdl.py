@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prequential.archive.files import STDIO, atomic_output, check_target, display, open_input
+from prequential.archive.files import (
+    STDIO,
+    atomic_output,
+    check_target,
+    display,
+    open_input,
+    printable,
+)
 from prequential.cli import guard, terminal
 from prequential.cli import options as flags
 from prequential.cli.options import Options
 from prequential.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
-    from prequential.study.mdl import Job, Sweep
+    from prequential.study.mdl import Job, Row, Sweep
+    from prequential.study.priors import Price
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,17 @@ class MdlFlags(Options):
     plot: str | None = None
     html: str | None = None
     keep: str | None = None
+    level: float | None = None
+    prior_archive: str | None = None
     jobs: int = 1
     seeds: int | None = None
     sizes: tuple[int, ...] = ()
     argv: tuple[str, ...] = ()  # as it was called
+
+    @property
+    def read_too(self) -> tuple[str, ...]:
+        """See `Options`: the prior's archive, too."""
+        return (*super().read_too, *([self.prior_archive] if self.prior_archive else []))
 
     def check_outputs(self, source: str) -> None:
         """Refuse outputs that would destroy something."""
@@ -47,13 +64,16 @@ class MdlFlags(Options):
             check_target(target, source, force=self.force, binary=False, others=self.read_too)
         places = [os.path.realpath(target) for target in targets]
         if len(set(places)) < len(places):
-            raise FileError(f"{display(source)}: two outputs have one name: give each its own")
+            raise ConfigError(f"{display(source)}: two outputs have one name: give each its own")
 
 
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq mdl``."""
     text = "measure description lengths of FILE over a grid of settings"
-    parser = flags.add_command(commands, "mdl", text, _run)
+    interrupted = (
+        "interrupted: finished runs are kept, and the same command goes on with the others"
+    )
+    parser = flags.add_command(commands, "mdl", text, _run, interrupted=interrupted)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("file", nargs="?", metavar="FILE")
     what.add_argument("--code", action="store_true", help="list the decoder's code and its size")
@@ -79,6 +99,25 @@ def add(commands: flags.Commands) -> None:
         help="run every setting on the first so many bytes, as in 5k,20k,80k",
     )
     flags.add_prior(parser)
+    parser.add_argument(
+        "--prior-archive",
+        metavar="A.pq",
+        help="the archive that encode --save-weights wrote with the prior: decoded, and counted"
+        " in the prior's place if it is smaller",
+    )
+    parser.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="A",
+        help="a file to learn first, which is not counted; may be repeated, in order",
+    )
+    parser.add_argument(
+        "--level",
+        type=flags.bits,
+        metavar="BITS",
+        help="bits a byte that are noise, beyond which the payload is structure (the final loss)",
+    )
     flags.add_json_file(parser)
     parser.add_argument("--csv", metavar="OUT", help="write the table as CSV")
     parser.add_argument("--plot", metavar="OUT", help="write the plots, as .svg or .png")
@@ -104,24 +143,32 @@ def _run(args: argparse.Namespace) -> int:
 def _mdl(options: MdlFlags, source: str) -> None:
     if source == STDIO:
         raise FileError("standard input: mdl reads its input several times: give a file")
+    if STDIO in options.given:
+        raise ConfigError(
+            "--given: standard input is read once, and every run learns it: give a file"
+        )
     options.check_outputs(source)
     if options.plot is not None and not options.plot.endswith((".svg", ".png")):
-        raise FileError(f"{display(options.plot)}: name the plot .svg or .png")
+        raise ConfigError(f"{display(options.plot)}: name the plot .svg or .png")
     if options.html is not None and not options.html.endswith((".html", ".htm")):
-        raise FileError(f"{display(options.html)}: name the page .html")
+        raise ConfigError(f"{display(options.html)}: name the page .html")
     if options.plot is not None or options.html is not None:
         from prequential.study import plots
 
         plots.require()
     from prequential.study import mdl
 
-    folder = mdl.work_folder(source, options.keep)
+    price = _price(options)
     sizes = _checked_sizes(options, source)
     settings = _settings(options)
+    folder = mdl.work_folder(source, options.keep)
     jobs = [_job(options, source, one, str(folder), size) for size in sizes for one in settings]
     rows = mdl.run(jobs, options.jobs, options.bar, None if options.quiet else terminal.note)
+    rows = [dataclasses.replace(row, level=options.level) for row in rows]
+    if price is not None:
+        rows = [mdl.priced(row, price) for row in rows]
     sweeps = [
-        _sweep(options, source, rows[k * len(settings) : (k + 1) * len(settings)], size)
+        _sweep(options, source, rows[k * len(settings) : (k + 1) * len(settings)], size, price)
         for k, size in enumerate(sizes)
     ]
     _write(options, sweeps)
@@ -134,6 +181,27 @@ def _mdl(options: MdlFlags, source: str) -> None:
                 show(f"the first {sweep.original_bytes:,} bytes")
             _show(sweep, stderr=options.json)  # standard output is the JSON's then
         _compare(sweeps, stderr=options.json)
+
+
+def _price(options: MdlFlags) -> Price | None:
+    """What the prior costs, if there is one. Raises FileError, ArchiveError."""
+    if options.prior is None:
+        if options.prior_archive is not None:
+            raise ConfigError("--prior-archive is what a prior comes from: give that by --prior")
+        return None
+    from prequential.study import priors
+    from prequential.training import run as runs
+
+    archive = options.prior_archive
+    with nullcontext() if archive is None else options.bar(archive) as progress:
+        run = runs.Options(
+            name=display(archive or ""),
+            device=options.device,
+            threads=options.threads,
+            progress=progress,
+            limits=options.limits(),
+        )
+        return priors.price(options.prior, archive, run)
 
 
 def _sizes(text: str) -> list[int]:
@@ -189,6 +257,7 @@ def _job(
         threads=options.threads,
         device=options.device,
         prior=options.prior,
+        given=options.given,
         verify=options.verify,
         memory_bytes=options.limits().memory_bytes,
         folder=folder,
@@ -197,7 +266,9 @@ def _job(
     )
 
 
-def _sweep(options: MdlFlags, source: str, rows: list[Any], size: int | None) -> Sweep:
+def _sweep(
+    options: MdlFlags, source: str, rows: list[Row], size: int | None, price: Price | None
+) -> Sweep:
     from prequential.study import baselines, mdl
 
     with open_input(source) as original:
@@ -209,6 +280,8 @@ def _sweep(options: MdlFlags, source: str, rows: list[Any], size: int | None) ->
             sha256=hashlib.sha256(data.data).hexdigest(),
             rows=rows,
             baselines=baselines.curves(data),
+            given=[os.path.basename(name) for name in options.given],
+            prior=price,
         )
 
 
@@ -298,6 +371,7 @@ def _show(sweep: Sweep, *, stderr: bool) -> None:
     from rich.text import Text
 
     from prequential.study.mdl import HEADINGS, cells, formatted
+    from prequential.study.mixture import BLOCKS
     from prequential.study.replicates import groups, label_of
 
     table = Table(box=None, pad_edge=False)
@@ -317,7 +391,17 @@ def _show(sweep: Sweep, *, stderr: bool) -> None:
         f" = {sweep.total_bits:,.2f} bits, {sweep.total_bits / size:.4f} bits/byte"
     ]
     if len(sweep.rows) > 1:
-        lines.append(f"all runs mixed: {sweep.mixture_bits:,.2f} bits")
+        each, blocks = sweep.original_bytes / BLOCKS, round(1 / sweep.fixed_share_rate)
+        lines += [
+            f"all runs mixed: {sweep.mixture_bits:,.2f} bits, measured, not an archive",
+            f"all runs by fixed share, 1/{blocks} after each {each:,.0f} bytes:"
+            f" {sweep.fixed_share_bits:,.2f} bits, measured, not an archive",
+        ]
+    if sweep.given:
+        names = ", ".join(map(printable, sweep.given))
+        lines.append(f"all this given {names}, learned first and not counted; without it:")
+    if sweep.prior is not None:
+        lines.insert(1, str(sweep.prior))
     for name, points in sweep.baselines.items():
         bits, more = points[-1][1], sweep.difference_bits[name]
         lines.append(

@@ -35,6 +35,9 @@ Long runs keep a checkpoint beside the output, from which --resume goes on.
 """
 
 
+NOT_WRITTEN = "interrupted: the file in work was not written"
+
+
 @dataclass(frozen=True)
 class Flags:
     """The flags of a command: made from what was parsed, and handed on as they are."""
@@ -166,12 +169,16 @@ def add_command(
     text: str,
     run: Callable[[argparse.Namespace], int],
     files: str | None = None,
+    interrupted: str = "interrupted",
 ) -> argparse.ArgumentParser:
-    """The parser of a command, with its list of files if it takes one."""
+    """The parser of a command, with its list of files if it takes one.
+
+    interrupted is what to say after Ctrl-C, where a run does not know better.
+    """
     parser = commands.add_parser(
         name, help=text, description=text + ".", epilog=EPILOG if files else None
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, interrupted=interrupted)
     if files:
         parser.add_argument("files", nargs="+", metavar=files)
     return parser
@@ -339,6 +346,11 @@ def count(text: str) -> int:
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text) if text.isdecimal() else int(value)
+
+
+def bits(text: str) -> float:
+    """A number of bits or nats."""
+    return _number(text, "a number of bits", 1e9)
 
 
 def names(text: str) -> list[str]:

@@ -24,9 +24,9 @@ def add_distributed(parser: argparse.ArgumentParser) -> None:
 
 def encode(options: Options, source: str) -> None:
     """Encode with the other ranks; the first one alone writes the archive and reports."""
-    others = ("verify", "self_extracting", "save_weights", "bits", "prior", "given", "resume")
-    if given := [name for name in others if getattr(options, name)]:
-        raise ConfigError(f"--distributed does not go with --{given[0].replace('_', '-')}")
+    others = ("verify", "self_extracting", "save_weights", "bits", "prior", "state", "resume")
+    if refused := [name for name in others if getattr(options, name)]:
+        raise ConfigError(f"--distributed does not go with --{refused[0].replace('_', '-')}")
     if source == STDIO:
         raise ConfigError("--distributed: every process reads the input: give a file")
     config = options.model()
@@ -36,7 +36,11 @@ def encode(options: Options, source: str) -> None:
     from prequential.training.learner import Learner
 
     target = options.output or default_target(source, decoding=False)
-    with team.joined(options.device) as ranks, open_input(source) as original:
+    with (
+        team.joined(options.device) as ranks,
+        open_input(source) as original,
+        options.open_given() as given,
+    ):
         shared = partial(team.SharedLearner, ranks) if ranks.size > 1 else Learner
         run = partial(
             codec.encode,
@@ -46,6 +50,7 @@ def encode(options: Options, source: str) -> None:
             options=runs.Options(
                 device=options.device,
                 threads=options.threads or 1,
+                given=given,
                 limits=options.limits(),
                 new_learner=shared,
             ),
@@ -53,7 +58,7 @@ def encode(options: Options, source: str) -> None:
         if ranks.rank > 0:
             run(io.BytesIO())
             return
-        check_target(target, source, force=options.force, binary=True)
+        check_target(target, source, force=options.force, binary=True, others=options.read_too)
         with atomic_output(target, force=options.force, mode=original.mode) as output:
             report = run(output.file)
     if options.json:

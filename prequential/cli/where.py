@@ -32,6 +32,7 @@ class WhereFlags(flags.Options):
 
     file: str = ""
     html: str | None = None
+    predictors: bool = False
     json_file: str | None = None
 
 
@@ -40,6 +41,11 @@ def add(commands: flags.Commands) -> None:
     parser = flags.add_command(commands, "where", "show what each byte of FILE costs", _run)
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--html", metavar="OUT.html", help="write the file in colours, as a page")
+    parser.add_argument(
+        "--predictors",
+        action="store_true",
+        help="show what n-gram tables, cells and transformer would each pay alone; one thread",
+    )
     flags.add_bits(parser)
     flags.add_json_file(parser)
     parser.add_argument("-f", "--force", action="store_true", help="replace existing outputs")
@@ -98,6 +104,7 @@ def _measured(options: WhereFlags) -> Where:
             seed=options.seed,
             options=options.run(progress, given, kept=options.kept),
             told=told.append,
+            apart=options.predictors,
         )
         return Where(os.path.basename(display(options.file)), data, told[0], report)
 
@@ -127,12 +134,19 @@ def _show(where: Where) -> None:
     )
     kinds = Table(box=None, pad_edge=False)
     kinds.add_column("kind")
-    for name in ("bytes", "bits", "bits/byte", "share"):
+    apart = [*where.costs.apart, "learner"] if where.costs.apart else []  # these together
+    shown = [name.replace("learner", "together") for name in apart]
+    for name in ("bytes", "bits", "bits/byte", "share", *shown):
         kinds.add_column(name, justify="right")
     for kind in where.kinds():
         share = f"{kind.bits / max(bits, 1):.1%}"
         each = f"{kind.bits / kind.bytes:.3f}"
-        kinds.add_row(kind.name, f"{kind.bytes:,}", f"{kind.bits:,.0f}", each, share)
+        others = [f"{kind.alone[name] / kind.bytes:.3f}" for name in apart]
+        kinds.add_row(kind.name, f"{kind.bytes:,}", f"{kind.bits:,.0f}", each, share, *others)
+    if apart:
+        others = [f"{where.alone[name].sum() / size:.3f}" for name in apart]
+        total = (f"{len(where.data):,}", f"{bits:,.0f}", f"{bits / size:.3f}", "100.0%")
+        kinds.add_row("all", *total, *others)
     terminal.show(kinds)
     places = Table(box=None, pad_edge=False)
     places.add_column("from byte", justify="right")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +22,8 @@ class Costs(NamedTuple):
     bits: np.ndarray  # (n,) float64: as it was coded; their sum is the loss integral
     learner_bits: np.ndarray  # (n,) float64: by the networks and n-gram tables, without the memory
     repeat_bytes: np.ndarray  # (n,) int64: how many bytes before it stood there once; 0: no match
+    # What parts of the learner would pay by themselves, by name, if that was asked for.
+    apart: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def per_byte(self) -> np.ndarray:
         """(N,) float64: a token's bits shared out over its bytes; what is left over on the first.
@@ -36,15 +40,32 @@ class Costs(NamedTuple):
         return parts / PARTS
 
 
+class Parts(Protocol):
+    """What tells what the parts of a learner would pay: `training.apart.Apart`."""
+
+    names: list[str]
+
+    def bits(self, first: int, symbols: np.ndarray) -> np.ndarray:
+        """(P, n) float64: what each part would pay for symbols (n,) of rows from `first` on."""
+        ...
+
+
 class Itemised:
     """Codes like another coder, symbol by symbol, and notes the bits of each in coding order."""
 
-    def __init__(self, inner: SymbolCoder, lengths: np.ndarray | None, count: int) -> None:
+    def __init__(
+        self,
+        inner: SymbolCoder,
+        lengths: np.ndarray | None,
+        count: int,
+        parts: Parts | None = None,
+    ) -> None:
         """lengths (2, B) are of the repeats that each stream is in, as the inner coder keeps them.
 
-        count is of all symbols to come.
+        count is of all symbols to come. Parts are asked before anything is learned.
         """
-        self._inner, self._lengths = inner, lengths
+        self._inner, self._lengths, self._parts = inner, lengths, parts
+        self._apart = np.zeros((len(parts.names) if parts is not None else 0, count))
         self._bits = np.zeros(count)
         self._learner_bits = np.zeros(count)
         self._repeats = np.zeros(count, np.int64)
@@ -75,16 +96,20 @@ class Itemised:
         end = self._done + len(symbols)
         taken = frequencies[np.arange(len(symbols)), symbols]
         self._learner_bits[self._done : end] = TOTAL_BITS - np.log2(taken)
+        if self._parts is not None:
+            self._apart[:, self._done : end] = self._parts.bits(first, symbols)
         self._done = end
         return position, total
 
     def costs(self, order: np.ndarray, offsets: np.ndarray) -> Costs:
         """All costs in the order of the input: order (n,) has the token that each symbol was."""
-        noted = self._bits, self._learner_bits, self._repeats
+        noted = self._bits, self._learner_bits, self._repeats, *self._apart
         sorted_ = [np.empty_like(column) for column in noted]
         for column, noted_column in zip(sorted_, noted, strict=True):
             column[order] = noted_column
-        return Costs(offsets, *sorted_)
+        bits, learner_bits, repeats, *apart = sorted_
+        names = self._parts.names if self._parts is not None else []
+        return Costs(offsets, bits, learner_bits, repeats, dict(zip(names, apart, strict=True)))
 
 
 def coding_order(count: int, streams: int) -> np.ndarray:

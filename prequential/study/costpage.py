@@ -65,18 +65,24 @@ def render(where: Where) -> str:
         "sha256": report.sha256,
         "config": escape(json.dumps(report.config)),
         "packed": _packed(where),
+        "apart": json.dumps(list(where.costs.apart)),
+        "apart_options": "".join(
+            f'<option value="{k}">what the {name} alone would pay</option>'
+            for k, name in enumerate(where.costs.apart, 3)
+        ),
     }
     page = resources.files("prequential.study").joinpath("where.html").read_text("utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], page)
 
 
 def _packed(where: Where) -> str:
-    """The bytes, what they cost, by the learner alone too, and the repeats: deflated, base64."""
+    """The bytes, what they cost, by the learner alone too, repeats, parts: deflated, base64."""
     lengths = np.diff(where.costs.offsets)
-    alone = np.repeat(where.costs.learner_bits / np.maximum(lengths, 1), lengths)
-    rows = [np.clip(np.rint(row * _PARTS), 0, 255) for row in (where.bits, alone)]
+    alone, *parts = where.alone.values()
+    known = [np.clip(np.rint(row * _PARTS), 0, 255) for row in (where.bits, alone, *parts)]
     repeats = np.minimum(np.repeat(where.costs.repeat_bytes, lengths), 255)
-    raw = b"".join(row.astype(np.uint8).tobytes() for row in (where.data, *rows, repeats))
+    rows = (where.data, *known[:2], repeats, *known[2:])
+    raw = b"".join(row.astype(np.uint8).tobytes() for row in rows)
     return base64.b64encode(zlib.compress(raw, 9)).decode()
 
 

@@ -20,6 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,13 +32,16 @@ from prequential.archive.container import Limits
 from prequential.archive.files import atomic_output, display, open_input
 from prequential.errors import ArchiveError, ConfigError, FileError
 from prequential.progress import Progress, ProgressCallback
-from prequential.study import child, replicates
+from prequential.study import child, mixture, replicates
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from prequential.coding.itemised import Costs
+    from prequential.study.priors import Price
+    from prequential.training.given import Given
 
 SCHEMA = 2
-TRAJECTORY_POINTS = 400
 FINAL_SHARE = 0.1  # of the file, over which the final loss is the mean
 
 
@@ -56,6 +60,7 @@ class Job:
     prior: str | None
     verify: bool
     folder: str
+    given: tuple[str, ...] = ()  # names of files that are learned first
     memory_bytes: float = Limits().memory_bytes  # limit of what the model may allocate
     force: bool = True  # may replace what another sweep has kept
     size: int | None = None  # the first so many bytes only
@@ -91,6 +96,7 @@ class Job:
             parts.append(f"preset={self.preset or Path(str(self.config_path)).stem}")
         if "seed" not in self.settings:
             parts.append(f"seed={self.seed}")
+        parts += [f"given={Path(name).name}" for name in self.given]
         if self.size is not None:
             parts.append(f"bytes={self.size}")
         name = re.sub(r"[^\w.,=+-]", "_", ",".join(parts))
@@ -112,12 +118,22 @@ class Row:
     verified: bool
     # (bytes, payload bits of them) along the file.
     trajectory: list[tuple[int, float]] = field(repr=False)
+    level: float | None = None  # bits per byte that count as noise; None: those of the end
+
+    @property
+    def noise_bits(self) -> float:
+        """What stays dear: every byte at the level."""
+        level = self.final_bits_per_byte if self.level is None else self.level
+        return int(self.report["original_bytes"]) * level
 
     @property
     def structure_bits(self) -> float:
-        """What learning cost: the payload beyond the final rate for every byte (Rissanen 1986)."""
-        size = int(self.report["original_bytes"])
-        return float(self.report["loss_integral_bits"]) - size * self.final_bits_per_byte
+        """What learning cost: the payload beyond the noise, its surplus.
+
+        Rissanen 1986 at the final loss; surplus description length at any level, Whitney et al.
+        2020.
+        """
+        return float(self.report["loss_integral_bits"]) - self.noise_bits
 
     @property
     def total_bits(self) -> int:
@@ -140,6 +156,8 @@ class Sweep:
     sha256: str
     rows: list[Row]
     baselines: dict[str, list[tuple[int, float]]]
+    given: list[str] = field(default_factory=list)  # names of what was learned first
+    prior: Price | None = None  # what the prior costs, if there is one
     schema: int = SCHEMA
 
     @property
@@ -167,18 +185,41 @@ class Sweep:
     def mixture_bits(self) -> float:
         """The description length by all settings at once, and all their seeds, weighed alike.
 
-        Never above total_bits:
-
-        -log2 of the mean of 2^-bits (Solomonoff 1964): it takes no choice.
+        Never above total_bits: -log2 of the mean of 2^-bits takes no choice.
         """
-        by_setting = replicates.groups(self.rows).values()
-        least = min(row.total_bits for row in self.rows)
-        weights = (
-            2.0 ** max(-1000, least - row.total_bits) / len(rows)
-            for rows in by_setting
-            for row in rows
-        )
-        return least + self.selection_bits - math.log2(sum(weights))
+        import numpy as np
+
+        totals = np.array([[float(row.total_bits)] for row in self.rows])
+        return mixture.bits(totals, self._weights())
+
+    @property
+    def fixed_share_rate(self) -> float:
+        """The part of all weight that is given out anew after a block: one in all blocks."""
+        return 1 / max(2, len(mixture.edges(self.original_bytes)))
+
+    @property
+    def fixed_share_bits(self) -> float:
+        """The same by fixed share: after each block of the file another run may take over.
+
+        What of a description is not payload stands before the first block.
+        """
+        import numpy as np
+
+        places = mixture.edges(self.original_bytes)
+        costs = []
+        for row in self.rows:
+            before = row.total_bits - float(row.report["loss_integral_bits"])
+            xs, ys = zip(*row.trajectory, strict=True)
+            costs.append([before, *np.diff(np.interp(places, xs, ys))])
+        return mixture.bits(np.array(costs), self._weights(), self.fixed_share_rate)
+
+    def _weights(self) -> np.ndarray:
+        """(R,): of each row before anything is known; a setting's is shared out over its seeds."""
+        import numpy as np
+
+        by_setting = replicates.groups(self.rows)
+        seeds = [len(by_setting[replicates.label_of(row.settings)]) for row in self.rows]
+        return 1.0 / (len(by_setting) * np.array(seeds))
 
     @property
     def difference_bits(self) -> dict[str, float]:
@@ -189,12 +230,17 @@ class Sweep:
     def to_json(self) -> str:
         """One JSON object; see docs/REPORT.md."""
         fields = dataclasses.asdict(self)
+        for row, parts in zip(self.rows, fields["rows"], strict=True):
+            parts |= {"structure_bits": row.structure_bits, "noise_bits": row.noise_bits}
+        fields["prior"] = self.prior and self.prior._asdict()
         fields |= {
             "best": self.rows.index(self.best),
             "selection_bits": self.selection_bits,
             "best_bits": self.best_bits,
             "total_bits": self.total_bits,
             "mixture_bits": self.mixture_bits,
+            "fixed_share_bits": self.fixed_share_bits,
+            "fixed_share_rate": self.fixed_share_rate,
             "difference_bits": self.difference_bits,
         }
         return json.dumps(fields)
@@ -383,10 +429,11 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
             progress(p)
 
     archive = job.path(".pq")
-    given = prior.load(job.prior) if job.prior else None
-    with open_input(job.source) as original:
+    weights = prior.load(job.prior) if job.prior else None
+    with open_input(job.source) as original, ExitStack() as stack:
         data = original.array[: job.size]
-        key = _key(job, hashlib.sha256(data.data).hexdigest())
+        given = _given(job, stack)
+        key = _key(job, hashlib.sha256(data.data).hexdigest(), given)
         with atomic_output(str(archive), force=True) as output:
             report = codec.encode(
                 data,
@@ -397,11 +444,11 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
                     device=job.device,
                     threads=job.threads,
                     progress=follow,
-                    prior=given,
+                    prior=weights,
+                    given=given,
                     limits=Limits(memory_bytes=job.memory_bytes),
                 ),
-                # Streams are at several places of the file at once.
-                told=costs.append if job.config().streams > 1 else None,
+                told=costs.append,
             )
     if job.verify:
         _verify(job, archive, report.original_bytes)
@@ -416,12 +463,21 @@ def measure(job: Job, progress: ProgressCallback | None = None) -> Row:
         flops=flops(fields),
         archive=archive.name,
         verified=job.verify,
-        trajectory=_along(costs[0]) if costs else _thin(points),
+        trajectory=_along(costs[0]),
     )
     kept = {"key": key, "row": dataclasses.asdict(row)}
     with atomic_output(str(job.path(".json")), force=True) as output:
         output.file.write(json.dumps(kept).encode())
     return row
+
+
+def priced(row: Row, price: Price) -> Row:
+    """The row with its prior at this price."""
+    report = dict(row.report)
+    if report["prior_bytes"]:  # a stored file has none
+        report["description_length_bits"] += 8 * (price.bytes - report["prior_bytes"])
+        report["prior_bytes"] = price.bytes
+    return dataclasses.replace(row, report=report)
 
 
 def flops(report: Mapping[str, Any]) -> float:
@@ -452,23 +508,25 @@ def _final_loss(points: Sequence[tuple[int, float]]) -> float:
 
 
 def _along(costs: Costs) -> list[tuple[int, float]]:
-    """Bits of the first bytes, in the order of the file, at some places where tokens end."""
-    count = len(costs.bits)
-    places = [count * k // TRAJECTORY_POINTS for k in range(TRAJECTORY_POINTS + 1)]
-    sums = [0.0, *costs.bits.cumsum()]
-    return [(int(costs.offsets[n]), float(sums[n])) for n in sorted(set(places))]
+    """Bits of the first bytes, in the order of the file, where the mixture's blocks begin."""
+    bits = costs.per_byte()
+    places = mixture.edges(len(bits))
+    sums = bits.cumsum()
+    return [(0, 0.0), *((int(n), float(sums[n - 1])) for n in places[1:])]
 
 
-def _thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about TRAJECTORY_POINTS of them, the first and the last included."""
-    stride = max(1, len(points) // TRAJECTORY_POINTS)
-    return [*points[:-1:stride], points[-1]]
+def _given(job: Job, stack: ExitStack) -> tuple[Given, ...]:
+    """What is learned first."""
+    from prequential.training import given
+
+    return tuple(given.named(n, stack.enter_context(open_input(n)).data) for n in job.given)
 
 
-def _key(job: Job, sha256: str) -> str:
+def _key(job: Job, sha256: str, given: Sequence[Given]) -> str:
     """What a kept result must agree in to be taken over."""
     prior = hashlib.sha256(Path(job.prior).read_bytes()).hexdigest() if job.prior else ""
     parts = [sha256, job.config().to_bytes().hex(), str(job.own_seed), prior]
+    parts += [f"{g.file.name} {g.file.size} {g.file.sha256.hex()}" for g in given]
     code = hashlib.sha256(codesize.packed(codesize.ALL)).hexdigest()
     from prequential.coding import tokenizer
 
@@ -484,8 +542,9 @@ def _kept(job: Job) -> Row | None:
         size = job.path(".pq").stat().st_size
     except (OSError, ValueError):
         return None
-    with open_input(job.source) as original:
-        key = _key(job, hashlib.sha256(original.array[: job.size].data).hexdigest())
+    with open_input(job.source) as original, ExitStack() as stack:
+        sha256 = hashlib.sha256(original.array[: job.size].data).hexdigest()
+        key = _key(job, sha256, _given(job, stack))
     if kept.get("key") != key or size != kept["row"]["report"]["archive_bytes"]:
         return None
     row = kept["row"]
@@ -523,6 +582,7 @@ def _verify(job: Job, archive: Path, original_bytes: int) -> None:
         threads=job.threads,
         device=job.device,
         prior=job.prior,
+        given=job.given,
     )
 
 
@@ -534,7 +594,12 @@ def work_folder(source: str, keep: str | None) -> Path:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         name = hashlib.sha256(os.path.realpath(source).encode(errors="surrogateescape")).hexdigest()
         folder = Path(cache, "prequential", "mdl", name[:16])
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise FileError(
+            f"{display(str(folder))}: is a file: name a folder to keep runs in"
+        ) from error
     return folder
 
 

@@ -8,6 +8,7 @@ from html import escape
 from prequential.archive.files import display
 from prequential.study import plots
 from prequential.study.mdl import HEADINGS, Sweep, cells, formatted
+from prequential.study.mixture import BLOCKS
 from prequential.study.replicates import groups
 
 _CSS = """
@@ -64,11 +65,17 @@ def render(sweep: Sweep) -> str:
         (f"{sweep.selection_bits:.2f}", f"bits to choose 1 of {len(groups(sweep.rows))} settings"),
     ]
     if len(sweep.rows) > 1:
-        cards.append((f"{sweep.mixture_bits:,.0f}", "bits by all runs mixed, without a choice"))
+        cards += [
+            (f"{sweep.mixture_bits:,.0f}", "bits by all runs mixed, without a choice"),
+            (f"{sweep.fixed_share_bits:,.0f}", "bits by all runs with fixed share"),
+        ]
+    after = f" After learning {', '.join(map(display, sweep.given))}." if sweep.given else ""
+    price = f" The {sweep.prior}." if sweep.prior is not None else ""
     decoded = all(row.verified for row in sweep.rows)
     checked = (
         "each of them was decoded and compared" if decoded else "--verify would decode each of them"
     )
+    level = "the final loss" if best.level is None else f"{best.level:g} bits"
     figures = "".join(
         f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
         for svg, caption in plots.panels_svg(sweep)
@@ -89,15 +96,17 @@ def render(sweep: Sweep) -> str:
 <body><main>
 <h1>Description length of {escape(display(sweep.file))}</h1>
 <p class="lead">{sweep.original_bytes:,} bytes. Best run: {escape(best.label)}. Every total is the
-size of an archive that was written, plus the decoder's code; {checked}.</p>
+size of an archive that was written, plus the decoder's code; {checked}.{escape(after + price)}</p>
 <div class="cards">{"".join(f"<div class=card><b>{b}</b><span>{s}</span></div>" for b, s in cards)}
 </div>
 <h2>Runs</h2>
 {_table(sweep)}
 <p class="note">payload, header (with frame checksums), vocabulary, prior and code in bytes, adding
 up to the total; bits/byte and factor of the total; final and mean loss in bits per byte of the
-payload; structure in bits, what the payload has beyond the final loss for every byte. Parameters
-and FLOPs are the transformer's, without the tables.</p>
+payload; structure in bits, what the payload has beyond {level} for every byte. Parameters and FLOPs
+are the transformer's, without the tables. What mixtures cost is measured, and no archive is of that
+size: with fixed share another run may take over after each of {BLOCKS} blocks, at the rate
+{sweep.fixed_share_rate:.5f}.</p>
 {_bars(sweep)}
 <h2>Yardsticks</h2>
 <div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th>

@@ -8,8 +8,8 @@ A model predicts labels that it has not seen, pays for them, and then learns the
 - online (Bornschein et al. 2022, Sequential learning of neural networks for prequential MDL): batch
   by batch, one step of training after each is paid for, and further ones on past batches.
 
-The model runs as it is, in floats: what comes out is measured, and no file that decodes. (Archives
-of this package are such files; see `own`.)
+The model runs as it is, in floats: what comes out is measured, and no file that decodes. (What
+`labelled` writes is one, by this package's own loop; `own` says what it costs.)
 """
 
 from __future__ import annotations
@@ -154,12 +154,16 @@ def own(
 
     Input and label stand in turns in one file, as an archive would have them; only the labels'
     bytes are counted, since whoever decodes is given the inputs. All of it is exact, so these bits
-    are the same on every machine.
+    are the same on every machine; `labelled.encode_labels` writes them.
+
+    Raises:
+        ConfigError: a config that does not take bytes as they come.
     """
     from prequential import codec
+    from prequential.study.labelled import as_bytes
 
     parts = [part for pair in zip(inputs, labels, strict=True) for part in pair]
-    _, costs = codec.codelength(b"".join(parts), seed, config, per_token=True)
+    _, costs = codec.codelength(b"".join(parts), seed, as_bytes(config), per_token=True)
     sums = np.concatenate([[0.0], costs.per_byte().cumsum()])
     edges = np.cumsum([0, *map(len, parts)])
     return np.asarray(np.diff(sums[edges])[1::2])

@@ -32,11 +32,12 @@ _KINDS = (
 
 
 class Kind(NamedTuple):
-    """What bytes of a kind cost."""
+    """What bytes of a kind cost, and what each predictor would pay for them by itself."""
 
     name: str
     bytes: int
     bits: float
+    alone: dict[str, float]
 
 
 class Place(NamedTuple):
@@ -62,6 +63,16 @@ class Where:
         return self.costs.per_byte()
 
     @cached_property
+    def alone(self) -> dict[str, np.ndarray]:
+        """(N,) float64 each: bits of each byte by the learner alone, and by parts of it."""
+        lengths = np.diff(self.costs.offsets)
+        by_token = {"learner": self.costs.learner_bits, **self.costs.apart}
+        return {
+            name: np.repeat(bits / np.maximum(lengths, 1), lengths)
+            for name, bits in by_token.items()
+        }
+
+    @cached_property
     def is_text(self) -> bool:
         """Whether it can be read as UTF-8, but for a few bytes."""
         shown = self.data.tobytes().decode("utf-8", "replace")
@@ -76,9 +87,14 @@ class Where:
             kind_of[list(members)] = k
         counts = np.bincount(kind_of[self.data], minlength=len(_KINDS))
         sums = np.bincount(kind_of[self.data], bits, len(_KINDS))
-        for (name, _), count, total in zip(_KINDS, counts, sums, strict=True):
-            if count:
-                found.append(Kind(name, int(count), float(total)))
+        others = {
+            name: np.bincount(kind_of[self.data], each, len(_KINDS))
+            for name, each in self.alone.items()
+        }
+        for k, (name, _) in enumerate(_KINDS):
+            if counts[k]:
+                alone = {other: float(total[k]) for other, total in others.items()}
+                found.append(Kind(name, int(counts[k]), float(sums[k]), alone))
         return found
 
     def dearest(self, most: int = 20) -> list[Place]:
@@ -123,6 +139,7 @@ class Where:
             "original_bytes": len(self.data),
             "loss_integral_bits": self.report.loss_integral_bits,
             "learner_bits": float(self.costs.learner_bits.sum()),
+            "apart_bits": {name: float(each.sum()) for name, each in self.costs.apart.items()},
             "kinds": [kind._asdict() for kind in self.kinds()],
             "dearest": [
                 place._asdict() | {"text": self.text_of(place)} for place in self.dearest()

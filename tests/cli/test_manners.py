@@ -447,6 +447,34 @@ def test_ctrl_c_while_modules_are_loaded(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["encode", "f"], "interrupted: the file in work was not written"),
+        (["score", "f"], "interrupted"),
+        (["distance", "f", "f"], "interrupted"),
+        (["where", "f"], "interrupted"),
+        (["mdl", "f"], "interrupted: finished runs are kept, and the same command goes on"),
+        (["learn", "f", "-o", "s"], "interrupted: the file in work was not written"),
+    ],
+)
+def test_ctrl_c_says_what_was_not_written(
+    argv: list[str], told: str, folder: Path, says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of what writes a file."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("f").write_bytes(b"abc")
+    monkeypatch.setattr("prequential.cli.options.load", interrupt)
+    monkeypatch.setattr("prequential.study.mdl.run", interrupt)
+    assert main(argv) == 130
+    said = says()
+    assert said.startswith(f"preq: {told}")
+    assert said == "preq: interrupted\n" or told != "interrupted"
+
+
+@pytest.mark.parametrize(
     "error", [ImportError("libtorch.so: failed to map"), OSError("no shared object libllvm")]
 )
 def test_a_library_that_cannot_be_loaded(error: Exception, says: Says) -> None:
@@ -545,7 +573,6 @@ def test_wrong_usage(
     [
         (["encode", "a", "-o", "none/"], "none/: cannot be written: there is no folder none"),
         (["encode", "a", "-o", "none/b"], "none/b: cannot be written: there is no folder none"),
-        (["mdl", "a", "--csv", "t", "--json-file", "./t"], "a: two outputs have one name"),
         (["compare", "a", "--json-file", "none/b"], "none/b: cannot be written"),
     ],
 )
@@ -563,6 +590,7 @@ def test_outputs_are_refused_before_the_work(
         (["encode", "a", "--set", "chunk=0"], "chunk = 0 is not within"),
         (["encode", "a", "--save-weights", "./a.pq"], "archive and --save-weights have one name"),
         (["encode", "a", "-o", "w", "--save-weights", "w"], "have one name"),
+        (["mdl", "a", "--csv", "t", "--json-file", "./t"], "a: two outputs have one name"),
         (["mdl", "a", "--grid", "chunk"], "expected KEY=V1,V2"),
         (["bench", "--set", "none=1"], "unknown key"),
         (["compare", "a", "--presets", "none"], "none: no such preset"),

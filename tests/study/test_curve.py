@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_repeats_are_not_counted() -> None:
         ([1.0], [float("nan")]),
         ([1.0], [-1.0]),
         ([-1.0], [1.0]),
+        ([0.0], [1.0]),
     ],
 )
 def test_not_a_curve(tokens: list[float], losses: list[float]) -> None:
@@ -57,12 +59,24 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--raw-bytes", "5.6e12", "--json"]) == 0
     assert round(json.loads(capsys.readouterr().out)["total_bytes"] / 1e9) == 404
     assert main(command) == 0
-    assert "1.6000 nats" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1.6000 nats" in shown
+    assert "structure        0 bytes of it" in shown
+    assert main([*command, "--level", "0.8"]) == 0
+    payload, structure, noise = (
+        int(number.replace(",", ""))
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("payload", "structure"))
+        for number in re.findall(r"[\d,]{5,}", line)
+    )
+    assert (structure, noise) == (pytest.approx(payload / 2), pytest.approx(payload / 2))
     assert main([*command[:-4], "--tokens-per-step", "1"]) == 1
     assert "no column 'loss'; it has it, nll" in capsys.readouterr().err
     table.write_text("it,nll\n0,x\n")
     assert main(command) == 1
-    assert "not a table of numbers" in capsys.readouterr().err
+    assert "loss.csv, line 2: nll is 'x', not a number from 0 on" in capsys.readouterr().err
+    assert main([*command, "--epochs-of", "A=1%:2", "--epochs-of", "A =1%:3"]) == 2
+    assert "--epochs-of A: is given twice" in capsys.readouterr().err
 
 
 LLAMA = [  # Touvron et al. 2023, table 1
@@ -88,6 +102,27 @@ def test_no_source(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["curve", "--csv", "a", "--tokens-per-step", "1", "--epochs-of", text])
     assert "epochs-of" in capsys.readouterr().err
+
+
+def test_structure_is_epiplexity() -> None:
+    """As PyPI's epiplexity 0.6.1 has it of this curve: 2,885.39 and 8,656.17 bits."""
+    tokens, losses = [0, 1000, 2000, 3000], [4.0, 3.0, 2.0, 2.0]
+    found = describe(tokens, losses)
+    assert (round(found.structure_bits, 2), round(found.noise_bits, 2)) == (2885.39, 8656.17)
+    package = pytest.importorskip("epiplexity")
+    result = package.PrequentialEstimator.estimate(tokens, losses)
+    assert (found.structure_bits, found.noise_bits) == pytest.approx(
+        (result.model_bits, result.data_bits)
+    )
+
+
+def test_structure_at_a_level() -> None:
+    """The surplus beyond any loss; it may be less than nothing."""
+    for level, structure in ((0.0, 200.0), (1.5, 50.0), (3.0, -100.0)):
+        found = describe([0, 100], [3.0, 1.0], nats=False, level=level)
+        assert (found.structure_bits, found.noise_bits) == (structure, 100 * level)
+    twice = describe([0, 100, 200], [3.0, 1.0, 0.5], nats=False, epoch_tokens=100)
+    assert (twice.structure_bits, twice.noise_bits) == (100.0, 100.0)  # of what is counted
 
 
 def test_what_was_not_logged_is_said_and_bounded() -> None:
@@ -117,6 +152,48 @@ def test_logs_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             read(str(tmp_path / "trainer_state.json"), "step", "loss")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("step,loss\n", "no row has a step and a loss: it has names only"),
+        ("step,loss\n1,\n,2\n3\n", "no row has a step and a loss: its 3 rows lack one or both"),
+        ("step,loss\n0,1\n\n5,nan\n", "a.csv, line 4: loss is 'nan'"),
+        ("step,loss\n0,1\n5,-1\n", "a.csv, line 3: loss is '-1'"),
+        ('step,loss,note\n0,1,"two\nlines"\nx,1,\n', "a.csv, line 4: step is 'x'"),
+        (b"\xff\xfe", "is no text in UTF-8"),
+        ("step,loss\n0,1\n\x005,1\n", "a.csv"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(
+    content: str | bytes, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FileError) as caught:
+        read(str(path), "step", "loss")
+    assert told in str(caught.value)
+
+
+def test_blanks_around_names_and_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(" step , train loss\n 0, 9\n 10 , 3 \n20,  \n")
+    assert read(str(path), "step", " train loss") == Log([0, 10], [9, 3], 1, 0)
+
+
+def test_folders_without_logs(tmp_path: Path) -> None:
+    (tmp_path / "loss.csv").write_text("step,loss\n0,1\n")
+    with pytest.raises(FileError, match="is a folder, and none of TensorBoard's event files"):
+        read(str(tmp_path), "step", "loss")
+    (tmp_path / "trainer_state.json").write_text("")
+    with pytest.raises(FileError, match="is empty"):
+        read(str(tmp_path / "trainer_state.json"), "step", "loss")
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": [1], "loss": 2}]}')
+    with pytest.raises(FileError, match=r"log_history\[0\]: step is \[1\]"):
+        read(str(tmp_path / "trainer_state.json"), "step", "loss")
+
+
 def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.compat.proto.event_pb2 import Event
@@ -131,11 +208,12 @@ def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = tmp_path.iterdir()
     for path in (tmp_path, file):
         assert read(str(path), "step", "train/loss") == Log([0, 10], [4, 2], 0, 0)
-    with pytest.raises(FileError, match="no column 'loss'; it has train/loss"):
+    with pytest.raises(FileError, match="no column 'loss'; it has step, train/loss"):
         read(str(tmp_path), "step", "loss")
 
 
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "events.out.tfevents.1").touch()
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
     with pytest.raises(FileError, match=r"pip install 'prequential\[tensorboard\]'"):
         read(str(tmp_path), "step", "loss")

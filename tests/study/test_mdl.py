@@ -25,8 +25,9 @@ from prequential.archive import codesize, selfextract
 from prequential.cli import main
 from prequential.errors import ConfigError
 from prequential.report import Report
-from prequential.study import mdl
+from prequential.study import mdl, mixture
 from prequential.study.curve import Curve
+from prequential.training import prior
 
 SIZE = 1500
 FLAGS = ["--preset", "tiny", "--set", "ngrams.rows_log2=8", "--set", "model.input_rows_log2=8"]
@@ -65,6 +66,14 @@ def test_sweep(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     totals = [row["report"]["description_length_bits"] for row in sweep["rows"]]
     assert sweep["total_bits"] == min(totals) + 2
     assert min(totals) <= sweep["mixture_bits"] <= sweep["total_bits"]
+    assert sweep["fixed_share_bits"] < sweep["mixture_bits"] + math.log2(math.e)
+    assert sweep["fixed_share_rate"] == 1 / 401
+    assert "by fixed share, 1/401 after each 4 bytes" in shown.out
+    for row in sweep["rows"]:
+        assert [x for x, _ in row["trajectory"]] == mixture.edges(SIZE).tolist()
+        parts = row["structure_bits"], row["noise_bits"]
+        assert math.isclose(sum(parts), row["report"]["loss_integral_bits"])
+        assert parts[1] == SIZE * row["final_bits_per_byte"]
     assert sweep["command"] == shlex.join(
         ["preq", "mdl", "a", *FLAGS, *grid, *outputs, "--keep", "kept"]
     )
@@ -140,13 +149,18 @@ def test_verify(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--grid", "seed=x"], "a seed is"),
         (["--plot", "a.gif"], "name the plot"),
         (["--html", "a.pdf"], "name the page .html"),
+        (["--csv", "o", "--json-file", "./o"], "two outputs have one name"),
+        (["--keep", "a"], "a: is a file: name a folder"),
+        (["--given", "-"], "--given: standard input is read once"),
+        (["--prior-archive", "p.pq"], "give that by --prior"),
+        (["--prior", "p", "--prior-archive", "a"], "p: cannot be read"),
         (["--json-file", "a"], "is the input itself"),
     ],
 )
 def test_refusals(
     source: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["mdl", "a", *flags]) == (2 if "--grid" in flags else 1)  # a file, or a setting
+    assert main(["mdl", "a", *flags]) == (1 if "a" in flags else 2)  # a file, or how it is asked
     assert told in capsys.readouterr().err
     assert not list(Path("cache").rglob("*.pq"))
 
@@ -226,6 +240,95 @@ def test_what_is_kept_is_not_replaced_unasked(
     assert {path.read_text() for path in Path("k").glob("*seed=0*.pq")} == {"somebody's"}
 
 
+def test_structure_ends_at_a_level(source: Path) -> None:
+    """Surplus description length: the payload beyond so many bits a byte."""
+    assert main(["mdl", "a", "-q", *FLAGS, "--level", "1.5", "--json-file", "o.json"]) == 0
+    (row,) = json.loads(Path("o.json").read_text())["rows"]
+    assert row["noise_bits"] == 1.5 * SIZE
+    assert row["structure_bits"] == row["report"]["loss_integral_bits"] - 1.5 * SIZE
+
+
+def test_given_what_is_learned_first(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row is an archive after A, and of no other A."""
+    Path("A").write_bytes(text(SIZE, 1))
+    command = ["mdl", "a", *FLAGS, "--keep", "k", "--json-file", "o.json", "-f"]
+    assert main([*command, "--given", "A", "--epochs", "1,2", "--verify"]) == 0
+    assert "all this given A, learned first and not counted" in capsys.readouterr().out
+    sweep = json.loads(Path("o.json").read_text())
+    assert sweep["given"] == ["A"]
+    for row in sweep["rows"]:
+        assert row["report"]["given_bytes"] == SIZE
+        archive = Path("k", row["archive"])
+        assert (
+            8 * (archive.stat().st_size + row["report"]["code_bytes"])
+            == row["report"]["description_length_bits"]
+        )
+        assert codec.decompress(archive.read_bytes(), given=[text(SIZE, 1)]) == text(SIZE)
+    assert main([*command, "-q"]) == 0  # another run, under another name
+    assert len(list(Path("k").glob("*.pq"))) == 3
+    kept = {path: path.stat().st_mtime_ns for path in Path("k").glob("*.pq")}
+    assert main([*command, "-q", "--given", "A", "--epochs", "1,2"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("k").glob("*.pq")} == kept
+    Path("A").write_bytes(text(SIZE, 2))
+    unforced = ["mdl", "a", "-q", *FLAGS, "--keep", "k", "--given", "A", "--epochs", "1,2"]
+    assert main(unforced) == 1
+    assert "is of other data" in capsys.readouterr().err
+
+
+def test_a_prior_costs_what_regenerates_it(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The archive of the run that wrote it, if that is smaller: decoding it gives the prior."""
+    Path("b").write_bytes(text(SIZE, 1))
+    assert main(["encode", "b", "-q", *FLAGS, "--save-weights", "w"]) == 0
+    assert main(["decode", "b.pq", "-q", "-o", "c", "--save-weights", "again"]) == 0
+    assert Path("again").read_bytes() == Path("w").read_bytes()
+    command = ["mdl", "a", *FLAGS, "--prior", "w", "--json-file", "o.json", "-f"]
+    assert main(command) == 0
+    packed = prior.compressed_bytes(Path("w").read_bytes())
+    assert f"prior w: {packed:,} bytes under LZMA; --prior-archive" in capsys.readouterr().out
+    plain = json.loads(Path("o.json").read_text())
+    assert plain["rows"][0]["report"]["prior_bytes"] == packed
+    assert main([*command, "--prior-archive", "b.pq"]) == 0
+    size = Path("b.pq").stat().st_size
+    assert f"{size:,} as b.pq, which regenerates it" in capsys.readouterr().out
+    found = json.loads(Path("o.json").read_text())
+    assert found["prior"] == {
+        "prior": "w", "compressed_bytes": packed, "archive": "b.pq", "archive_bytes": size
+    }  # fmt: skip
+    report, before = (each["rows"][0]["report"] for each in (found, plain))
+    assert report["prior_bytes"] == size < packed
+    assert before["description_length_bits"] - report["description_length_bits"] == 8 * (
+        packed - size
+    )
+    assert main(["encode", "a", "-q", *FLAGS]) == 0
+    assert main([*command, "--prior-archive", "a.pq"]) == 1
+    assert "does not end with the weights w" in capsys.readouterr().err
+    assert main(["encode", "a", "-q", *FLAGS, "--prior", "w", "-o", "after.pq"]) == 0
+    assert main([*command, "--prior-archive", "after.pq"]) == 1
+    assert "was itself made with a prior" in capsys.readouterr().err
+    numbers = ["--set", "memory.kind=mix", "--set", "numbers=9-509:u1x1/50"]
+    assert main(["encode", "b", "-q", *FLAGS, *numbers, "-o", "n.pq", "--save-weights", "v"]) == 0
+    mixed = ["--set", "memory.kind=mix", "--prior", "v", "--prior-archive", "n.pq"]
+    assert main(["mdl", "a", *FLAGS, *mixed]) == 1
+    assert "n.pq: holds pictures or sound" in capsys.readouterr().err
+
+
+def test_weights_of_an_archive(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source.write_bytes(b"")
+    assert main(["encode", "a", "-q"]) == 0
+    for more, code, told in (
+        (["-o", "c", "--save-weights", "w"], 1, "is stored without a model"),
+        (["-o", "c", "--save-weights", "./c"], 2, "have one name"),
+        (["-o", "c", "--save-weights", "a.pq"], 1, "is the input itself"),
+        (["-o", "c", "--save-weights", "w", "--salvage"], 2, "leave out --salvage"),
+    ):
+        assert main(["decode", "a.pq", "-q", *more]) == code
+        assert told in capsys.readouterr().err
+        assert not Path("c").exists()
+        assert not Path("w").exists()
+
+
 @pytest.mark.slow
 def test_pages_and_plots(source: Path) -> None:
     pytest.importorskip("matplotlib")
@@ -243,6 +346,7 @@ def test_pages_and_plots(source: Path) -> None:
     assert settings is not None
     assert json.loads(settings[1])["command"].startswith("preq mdl a")
     assert "--verify would decode" in page
+    assert "bits by all runs with fixed share" in page
     for other in ("<link", "<img", "src=", "@import", "url(http"):
         assert other not in page
     assert main(["mdl", "a", "-q", *FLAGS, "--plot", "o.png"]) == 0
@@ -331,6 +435,18 @@ def test_self_extracting_report(source: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+def test_self_extracting_describes_its_flags(source: Path) -> None:
+    """Of --given only where it is needed."""
+    Path("A").write_bytes(text(50, 1))
+    for given, there in (([], False), (["--given", "A"], True)):
+        assert main(["encode", "a", "-q", "-f", *FLAGS, "--self-extracting", *given]) == 0
+        done = subprocess.run([sys.executable, "a.pyz", "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "CPU threads" in done.stdout
+        assert "the weights it was made with" in done.stdout
+        assert ("a file it was made after" in done.stdout) is there
+
+
 def test_self_extracting_is_read_without_running_it(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

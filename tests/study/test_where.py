@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,49 @@ def test_the_page_holds_the_file_and_what_it_cost(data: bytes) -> None:
     assert "name &lt;&amp;&gt; \\x1b.txt" in page
     assert not re.search(r'(src|href)="(?!#b\d)', page)  # nothing is loaded
     assert len(set(ids := re.findall(r' id="([^"]+)"', page))) == len(ids)
+
+
+def test_each_predictor_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learner of one part pays what that part does; of several, each has its own row."""
+    data = text(1500)
+    file, page = tmp_path / "a.txt", tmp_path / "a.html"
+    file.write_bytes(data)
+    command = ["where", str(file), "--preset", "tiny", "--no-progress", "--predictors", "--json"]
+    rows = "ngrams.rows_log2=8", "model.input_rows_log2=8", "recurrence.input_rows_log2=8"
+    command += [part for row in rows for part in ("--set", row)]
+    nothing = ["--set", "ngrams.contexts=[]"]
+
+    def found(*more: str) -> dict[str, Any]:
+        assert main([*command, *more]) == 0
+        fields: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return fields
+
+    of_all = found("--set", "recurrence.layers=1", "--set", "recurrence.cells=16", "--set",
+                   "model.layers=1", "--html", str(page))  # fmt: skip
+    assert list(of_all["apart_bits"]) == ["n-gram tables", "cells", "transformer"]
+    assert min(of_all["apart_bits"].values()) > of_all["learner_bits"]
+    for kind in of_all["kinds"]:
+        assert set(kind["alone"]) == {"learner", *of_all["apart_bits"]}
+    for name, total in of_all["apart_bits"].items():
+        assert sum(kind["alone"][name] for kind in of_all["kinds"]) == pytest.approx(total)
+        assert f"what the {name} alone would pay" in page.read_text()
+    alone = found(*nothing, "--set", "model.layers=1")
+    assert alone["apart_bits"]["n-gram tables"] == pytest.approx(8 * len(data))
+    assert alone["apart_bits"]["transformer"] == pytest.approx(alone["learner_bits"], rel=1e-3)
+    assert list(found(*nothing, "--set", "model.layers=0")["apart_bits"])[1] == "embeddings"
+    assert main([part for part in command if part not in ("--predictors", "--json")]) == 0
+    assert "n-gram tables" not in capsys.readouterr().out
+
+
+def test_parts_are_in_the_page() -> None:
+    plain = where(LINES)
+    parts = {"cells": plain.bits + 2}
+    found = Where("a", plain.data, plain.costs._replace(apart=parts), plain.report)
+    packed = re.search(r'id="packed">([^<]*)<', costpage.render(found))
+    assert packed is not None
+    rows = np.frombuffer(zlib.decompress(base64.b64decode(packed[1])), np.uint8)
+    *_, last = rows.reshape(5, len(LINES))
+    assert np.array_equal(last, np.minimum(np.rint(16 * (plain.bits + 2)), 255))
 
 
 def test_a_file_that_looks_like_the_page_cannot_break_it() -> None:

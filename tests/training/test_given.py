@@ -158,7 +158,7 @@ def test_what_is_missing_is_named() -> None:
             [text(200, 1)],
             f"archive: was made after learning given 2 (300 bytes, SHA-256 {second}...)",
         ),
-        ([text(200, 1), text(299, 2)], "give it with --given; given 2 is another file"),
+        ([text(200, 1), text(299, 2)], "give it with given=; given 2 is another file"),
     ):
         with pytest.raises(ArchiveError) as caught:
             prequential.decompress(archive, given=first)
@@ -208,7 +208,7 @@ FILE = NamedFile(hashlib.sha256(DATA).digest()[:8], "data", len(DATA))
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"given": (NamedFile(FILE.sha256, "data", 2**60),)}, "give it with --given"),
+        ({"given": (NamedFile(FILE.sha256, "data", 2**60),)}, "give it with given="),
         ({"tokens": Tokens(5, b"\0\1abc")}, "does not fit its vocabulary"),
         ({"config": {"tokenizer": "bpe:300"}}, "does not fit its vocabulary"),
         (
@@ -378,7 +378,7 @@ def test_progress_begins_again_with_the_original() -> None:
         (["--given", "-"], 2, "--given: standard input is not kept"),
         (["--given", "no"], 1, "no: cannot be read"),
         (["--given", "."], 1, ".: cannot be read"),
-        (["--given", "a", "--distributed"], 2, "--distributed does not go with --given"),
+        (["--given", "a", "--state", "a", "--distributed"], 2, "does not go with --state"),
     ],
 )
 def test_flags_that_are_refused(
@@ -433,7 +433,7 @@ def test_code_is_counted_where_it_is_needed() -> None:
 
 def test_work_on_what_is_given_is_limited() -> None:
     archive = compress(DATA, [text(400)])
-    with pytest.raises(ArchiveError, match="raise the limit with --max-hours"):
+    with pytest.raises(ArchiveError, match="raise the limit with limits="):
         prequential.decompress(archive, given=[text(400)], limits=Limits(2**32, 0.0, 15.0, 1e-9))
 
 

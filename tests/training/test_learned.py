@@ -107,7 +107,10 @@ def test_a_damaged_state_is_an_error(folder: Path, capsys: pytest.CaptureFixture
 def test_learn_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["learn", "a", "-o", "s", *FLAGS]) == 0
     assert "state  s" in capsys.readouterr().err
-    assert Path("s").stat().st_mode & 0o777 == 0o600
+    assert Path("s").stat().st_mode & 0o777 == Path("a").stat().st_mode & 0o777
+    Path("a").chmod(0o640)  # what it tells of is not for all
+    assert main(["learn", "a", "b0", "-o", "s", "-q", "-f", *FLAGS]) == 0
+    assert Path("s").stat().st_mode & 0o777 == 0o640
     for command, told in (
         (["learn", "a", "-o", "s"], "s: exists already"),
         (["learn", "a", "-o", "a", "-f"], "a: is the input itself"),

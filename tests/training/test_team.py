@@ -53,6 +53,25 @@ def test_any_number_of_ranks_writes_one_archive(ranks: int, tmp_path: Path) -> N
     assert codec.decompress(archive) == DATA
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_after_what_is_given(ranks: int, tmp_path: Path) -> None:
+    """Every rank learns it; one of few bytes fills no stream of a chunk."""
+    source, long, short = (tmp_path / name for name in "fAb")
+    source.write_bytes(DATA)
+    long.write_bytes(text(1100, 9))
+    short.write_bytes(b"xyz")
+    options = [part for setting in SETTINGS for part in ("--set", setting)]
+    options += [part for path in (long, short) for part in ("--given", str(path))]
+    done = torchrun(ranks, "encode", str(source), "--preset", "tiny", *options, "--distributed")
+    assert done.returncode == 0, done.stderr
+    archive = (tmp_path / "f.pq").read_bytes()
+    assert archive == codec.compress(
+        DATA, config=load("tiny", overrides=SETTINGS), given=[long, short]
+    )
+    assert codec.decompress(archive, given=[short, long]) == DATA
+
+
 class Counted(Team):
     """A team of one that only notes what is sent."""
 
@@ -142,3 +161,7 @@ def test_refusals(
     file.write_bytes(b"x")
     assert main(["encode", str(file), "--distributed", "--verify"]) == 2
     assert "--distributed does not go with --verify" in capsys.readouterr().err
+    state = ["--given", str(file), "--state", "s"]
+    assert main(["encode", str(file), "--distributed", *state]) == 2
+    assert "--distributed does not go with --state" in capsys.readouterr().err
+    assert main(["encode", str(file), "--distributed", "--given", "-"]) == 2
