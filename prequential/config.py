@@ -111,6 +111,9 @@ class NgramConfig:
     rows_log2: int = _bounded(0, 0, 24)
     rate: float = _bounded(0.7, 0.0, 10.0)
     gate_rate: float = _bounded(0.03, 0.0, 10.0)
+    # Where a context has been followed by one token only, so often, it is known for sure what
+    # comes, and the recurrent network rests; 0: it never does.
+    sure: int = _bounded(16, 0, 65535)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class RecurrenceConfig:
     rate: float = _bounded(0.002, 0.0, 10.0)
     head_rate: float = _bounded(0.007, 0.0, 10.0)
     input_rate: float = _bounded(0.1, 0.0, 10.0)
+    # It takes a step when as many tokens have entered that were not known for sure.
+    least: int = _bounded(16, 1, 1024)
 
 
 @dataclass(frozen=True)

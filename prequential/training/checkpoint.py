@@ -252,7 +252,7 @@ def _state(learner: Learner) -> dict[str, _View]:
             views[f"model.{w.name}.{part}"] = getattr(w, part)
     views |= {f"cache.{i}": cache for i, cache in enumerate(learner.model.caches())}
     views |= learner.history.arrays() | learner.recurrence.arrays()
-    views |= {f"state.{i}": state for i, state in enumerate(learner.recurrence.state())}
+    views |= learner.cells.waiting()
     return views
 
 
