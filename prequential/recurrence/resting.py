@@ -2,10 +2,11 @@
 
 A column is known for sure where, of every stream, some context has been followed by one token
 only, many times (`ngrams`): cells would cost more than all else there, and have nothing to learn.
+Nor have they within pictures and sound.
 Logs, tables and markup are mostly such columns, prose hardly has one. What enters the network is
-the columns between them, one after the other, as if the others were not there; it learns when
-enough tokens have entered, which may be after several chunks. All is known before the column is
-coded, so encoder and decoder agree.
+the columns between them, one after the other; a context of its own tells it what it has missed, or
+else it would lose its place in a record. It learns when enough tokens have entered, which may be
+after several chunks. All is known before the column is coded, so encoder and decoder agree.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class Entered(NamedTuple):
 
     columns: np.ndarray  # (T,) int64: the number of each in its chunk; (0,) if there is no network
     counts: np.ndarray  # (2,) int64: of columns that are located, and that are predicted
+    elsewhere: np.ndarray  # (1,) int64: 1 where others know better, and no column enters
+    missed: np.ndarray  # (1,) int64: 1 if the column before has not entered
+    speak: int  # how many contexts, the last ones, speak only then
     logits: np.ndarray  # (N, V) float32: what it says of a chunk's tokens; 0 where it rests
 
 
@@ -44,11 +48,18 @@ class Resting:
         self.entered = Entered(
             np.zeros(there * most, np.int64),
             np.zeros(2, np.int64),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.int64),
+            len(c.missed),
             np.zeros((rows, tokens), np.float32),
         )
         self.packed = self.network.embeddings.packed, pack(self.entered)
         self._dlogits = np.zeros((there * most * B, tokens), np.float32)
         self._known = np.zeros(1, np.int64)  # columns whose gradient there is
+
+    def rest(self, elsewhere: bool) -> None:
+        """Whether the network rests in the next chunk, whatever is in it."""
+        self.entered.elsewhere[0] = elsewhere
 
     def predict(self, first: int, end: int) -> None:
         """Logits of the columns first..end of a chunk, which are located."""
@@ -94,7 +105,7 @@ class Resting:
         """Views of what has entered and is not learned yet, by name, and of the state before."""
         net, e = self.network.network, self.entered
         arrays = [getattr(net, name) for name in structure.KEPT]
-        arrays += [self.network.embeddings.state.rows, e.columns, e.counts]
+        arrays += [self.network.embeddings.state.rows, e.columns, e.counts, e.missed]
         arrays += [self._dlogits, self._known]
         return {f"waiting.{i}": array for i, array in enumerate(arrays)}
 
@@ -108,10 +119,18 @@ def entered_of(packed: Any) -> Any:
 @inline
 def locate(history: Any, column: Any, sure: Any, cells: Any, entered: Any) -> None:
     """Remember the rows of a column of a chunk, which enters the network unless it is sure."""
-    if sure or len(entered.columns) == 0:
+    if sure or entered.elsewhere[0] or len(entered.columns) == 0:
+        entered.missed[0] = 1
         return
     at = entered.counts[0]
     embeddings.locate(history, at, cells)
+    if not entered.missed[0]:
+        count = cells.hashes.shape[1]
+        for c in range(count - entered.speak, count):
+            for b in range(len(history.bytes)):
+                # The first row of each context's table says that nothing was missed.
+                cells.rows[at, b, c + 1] = embeddings.first_row(cells, c)
+    entered.missed[0] = 0
     entered.columns[at] = column
     entered.counts[0] = at + 1
 

@@ -195,6 +195,7 @@ class Learner:
         twice makes them too sure.
         """
         host = [*self.history.arrays().values(), *self.recurrence.state()]
+        host.append(self.cells.entered.missed)
         caches = list(self.model.caches())
         kept = [array.copy() for array in host], [cache.clone() for cache in caches]
         for array in host:

@@ -37,6 +37,24 @@ def test_it_says_nothing_where_it_rests() -> None:
     assert np.array_equal(logits[6], resting.network.network.logits.reshape(-1, B, SYMBOLS)[1])
 
 
+def test_it_is_told_what_it_has_missed() -> None:
+    config = small("streams=1", "memory.kind=mix", "ngrams.sure=3", 'recurrence.missed=["o4"]')
+    learner = Learner(config.resolve(len(SIMILAR)), 0)
+    said = set()
+    for start in range(0, 1600, 8):
+        chunk = np.frombuffer(SIMILAR[start : start + 8], np.uint8)[:, None]
+        waiting = int(learner.cells.entered.counts[0])
+        learner.predict(chunk)
+        entered = learner.cells.entered.columns[waiting : learner.cells.entered.counts[0]]
+        rows = learner.recurrence.embeddings.state.rows[waiting:, 0, -1] - SYMBOLS - (1 << 12)
+        for k, column in enumerate(entered):
+            after_another = k > 0 and entered[k - 1] == column - 1
+            assert k == 0 or (rows[k] == 0) == after_another
+            said.add(bool(rows[k]))
+        learner.learn(chunk, 8)
+    assert said == {False, True}
+
+
 def test_it_learns_when_enough_has_entered() -> None:
     resting = made(least=2 * B)
     gradient = np.full((T * B, SYMBOLS), 0.01, np.float32)
