@@ -521,6 +521,9 @@ def _resolved(
 ) -> Config:
     resolved = config.resolve(size, tokens.count if tokens else None, _size(options.given))
     held = 2 * tokens.count if tokens else 0
+    if not config.memory.buckets:  # nobody has asked for so many
+        room = int(options.limits.memory_bytes) - held
+        resolved = resolved.fitting(room, len(vocabulary.pieces))
     check_memory(resolved, held, vocabulary, options.limits, options.device)
     return resolved
 

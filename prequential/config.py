@@ -113,6 +113,9 @@ class NgramConfig:
     rows_log2: int = _bounded(0, 0, 24)
     rate: float = _bounded(0.7, 0.0, 10.0)
     gate_rate: float = _bounded(0.03, 0.0, 10.0)
+    # Where a context has been followed by one token only, so often, it is known for sure what
+    # comes, and the recurrent network rests; 0: it never does.
+    sure: int = _bounded(32, 0, 65535)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,9 @@ class MemoryConfig:
     count_limit: int = _bounded(63, 1, 63)
     # A weight moves by so many 2^-14 * input in nats * error, several times more at first.
     mixer_rate: int = _bounded(20, 1, 256)
+    # A byte is coded as one decision, without contexts, where less than one in 2^certain of its
+    # like came otherwise; 0: none is.
+    certain: int = _bounded(13, 0, 22)
 
 
 @dataclass(frozen=True)
@@ -156,11 +162,15 @@ class RecurrenceConfig:
     cells: int = _bounded(128, 16, 1024)
     # Hashed contexts that speak to the cells, as the last token does.
     inputs: tuple[str, ...] = ("w0",)
+    # More of them, which speak when the network has rested and so missed what came.
+    missed: tuple[str, ...] = ("o5",)
     input_rows_log2: int = _bounded(12, 8, 22)
     # Of what connects cells, of what leads to the logits, and of what tokens and contexts say.
     rate: float = _bounded(0.002, 0.0, 10.0)
     head_rate: float = _bounded(0.007, 0.0, 10.0)
     input_rate: float = _bounded(0.1, 0.0, 10.0)
+    # It takes a step when as many tokens have entered that were not known for sure.
+    least: int = _bounded(16, 1, 1024)
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,8 @@ class Config:
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
-        2^18 beside a memory, which has twelve buckets for every byte, 2 to 10 * 2^20.
+        2^18 beside a memory, which has twelve buckets for every byte, 2 to 10 * 2^20, and from
+        10 MiB to 32 MiB on one for every byte. Where that is more than there may be, `fitting`.
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
@@ -218,7 +229,7 @@ class Config:
             reach_log2 = min(24, max(10, (size // streams).bit_length()))
             memory = dataclasses.replace(
                 memory,
-                buckets=memory.buckets or min(10 << 20, max(2 << 20, 12 * size)),
+                buckets=memory.buckets or _buckets(size),
                 window_log2=memory.window_log2 or reach_log2,
             )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
@@ -238,6 +249,15 @@ class Config:
             if shorter.resolve(byte_count, token_count, given_bytes) == self:
                 found = shorter
         return found
+
+    def fitting(self, room_bytes: int, vocabulary: int = SYMBOLS) -> Config:
+        """A resolved config with as many buckets as there is room for, from 10 * 2^20 on."""
+        over = self.memory_bytes(vocabulary) - room_bytes
+        if over <= 0 or self.memory.kind == "none":
+            return self
+        fewer = max(10 << 20, self.memory.buckets - -(-over // 64))
+        buckets = min(fewer, self.memory.buckets)
+        return dataclasses.replace(self, memory=dataclasses.replace(self.memory, buckets=buckets))
 
     def memory_bytes(self, vocabulary: int = SYMBOLS) -> int:
         """What a learner of this resolved config allocates, rather too much than too little.
@@ -261,9 +281,11 @@ class Config:
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
         r = self.recurrence
         cells = r.layers * r.cells
-        said = (V + (len(r.inputs) << r.input_rows_log2)) * 48  # 6 numbers and their squares
-        recurrence = cells * (said + 9 * V + 54 * r.cells + 120 * tokens)
-        outputs += 4 * tokens * V
+        contexts_of_cells = len(r.inputs) + len(r.missed)
+        said = (V + (contexts_of_cells << r.input_rows_log2)) * 48  # 6 numbers and their squares
+        entered = tokens + r.least  # at most, before it learns
+        recurrence = cells * (said + 9 * V + 54 * r.cells + 120 * entered)
+        outputs += 4 * (tokens + entered) * V
         return (
             embeddings + tables + memory + outputs + recurrence + 43_000 * B + self.device_bytes(V)
         )
@@ -498,6 +520,11 @@ def _parse(override: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), text.strip()
+
+
+def _buckets(size: int) -> int:
+    """Buckets of the memory for so many bytes, see `Config.resolve`."""
+    return max(2 << 20, min(12 * size, max(10 << 20, min(size, 32 << 20))))
 
 
 # Canonical bytes: integers as LEB128 varints, floats as the length and text of their shortest

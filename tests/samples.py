@@ -43,7 +43,9 @@ def golden_given(name: str) -> list[bytes]:
 def small(*overrides: str) -> Config:
     """The preset `tiny`, shrunk further so that a test takes a fraction of a second."""
     shrunk = "ngrams.rows_log2=10", "chunk=8", "model.window=8"
-    recurrent = "recurrence.layers=2", "recurrence.cells=16"
+    # Cells that rest now and then, and learn when a few tokens have come together.
+    resting = "ngrams.sure=3", "recurrence.least=6"
+    recurrent = "recurrence.layers=2", "recurrence.cells=16", *resting
     return load("tiny", overrides=[*shrunk, *recurrent, *overrides])
 
 

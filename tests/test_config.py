@@ -53,7 +53,9 @@ def test_gpu_has_tens_of_millions_of_weights_within_the_limits() -> None:
     assert config.streams > 128
     bounds.check(m, config.streams, config.chunk)
     # The host's part, and the GPU's.
-    assert config.memory_bytes() - config.device_bytes() < Limits.memory_bytes
+    there = config.device_bytes()
+    config = config.fitting(int(Limits.memory_bytes) + there)
+    assert config.memory_bytes() - there <= Limits.memory_bytes
     assert config.device_bytes() < 8 << 30
     # What tensor cores take, and a group's tokens in one product.
     rows = config.streams * config.chunk
@@ -174,3 +176,16 @@ def test_field_order_is_the_format() -> None:
         *sections,
         "numbers",
     ]
+
+
+def test_the_memory_has_buckets_by_the_input_and_by_the_room_there_is() -> None:
+    found = [Config().resolve(n).memory.buckets for n in (1000, 500_000, 10**7, 2 * 10**7, 10**9)]
+    assert found == [2 << 20, 6_000_000, 10 << 20, 2 * 10**7, 32 << 20]
+    large = Config().resolve(10**9)
+    smaller = large.fitting(2 << 30)
+    assert 10 << 20 < smaller.memory.buckets < large.memory.buckets
+    assert smaller.memory_bytes() <= 2 << 30
+    assert large.fitting(4 << 30) == large
+    assert large.fitting(0).memory.buckets == 10 << 20
+    restored = Config.from_bytes(smaller.following(10**9, 10**9).to_bytes())
+    assert restored.resolve(10**9) == smaller

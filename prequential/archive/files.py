@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SUFFIX = ".pq"
 RUNNABLE_SUFFIX = ".pyz"
 STDIO = "-"
-IN_MEMORY_BYTES = 2**28  # of larger files only parts are held: see `open_input`
+IN_MEMORY_BYTES = 2**24  # of larger files only parts are held: see `open_input`
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

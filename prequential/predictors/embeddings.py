@@ -96,8 +96,13 @@ def locate(history: Any, column: Any, state: Any) -> None:
     for b in range(len(rows)):
         rows[b, 0] = history.tokens[b, 0]
         for c in range(hashes.shape[1]):
-            start = state.tokens + (np.int64(c) << np.int64(np.uint64(64) - shift))
-            rows[b, c + 1] = start + np.int64(hashes[b, c] >> shift)
+            rows[b, c + 1] = first_row(state, c) + np.int64(hashes[b, c] >> shift)
+
+
+@inline
+def first_row(state: Any, context: Any) -> Any:
+    """Where the table of a context begins."""
+    return state.tokens + (np.int64(context) << np.int64(np.uint64(64) - state.shift))
 
 
 @inline

@@ -28,7 +28,8 @@ from prequential.coding.coder import MEASURE, TOTAL_BITS, rounded
 from prequential.coding.vocabulary import Spelling, Vocabulary
 from prequential.config import MORE_CONTEXTS, OWN_CONTEXTS, SYMBOLS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
-from prequential.predictors import contexts, matches, mixer, tables
+from prequential.predictors import certain, contexts, matches, mixer, tables
+from prequential.predictors.certain import Certain
 from prequential.predictors.contexts import Contexts, History, HistoryState
 from prequential.predictors.matches import Matches, Pointers
 from prequential.predictors.mixer import Mixer, Mixing, Situation
@@ -59,6 +60,7 @@ class State(NamedTuple):
     found: Found
     mixing: Mixing
     below: np.ndarray  # (V + 1,) int64: the frequencies of all tokens before each
+    certain: Any  # `Certain`, or packed; None where tokens are longer
     numbers: Any  # `numbers.Numbers`, or packed; None elsewhere
 
 
@@ -78,6 +80,7 @@ class Memory:
         count = len(config.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
         # Bits of a byte, and where pieces may end: the latter have tables of their own.
         kinds = 1 if max(vocabulary.lengths) == 1 else 2
+        bytewise = kinds == 1 and len(vocabulary) == SYMBOLS
         # Four a context, three of order 1, two of the match, two of the expert, a constant.
         self.inputs = 4 * count + 8
         general = State(
@@ -90,9 +93,10 @@ class Memory:
             tables.room(count),
             mixer.room(self.inputs),
             np.zeros(len(vocabulary) + 1, np.int64),
+            certain.make(config.certain) if bytewise and config.certain else None,
             None,
         )
-        if kinds == 1 and len(vocabulary) == SYMBOLS:
+        if bytewise:
             _read(general)
         self.states = [general]
         if grids:
@@ -132,6 +136,8 @@ class Memory:
         named = {f"memory.{name}": array for name, array in self.history.arrays().items()}
         for prefix, s in zip(("memory", "numbers"), self.states, strict=False):
             structures: list[Any] = [s.tables, s.matches, s.matches.pointers, s.mixer]
+            if s.certain is not None:
+                structures.append(s.certain)
             if s.numbers is not None:
                 structures += [s.numbers, s.numbers.squares, s.numbers.series]
             for structure in structures:  # some of whose fields have the same names
@@ -245,7 +251,7 @@ def _number_inputs(known: Any, b: Any, unit: Any, k: Any, done: Any, x: Any) -> 
 @inline
 def state_of(packed: Any) -> Any:
     """The `State` again, inside a loop."""
-    history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below, known = packed
+    history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below, sure, known = packed
     past, starts, position, where, pointers, followers, later, slots, seen, maps = matches_
     return State(
         contexts.history_of(history),
@@ -259,6 +265,7 @@ def state_of(packed: Any) -> Any:
         Found(*found),
         Mixing(*mixing),
         below,
+        sure,
         known,
     )
 
@@ -280,9 +287,8 @@ def code_tokens(
     bits = 0.0
     for i in range(len(symbols)):
         b = (first + i) % len(state.history.bytes)
-        _sum_before(frequencies[i], state.below)
         token, size, spent = _code_either(
-            mode, np.int64(symbols[i]), b, state, within, coder, buffer, size
+            mode, np.int64(symbols[i]), frequencies[i], b, state, within, coder, buffer, size
         )
         symbols[i] = token
         contexts.push_token(state.history, b, token)
@@ -292,14 +298,57 @@ def code_tokens(
 
 @inline
 def _code_either(
-    mode: Any, token: Any, b: Any, state: Any, within: Any, coder: Any, buffer: Any, size: Any
+    mode: Any,
+    token: Any,
+    expected: Any,
+    b: Any,
+    state: Any,
+    within: Any,
+    coder: Any,
+    buffer: Any,
+    size: Any,
 ) -> Any:
-    """`_code_token` with the structure that the next token is for."""
+    """Code with the structure that the next token is for; expected (V,) is the learner's."""
     if within is not None:
         other = state_of(within)
         if numbers.inside(other.numbers, b, state.matches.position[b]):
+            _sum_before(expected, state.below)
             return _code_token(mode, token, b, other, coder, buffer, size)
-    return _code_token(mode, token, b, state, coder, buffer, size)
+    return _code_guessed(mode, token, expected, b, state, state.certain, coder, buffer, size)
+
+
+@inline
+def _code_guessed(
+    mode: Any,
+    token: Any,
+    expected: Any,
+    b: Any,
+    state: Any,
+    sure: Any,
+    coder: Any,
+    buffer: Any,
+    size: Any,
+) -> Any:
+    """`_code_token`, unless the byte is nearly certain and comes; sure is the state's, or None."""
+    spent = 0.0
+    if sure is not None:
+        guess = certain.guess(Certain(*sure), expected, matches.look(state.matches, b))
+        if guess.p > 0:
+            known = np.int64(1 if token == guess.byte else 0)
+            right, size = code_bit(mode, coder, buffer, size, known, guess.p)
+            spent = CODED_BITS - np.log2(np.float64(mixer.chance(guess.p, right)))
+            if right:
+                last, byte = state.history.bytes[b], np.uint8(guess.byte)
+                _note(state.matches, state.contexts, last, state.history.words[b, 0], byte)
+                matches.push(state.matches, b, last, byte, True)
+                contexts.push_byte(state.history, b, byte)
+                certain.learn(Certain(*sure), guess, guess.byte)
+                return guess.byte, size, spent
+    _sum_before(expected, state.below)
+    token, size, more = _code_token(mode, token, b, state, coder, buffer, size)
+    if sure is not None:
+        certain.learn(Certain(*sure), guess, token)
+    return token, size, spent + more
 
 
 @inline

@@ -71,6 +71,7 @@ class Located(NamedTuple):
     hashes: np.ndarray  # (n, C) uint64
     last: np.ndarray  # (n,) uint8: the byte before
     rows: np.ndarray  # (n, C) int64: the row found, or -1
+    sure: np.ndarray  # (n,) uint8: whether some context has had one symbol only, often
     buckets: np.ndarray  # (n, C) int64: its confidence
 
 
@@ -81,6 +82,7 @@ class NgramState(NamedTuple):
     located: Located
     tables: NgramTables
     others: np.ndarray  # (n, V) float32: another predictor's logits, to be added; or (0, V)
+    sure: int  # so often; 0: no token is ever sure
 
 
 class Ngrams:
@@ -105,6 +107,7 @@ class Ngrams:
                 np.zeros((n, C), np.uint64),
                 np.zeros(n, np.uint8),
                 np.zeros((n, C), np.int64),
+                np.zeros(n, np.uint8),
                 np.zeros((n, C), np.int64),
             ),
             NgramTables(
@@ -118,6 +121,7 @@ class Ngrams:
                 config.rows_log2,
             ),
             np.zeros((0, tokens), np.float32) if others is None else others,
+            config.sure,
         )
         self.packed = pack(self.state)
         self.squares = Squares(
@@ -146,18 +150,33 @@ class Ngrams:
 @inline
 def state_of(packed: Any) -> Any:
     """The `NgramState` again, inside a loop."""
-    contexts, located, tables, others = packed
-    return NgramState(Contexts(*contexts), Located(*located), NgramTables(*tables), others)
+    contexts, located, tables, others, sure = packed
+    return NgramState(Contexts(*contexts), Located(*located), NgramTables(*tables), others, sure)
 
 
 @inline
 def locate(history: Any, column: Any, state: Any) -> None:
-    """Remember the contexts of a column, which comes next in the history."""
-    streams, located = len(history.bytes), state.located
+    """Remember the contexts of a column, which comes next in the history, and find their rows."""
+    streams, located, tables = len(history.bytes), state.located, state.tables
     a, b = column * streams, (column + 1) * streams
     hash_column(history, state.contexts, located.hashes[a:b])
     for i in range(a, b):
         located.last[i] = history.bytes[i - a, 0]
+        located.sure[i] = 0
+        for c in range(located.hashes.shape[1]):
+            r = _find(tables, located.hashes[i, c], np.int64(c))
+            located.rows[i, c] = r
+            if r >= 0 and tables.used[r] == 1 and tables.counts[r] >= state.sure > 0:
+                located.sure[i] = 1
+
+
+@inline
+def is_sure(column: Any, streams: Any, state: Any) -> Any:
+    """Whether all tokens of a column are."""
+    unsure = 0
+    for i in range(column * streams, (column + 1) * streams):
+        unsure += 1 - state.located.sure[i]
+    return unsure == 0
 
 
 @inline
@@ -187,8 +206,7 @@ def add_logits(state: Any, first: Any, logits: Any) -> None:
             for s in range(logits.shape[1]):
                 logits[k, s] += state.others[i, s]
         for c in range(located.hashes.shape[1]):
-            r = _find(tables, located.hashes[i, c], np.int64(c))
-            located.rows[i, c] = r
+            r = located.rows[i, c]
             if r < 0:
                 continue
             held = np.int64(tables.used[r])

@@ -49,7 +49,7 @@ class Recurrence:
         c = config
         inputs = ModelConfig(
             width=width,
-            inputs=c.inputs if c.layers else (),
+            inputs=c.inputs + c.missed if c.layers else (),
             input_rows_log2=c.input_rows_log2,
             input_rate=c.input_rate,
         )

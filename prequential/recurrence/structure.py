@@ -51,6 +51,13 @@ class Network(NamedTuple):
     streams: int  # B
 
 
+# What a step takes of the columns that were predicted.
+KEPT = (
+    "outputs", "output_scale", "states", "gates", "gate_scale", "inverse_rms", "active",
+    "squashed",
+)  # fmt: skip
+
+
 @inline
 def network(packed: Any) -> Any:
     """The `Network` again, inside a loop."""

@@ -33,7 +33,7 @@ from prequential.exact import kernels, multiply, selftest, softmax
 from prequential.predictors import embeddings as embeddings_module
 from prequential.predictors import memory, ngrams
 from prequential.predictors.contexts import History
-from prequential.recurrence.network import Recurrence
+from prequential.recurrence.resting import Resting
 from prequential.study.plain import Plain, PlainTrainer
 from prequential.training import columns, loop
 from prequential.training.learner import Learner
@@ -329,12 +329,12 @@ class _Bench:
         c, trainer = self.config, self._trainer()
         history = History(c.streams)
         embeddings = embeddings_module.Embeddings(c.model, c.streams, c.chunk, 0)
-        cells = Recurrence(c.recurrence, c.streams, c.chunk, 0).embeddings
+        cells = Resting(c, 0)
         tables = ngrams.Ngrams(c.ngrams, c.streams, c.chunk)
 
         def learn(chunk: np.ndarray) -> None:
             columns.take_in(
-                history.packed, history.spelling, chunk, embeddings.packed, cells.packed,
+                history.packed, history.spelling, chunk, embeddings.packed, *cells.packed,
                 tables.packed,
             )  # fmt: skip
             rows = torch.from_numpy(embeddings.gather(0, len(chunk))).requires_grad_()
@@ -380,7 +380,7 @@ _STAGES: list[tuple[str, Any, str]] = [
     (BACKWARD, kernels, "convolve_backward"),
     (OPTIMIZER, update, "update"),
     (OPTIMIZER, kernels, "descend"),
-    ("recurrence", Recurrence, "forward learn"),
+    ("recurrence", Resting, "predict learn"),
     ("contexts", columns, "take_in"),
     ("embeddings", embeddings_module.Embeddings, "gather learn"),
     ("n-grams", ngrams.Ngrams, "add_logits learn"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 5  # raised when the tensors or their names change
+LAYOUT = 6  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 # What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
@@ -252,7 +252,7 @@ def _state(learner: Learner) -> dict[str, _View]:
             views[f"model.{w.name}.{part}"] = getattr(w, part)
     views |= {f"cache.{i}": cache for i, cache in enumerate(learner.model.caches())}
     views |= learner.history.arrays() | learner.recurrence.arrays()
-    views |= {f"state.{i}": state for i, state in enumerate(learner.recurrence.state())}
+    views |= learner.cells.waiting()
     return views
 
 

@@ -18,29 +18,34 @@ from prequential.exact import shares, softmax
 from prequential.exact.compiled import apart, outer
 from prequential.predictors import embeddings, memory, ngrams
 from prequential.predictors.contexts import history_of, push_column
-from prequential.recurrence import loops, structure
+from prequential.recurrence import resting
 from prequential.transformer import backward, forward
 from prequential.transformer.layout import linear_of, network
 
 
 @apart
-def locate(history: Any, column: Any, inputs: Any, cells: Any, tables: Any) -> None:
-    """Remember what the predictions of a column rest on, which comes next in the history."""
+def locate(history: Any, column: Any, inputs: Any, cells: Any, entered: Any, tables: Any) -> None:
+    """Remember what the predictions of a column follow from, which comes next in the history."""
     embeddings.locate(history, column, inputs)
-    embeddings.locate(history, column, cells)
     ngrams.locate(history, column, tables)
+    sure = ngrams.is_sure(column, len(history.bytes), tables)
+    resting.locate(history, column, sure, cells, entered)
 
 
 @outer
-def take_in(history: Any, spelling: Any, chunk: Any, inputs: Any, cells: Any, tables: Any) -> None:
+def take_in(
+    history: Any, spelling: Any, chunk: Any, inputs: Any, cells: Any, entered: Any, tables: Any
+) -> None:
     """Locate the columns of a known chunk (T, B), and append them to the history.
 
-    History, inputs, of the transformer and of the recurrence, and tables are packed.
+    History, inputs, of the transformer and of the recurrence, what has entered the latter, and
+    tables are packed.
     """
     history, inputs = history_of(history), embeddings.state_of(inputs)
-    cells, tables = embeddings.state_of(cells), ngrams.state_of(tables)
+    cells, entered = embeddings.state_of(cells), resting.entered_of(entered)
+    tables = ngrams.state_of(tables)
     for t in range(len(chunk)):
-        locate(history, t, inputs, cells, tables)
+        locate(history, t, inputs, cells, entered, tables)
         push_column(history, spelling, chunk[t])
 
 
@@ -84,6 +89,7 @@ def decode(
     spelling: Any,
     inputs: Any,
     cells: Any,
+    entered: Any,
     recurrence: Any,
     past: Any,
     state: Any,
@@ -100,28 +106,27 @@ def decode(
 ) -> Any:
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
-    history, inputs, cells, recurrence, past and tables are the `packed` of the parts of a learner;
-    recurrence and past are None where there is none. What follows `position` is as `assist` and
-    `forward` take it; entrance (N, D) is where rows enter, frequencies (N, V) int32 receives those
-    of every token, and dlogits (N, V) the gradient. Returns (position, bits) as
+    history, inputs, cells, entered, recurrence, past and tables are the `packed` of the parts of a
+    learner; recurrence and past are None where there is none. What follows `position` is as
+    `assist` and `forward` take it; entrance (N, D) is where rows enter, frequencies (N, V) int32
+    receives those of every token, and dlogits (N, V) the gradient. Returns (position, bits) as
     `coder.SymbolCoder.code`; what is behind the payload's end is not decoded.
     """
     net = network(packed)
     head = linear_of(net.head, 0)
     history, inputs = history_of(history), embeddings.state_of(inputs)
-    cells, known = embeddings.state_of(cells), ngrams.state_of(tables)
+    known = ngrams.state_of(tables)
+    of_cells, of_entered = embeddings.state_of(cells), resting.entered_of(entered)
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
-        locate(history, t, inputs, cells, known)
+        locate(history, t, inputs, of_cells, of_entered, known)
         embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
         forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
         shares.done(counters, 0)
         if recurrence is not None:
-            entered = structure.network(recurrence).inputs
-            embeddings.gather_rows(cells.table, cells.rows[t], entered[a:b])
-            loops.forward(recurrence, t, t + 1)
+            resting.predict(recurrence, cells, entered, t, t + 1)
         phase = 1 + t * forward.phases(net.layers, pieces)
         forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
         forward.finish(head, a, b, known, net.logits, frequencies)

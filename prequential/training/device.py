@@ -148,7 +148,7 @@ class DeviceLearner(Learner):
 
     def _forward(self, first: int, end: int) -> tuple[Callable[[], None], np.ndarray]:
         a, b = first * self.B, end * self.B
-        self.recurrence.forward(first, end)
+        self.cells.predict(first, end)
         self._predict_rows(a, b)
         return lambda: None, self.frequencies[a:b]
 
@@ -220,13 +220,14 @@ class DeviceLearner(Learner):
                     of._replace(hashes=of.hashes[own], rows=of.rows[column : column + 1, own])
                     for of in inputs
                 ),
+                self.cells.entered,
                 tables._replace(located=ngrams.Located(*(x[a:b] for x in tables.located))),
             )
             if end - first == self.B:
-                self.recurrence.forward(column, column + 1)
+                self.cells.predict(column, column + 1)
             self._predict_rows(a, b)
 
-    def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
+    def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
         n, targets = chunk.size, chunk.reshape(-1)
         self._constants.here.copy_(torch.from_numpy(self.optimizer.advance(count)))
         dlogits = self._gradient.here.numpy()
@@ -254,11 +255,11 @@ class DeviceLearner(Learner):
             width = rows.shape[1]
             learn = self.embeddings.learn
             self._deal(lambda i, j: learn(rows, i, j), 0, width)
-            self.recurrence.learn(dlogits[:n], count)
-            self.recurrence.advance(len(chunk))
+            stepped = self.cells.learn(dlogits[:n], count, at_once=not tables)
         with self._timed("encoder: wait for coder and tables"):
             learned.result()
             self.threads.finish()
+        return stepped
 
     def _update(self, constants: Tensor, finished: int) -> Tensor:
         for stack in self._stacks:

@@ -22,7 +22,7 @@ from prequential.predictors.contexts import History
 from prequential.predictors.embeddings import Embeddings
 from prequential.predictors.memory import Memory
 from prequential.predictors.ngrams import Ngrams
-from prequential.recurrence.network import Recurrence
+from prequential.recurrence.resting import Resting
 from prequential.training import columns
 from prequential.training.replay import Draw, Past
 from prequential.training.step import CompiledStep, Step, new_step
@@ -55,8 +55,9 @@ class Learner:
         self.threads = Threads(threads)
         self.step = new_step(config, V, seed, device, self.threads)
         self.model = self.step.model
-        self.recurrence = Recurrence(config.recurrence, B, T, seed, V)
-        self.ngrams = Ngrams(config.ngrams, B, T, V, self.recurrence.network.logits)
+        self.cells = Resting(config, seed, V)
+        self.recurrence = self.cells.network
+        self.ngrams = Ngrams(config.ngrams, B, T, V, self.cells.entered.logits)
         self.memory = (
             Memory(config.memory, B, vocabulary, parse_grids(config.numbers))
             if config.memory.kind != "none"
@@ -86,7 +87,7 @@ class Learner:
         self.threads.start()
         columns.take_in(
             self.history.packed, self.history.spelling, chunk, self.embeddings.packed,
-            self.recurrence.embeddings.packed, self.ngrams.packed,
+            *self.cells.packed, self.ngrams.packed,
         )  # fmt: skip
         forward, frequencies = self._forward(0, len(chunk))
         if task is None:
@@ -100,7 +101,7 @@ class Learner:
         self.threads.start()
         columns.locate(
             self.history.state, column, self.embeddings.state, self.recurrence.embeddings.state,
-            self.ngrams.state,
+            self.cells.entered, self.ngrams.state,
         )  # fmt: skip
         _, frequencies = self._forward(column, column + 1)
         self.step.settle()
@@ -111,7 +112,7 @@ class Learner:
 
         They are complete when what comes with them has been called, or the step is settled.
         """
-        self.recurrence.forward(first, end)
+        self.cells.predict(first, end)
         rows = self.embeddings.gather(first, end)
         forward = self.step.forward(rows, first, self.ngrams.state, self.frequencies)
         return forward, self.frequencies[first * self.B : end * self.B]
@@ -123,7 +124,7 @@ class Learner:
         self.threads.start()
         decode = partial(
             columns.decode, chunk, count, self.history.packed, self.history.spelling,
-            self.embeddings.packed, self.recurrence.embeddings.packed, self.recurrence.packed,
+            self.embeddings.packed, *self.cells.packed, self.recurrence.packed,
             self.memory and self.memory.packed, state, payload, position,
         )  # fmt: skip
         decoded, self._dlogits = self.step.decode(
@@ -138,10 +139,10 @@ class Learner:
     def learn(self, chunk: np.ndarray, count: int) -> None:
         """One step on the first `count` tokens of the chunk (T, B), whose frequencies are known.
 
-        Then one on a past chunk for every further epoch.
+        Then one on a past chunk for every further epoch, if the cells have learned from this one.
         """
-        self._learn(chunk, count, tables=True)
-        if self.past is not None and self._past_count:
+        learned = self._learn(chunk, count, tables=True)
+        if learned and self.past is not None and self._past_count:
             for _ in range(self._replays):
                 self._replay(self.draw.below(self._past_count), self.past)
         self._past_count += 1
@@ -194,6 +195,7 @@ class Learner:
         twice makes them too sure.
         """
         host = [*self.history.arrays().values(), *self.recurrence.state()]
+        host.append(self.cells.entered.missed)
         caches = list(self.model.caches())
         kept = [array.copy() for array in host], [cache.clone() for cache in caches]
         for array in host:
@@ -203,7 +205,8 @@ class Learner:
         for earlier in range(max(0, index - self._reach), index):
             chunk, _ = past(earlier)
             self.predict(chunk)
-            self._advance(len(chunk))
+            self.step.advance(len(chunk))
+            self.cells.advance()
         chunk, count = past(index)
         self.predict(chunk)
         self._learn(chunk, count)
@@ -212,8 +215,11 @@ class Learner:
         for cache, saved in zip(caches, kept[1], strict=True):
             cache.copy_(saved)
 
-    def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> None:
-        """One step of both networks and the embeddings, or of all but the memory."""
+    def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
+        """One step of both networks and the embeddings, or of all but the memory.
+
+        Whether the cells, which may wait for more of what is new, have taken theirs.
+        """
         constants, targets = self.optimizer.advance(count), chunk.reshape(-1)
         self.step.settle()
         dlogits, self._dlogits = self._dlogits, None
@@ -231,16 +237,15 @@ class Learner:
                 self.threads.beside(learn)
         rows = self.step.learn(dlogits, constants)
         self.embeddings.learn(rows[:count])
-        self._learn_recurrence(dlogits, targets, count)
-        self._advance(len(chunk))
+        learned = self._learn_cells(dlogits, targets, count, at_once=not tables)
+        self.step.advance(len(chunk))
         self.threads.finish()
+        return learned
 
-    def _advance(self, columns: int) -> None:
-        self.step.advance(columns)
-        self.recurrence.advance(columns)
-
-    def _learn_recurrence(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
-        self.recurrence.learn(dlogits, count, self.threads.join)
+    def _learn_cells(
+        self, dlogits: np.ndarray, targets: np.ndarray, count: int, *, at_once: bool
+    ) -> bool:
+        return self.cells.learn(dlogits, count, self.threads.join, at_once=at_once)
 
     def _learn_tables(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
         self.ngrams.learn(dlogits[:count], targets[:count])

@@ -17,7 +17,7 @@ import torch
 from prequential.archive.container import FRAME_BYTES, SHORT_SHA256_BYTES, Header, Limits
 from prequential.coding.coder import Decoder
 from prequential.coding.vocabulary import Vocabulary
-from prequential.config import Config
+from prequential.config import Config, parse_grids
 from prequential.errors import ConfigError
 from prequential.exact import selftest
 from prequential.progress import Progress, ProgressCallback
@@ -150,6 +150,7 @@ class Run:
         frame_tokens = max(1, FRAME_BYTES * count // max(1, self.header.original_bytes))
         self.frame_steps = -(-frame_tokens // (B * T))
         self.frame_count = -(-self.cuts[-1].steps // self.frame_steps)
+        self._grids = parse_grids(self.config.numbers)
         self._dtype = np.uint8 if self.header.tokens is None else np.uint16
         if options.checkpoints is not None:
             options.checkpoints.begin(self)
@@ -180,6 +181,7 @@ class Run:
             cut, within = self._cut(step)
             if within == 0 and self.learner.memory is not None:
                 self.learner.memory.start_at([cut.before + start for start, _ in cut.streams])
+            self.learner.cells.rest(self._of_numbers(cut, within))
             parts, chunk, count = self._chunk(cut, within)
             if not decoding:
                 _copy(parts, chunk)
@@ -192,6 +194,17 @@ class Run:
             self._show(cut, within * self.config.chunk * len(parts) + count, coder.loss_bits)
             if self.options.checkpoints is not None:
                 self.options.checkpoints.chunk_done(self)
+
+    def _of_numbers(self, cut: Cut, step: int) -> bool:
+        """Whether all streams of a chunk are within pictures or sound."""
+        parts = cut.taken(step, step + 1)
+        return all(
+            any(
+                g.start <= cut.before + p.start and cut.before + p.stop <= g.end
+                for g in self._grids
+            )
+            for p in parts
+        )
 
     def _cut(self, step: int) -> tuple[Cut, int]:
         """The tokens of a chunk, and its number among theirs."""

@@ -91,10 +91,12 @@ class SharedLearner(Learner):
         super().__init__(config, seed, device, 1, past, vocabulary, partial(SharedStep, team))
         self.threads = _Later()
 
-    def _learn_recurrence(self, dlogits: np.ndarray, targets: np.ndarray, count: int) -> None:
+    def _learn_cells(
+        self, dlogits: np.ndarray, targets: np.ndarray, count: int, *, at_once: bool
+    ) -> bool:
         # The step has completed the frequencies; the tables learn from these gradients, too.
         softmax.gradient(self.frequencies, targets, count, TOTAL_BITS, dlogits)
-        super()._learn_recurrence(dlogits, targets, count)
+        return super()._learn_cells(dlogits, targets, count, at_once=at_once)
 
 
 class _Later(Threads):
