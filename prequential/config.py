@@ -205,8 +205,8 @@ class Config:
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
-        2^18 beside a memory, which has twelve buckets for every byte, 2 to 10 * 2^20, and from
-        10 MiB to 32 MiB on one for every byte. Where that is more than there may be, `fitting`.
+        2^18 beside a memory, which has twelve buckets for every byte, 2 to 16 * 2^20, and from
+        16 MiB to 32 MiB on one for every byte. Where that is more than there may be, `fitting`.
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
@@ -524,7 +524,7 @@ def _parse(override: str) -> tuple[str, Any]:
 
 def _buckets(size: int) -> int:
     """Buckets of the memory for so many bytes, see `Config.resolve`."""
-    return max(2 << 20, min(12 * size, max(10 << 20, min(size, 32 << 20))))
+    return max(2 << 20, min(12 * size, max(16 << 20, min(size, 32 << 20))))
 
 
 # Canonical bytes: integers as LEB128 varints, floats as the length and text of their shortest

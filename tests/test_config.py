@@ -180,7 +180,7 @@ def test_field_order_is_the_format() -> None:
 
 def test_the_memory_has_buckets_by_the_input_and_by_the_room_there_is() -> None:
     found = [Config().resolve(n).memory.buckets for n in (1000, 500_000, 10**7, 2 * 10**7, 10**9)]
-    assert found == [2 << 20, 6_000_000, 10 << 20, 2 * 10**7, 32 << 20]
+    assert found == [2 << 20, 6_000_000, 16 << 20, 2 * 10**7, 32 << 20]
     large = Config().resolve(10**9)
     smaller = large.fitting(2 << 30)
     assert 10 << 20 < smaller.memory.buckets < large.memory.buckets

@@ -58,5 +58,5 @@ def test_products_equal_the_cpu_s(terms: int, rows: int) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_device_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sees no CUDA device; use --device cpu"):
+    with pytest.raises(ConfigError, match="sees no CUDA device; use device cpu"):
         codec.compress(b"x" * 50, 0, small(), device="cuda")
