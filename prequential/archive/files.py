@@ -99,10 +99,10 @@ def check_target(
     folder = os.path.dirname(target)
     if not os.path.basename(target) or not os.path.isdir(folder or os.curdir):
         raise FileError(f"{shown}: cannot be written: there is no folder {display(folder)}")
-    if _same_file(source, target):
+    if same_file(source, target):
         raise FileError(f"{shown}: is the input itself: name another output")
     for other in others:
-        if _same_file(other, target):
+        if same_file(other, target):
             raise FileError(f"{shown}: is read as well, and needed later: name another output")
     if os.path.exists(target) and not os.path.isfile(target):
         raise FileError(f"{shown}: is not a regular file: use -o - and redirect it")
@@ -110,7 +110,8 @@ def check_target(
         raise _exists(target)
 
 
-def _same_file(source: str, target: str) -> bool:
+def same_file(source: str, target: str) -> bool:
+    """Whether both are there and one file."""
     if source == STDIO or not (os.path.exists(source) and os.path.exists(target)):
         return False
     return os.path.samefile(source, target)
@@ -149,16 +150,16 @@ class FileBytes:
     def check_unchanged(self) -> None:
         """Raise FileError if the file is not what it was when it was opened."""
         now = os.fstat(self._file.fileno())
-        if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
+        if _age(now) != _age(self._status):
             raise _changed(self._source)
 
 
 @dataclass(frozen=True)
 class Input:
-    """A whole input: ``data`` is a read-only (n,) uint8 array or its like, ``mode`` permissions."""
+    """A whole input: ``data`` is a read-only (n,) uint8 array or its like."""
 
     data: NDArray[np.uint8] | FileBytes
-    mode: int = 0o666
+    status: os.stat_result | None = None  # as it was when read; None of a stream
 
     @property
     def array(self) -> NDArray[np.uint8]:
@@ -179,7 +180,7 @@ def open_input(source: str) -> Iterator[Input]:
     with open_binary(source) as (file, status):
         if status is not None and status.st_size > IN_MEMORY_BYTES:
             large = FileBytes(source, file, status)
-            yield Input(large, stat.S_IMODE(status.st_mode) & 0o777)
+            yield Input(large, status)
             large.check_unchanged()
             return
         try:
@@ -191,9 +192,22 @@ def open_input(source: str) -> Iterator[Input]:
     if status is None or after is None:
         yield Input(data)
         return
-    if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+    if _age(after) != _age(status):
         raise _changed(source)
-    yield Input(data, stat.S_IMODE(status.st_mode) & 0o777)
+    yield Input(data, status)
+
+
+def remove_input(source: str, status: os.stat_result) -> None:
+    """Remove a file that is still what it was when it was read. Raises FileError, OSError."""
+    now = os.stat(source)
+    if not (os.path.samestat(now, status) and _age(now) == _age(status)):
+        raise FileError(f"{display(source)}: changed after it was read: it is kept")
+    os.unlink(source)
+
+
+def _age(status: os.stat_result) -> tuple[int, int]:
+    """What changes with a file's content."""
+    return status.st_size, status.st_mtime_ns
 
 
 def _unreadable(source: str, error: OSError) -> FileError:
@@ -256,13 +270,16 @@ class Output:
 
 
 @contextmanager
-def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Output]:
+def atomic_output(
+    target: str, *, force: bool, mode: int = 0o666, like: os.stat_result | None = None
+) -> Iterator[Output]:
     """Give a temporary file beside ``target`` that takes its name when the block succeeds.
 
     On any failure, Ctrl-C included, it is removed and ``target`` is as before. Standard output
     gets the bytes at the end of the block likewise. ``mode`` (permission bits) is subject to the
-    umask. What a killed process left is removed by the next one with the same target. Raises
-    FileError when the file cannot be made, another process is writing ``target``, or it has
+    umask; a file ``like`` another has that one's time, permissions and owner instead, as far as
+    they can be given. What a killed process left is removed by the next one with the same target.
+    Raises FileError when the file cannot be made, another process is writing ``target``, or it has
     appeared meanwhile.
     """
     final = os.path.realpath(target)  # through a link, to the file it names
@@ -271,7 +288,7 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
     else:
         path = _temporary(final)
     try:
-        descriptor = _open_locked(path, mode)
+        descriptor = _open_locked(path, mode if like is None else 0o600)
     except BlockingIOError as error:
         raise FileError(
             f"{display_target(target)}: another preq is writing it: wait, or name another output"
@@ -294,6 +311,8 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
                 ) from error
             _settle(file, target)
             if target != STDIO:
+                if like is not None:
+                    _carry_over(like, file.fileno())
                 _give_name(path, final, force=force)
         finally:
             # While the lock is held: afterwards the name may be another process's.
@@ -346,6 +365,24 @@ def _settle(file: BinaryIO, target: str) -> None:
         raise FileError(
             f"{display_target(target)}: cannot be written: {error.strerror}: make room"
         ) from error
+
+
+def _carry_over(status: os.stat_result, file: int) -> None:
+    """Give a complete file another's owner, permissions and time, as gzip and xz do.
+
+    None of it is worth failing for: what a file system refuses is left out.
+    """
+    mode = stat.S_IMODE(status.st_mode) & 0o777
+    with suppress(OSError):  # only root may
+        os.chown(file, status.st_uid, -1)
+    try:
+        os.chown(file, -1, status.st_gid)
+    except OSError:  # another group may do what all may, no more
+        mode &= ~0o070 | (mode & 0o007) << 3
+    with suppress(OSError):
+        os.chmod(file, mode)
+    with suppress(OSError):
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _drop(file: BinaryIO) -> None:
