@@ -15,7 +15,17 @@ PACKAGE = Path(prequential.__file__).parent
 LAYERS = [
     *("_version", "errors", "progress", "grids", "config"),
     *("exact", "archive", "coding", "predictors", "transformer", "recurrence", "training"),
-    *("report", "codec", "study", "cli", "__init__", "__main__"),
+    *(
+        "report",
+        "codec",
+        "stream",
+        "registration",
+        "numcodecs",
+        "study",
+        "cli",
+        "__init__",
+        "__main__",
+    ),
 ]
 
 
