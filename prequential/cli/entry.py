@@ -16,6 +16,7 @@ from prequential.cli import (
     cat,
     checkpoints,
     compare,
+    completion,
     curve,
     decode,
     distance,
@@ -39,14 +40,14 @@ GROUPS = (
     (
         "what is known on both sides",
         (learn,),
-        "preq learn old.txt -o old.state && preq encode new.txt --given old.txt --state old.state",
+        "preq learn old.txt -o s && preq encode new.txt --given old.txt --state s",
     ),
     (
         "measuring",
         (mdl, where, score, distance, curve, compare),
         "preq mdl data.csv --epochs 1,2,4 --grid model.width=64,128",
     ),
-    ("this machine", (doctor, bench), "preq doctor"),
+    ("this machine", (doctor, bench, completion), "preq completion bash > preq.bash"),
 )
 COMMANDS = tuple(command for _, commands, _ in GROUPS for command in commands)
 _USAGE = """\
@@ -101,8 +102,8 @@ class _Main(_Parser):
         for title, commands, example in GROUPS:
             lines.append(f"{title}:")
             for name in map(_name, commands):
-                lines.append(f"  {name:8}  {(self.commands[name].description or '').rstrip('.')}")
-            lines.append(f"  example:  {example}\n")
+                lines.append(f"  {name:10}  {(self.commands[name].description or '').rstrip('.')}")
+            lines.append(f"  example:    {example}\n")
         lines.append("preq COMMAND --help shows the flags of a command, --version the version.\n")
         return "\n".join([*lines, EPILOG])
 
@@ -113,7 +114,7 @@ def _name(command: ModuleType) -> str:
     return command.__name__.rpartition(".")[2]
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> _Main:
     """Describe the commands and their flags."""
     parser = _Main(prog="preq", usage=_USAGE, description=_DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"preq {__version__}")
