@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import pickle
 import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -60,6 +62,34 @@ def test_a_forked_process_after_its_parent_has_trained(threads: int) -> None:
     assert child.exitcode == 0
     assert queue.get() == expected
     assert both_ways(DATA[0], threads) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("default:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_compiles() -> None:
+    """As a second thread does in a first run, which is over before that; the child compiles too."""
+    from numba.core.compiler_lock import global_compiler_lock as lock
+
+    from prequential.exact import linking  # noqa: F401 (what it does to forks)
+
+    compiling = threading.Event()
+
+    def compile_something() -> None:
+        with lock:
+            compiling.set()
+            time.sleep(0.3)
+
+    other = threading.Thread(target=compile_something)
+    other.start()
+    compiling.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if lock._lock.acquire(timeout=5) else 1)
+    _, status = os.waitpid(child, 0)
+    other.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+    with lock:
+        pass
 
 
 @pytest.mark.slow

@@ -43,6 +43,14 @@ from numba.core.registry import CPUDispatcher
 
 _PATIENCE_S, _LOOK_S = 120, 0.1  # with another process that compiles the same
 
+if hasattr(os, "register_at_fork"):
+    # A fork waits for what another thread compiles: in the child that one's locks would stay taken.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
 
 class Load(NamedTuple):
     """Sees to it that a loop's machine code is there: what its callers in the cache do first."""
