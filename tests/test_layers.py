@@ -13,7 +13,7 @@ import prequential
 PACKAGE = Path(prequential.__file__).parent
 # Each imports only those before it. At the root, what all need stands first, what needs all last.
 LAYERS = [
-    *("_version", "errors", "progress", "grids", "config"),
+    *("_version", "system", "errors", "progress", "grids", "config"),
     *("exact", "archive", "coding", "predictors", "transformer", "recurrence", "training"),
     *(
         "report",

@@ -6,7 +6,6 @@ NumPy is imported where it is needed: it takes longer than everything else that 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from prequential import system
 from prequential.errors import FileError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ SUFFIX = ".pq"
 RUNNABLE_SUFFIX = ".pyz"
 STDIO = "-"
 IN_MEMORY_BYTES = 2**28  # of larger files only parts are held: see `open_input`
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_AS_IT_IS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -139,7 +141,8 @@ class FileBytes:
             self.check_unchanged()
             data = bytearray()
             while len(data) < end - start:
-                piece = os.pread(self._file.fileno(), end - start - len(data), start + len(data))
+                left = end - start - len(data)
+                piece = system.read_at(self._file.fileno(), left, start + len(data))
                 if not piece:
                     raise _changed(self._source)
                 data += piece
@@ -261,7 +264,7 @@ class Output:
             )
         try:
             # Blocks must be reserved: a mapped file on a disk that fills up kills the process.
-            os.posix_fallocate(self.file.fileno(), 0, size)
+            system.reserve(self.file.fileno(), size)
         except OSError as error:
             raise FileError(
                 f"{display_target(self.target)}: cannot have {size} bytes: {error.strerror}"
@@ -312,7 +315,7 @@ def atomic_output(
             _settle(file, target)
             if target != STDIO:
                 if like is not None:
-                    _carry_over(like, file.fileno())
+                    _carry_over(like, file.fileno() if os.utime in os.supports_fd else path)
                 _give_name(path, final, force=force)
         finally:
             # While the lock is held: afterwards the name may be another process's.
@@ -326,7 +329,7 @@ def sibling(final: str, suffix: str) -> str:
     folder, name = os.path.split(final)
     try:
         most = os.pathconf(folder or os.curdir, "PC_NAME_MAX")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # Windows does not say
         most = 255
     if len(os.fsencode(name + suffix)) <= most:
         return final + suffix
@@ -367,18 +370,19 @@ def _settle(file: BinaryIO, target: str) -> None:
         ) from error
 
 
-def _carry_over(status: os.stat_result, file: int) -> None:
+def _carry_over(status: os.stat_result, file: int | str) -> None:
     """Give a complete file another's owner, permissions and time, as gzip and xz do.
 
     None of it is worth failing for: what a file system refuses is left out.
     """
     mode = stat.S_IMODE(status.st_mode) & 0o777
-    with suppress(OSError):  # only root may
-        os.chown(file, status.st_uid, -1)
-    try:
-        os.chown(file, -1, status.st_gid)
-    except OSError:  # another group may do what all may, no more
-        mode &= ~0o070 | (mode & 0o007) << 3
+    if hasattr(os, "chown"):
+        with suppress(OSError):  # only root may
+            os.chown(file, status.st_uid, -1)
+        try:
+            os.chown(file, -1, status.st_gid)
+        except OSError:  # another group may do what all may, no more
+            mode &= ~0o070 | (mode & 0o007) << 3
     with suppress(OSError):
         os.chmod(file, mode)
     with suppress(OSError):
@@ -400,13 +404,13 @@ def _open_locked(path: str, mode: int) -> int:
     try:
         for _ in range(3):
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode | 0o600)
+                descriptor = os.open(path, _NEW, mode | 0o600)
             except FileExistsError:
                 # Made by a process that was killed, unless the lock is taken.
                 if stale is not None:
                     os.close(stale)
-                stale = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                if not _lock(stale):  # nobody can tell whether it is in use
+                stale = os.open(path, _AS_IT_IS)
+                if not system.try_lock(stale):  # nobody can tell whether it is in use
                     told = f"locks do not work there, and {display(path)} is in the way: remove it"
                     told += " unless another preq is writing it"
                     raise OSError(errno.EEXIST, told) from None
@@ -414,7 +418,7 @@ def _open_locked(path: str, mode: int) -> int:
                     os.unlink(path)
                 continue
             try:
-                _lock(descriptor)
+                system.try_lock(descriptor)
                 if _is_open_as(descriptor, path):
                     return descriptor
             except BaseException:
@@ -425,17 +429,6 @@ def _open_locked(path: str, mode: int) -> int:
     finally:
         if stale is not None:
             os.close(stale)
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the lock; False where the file system has none. Raises BlockingIOError when taken."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
 
 
 def _is_open_as(descriptor: int, path: str) -> bool:

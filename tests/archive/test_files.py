@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prequential.archive import files
+from prequential import system
 from prequential.archive.files import (
     atomic_output,
     check_target,
@@ -281,7 +281,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def flock(*_: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr(system.fcntl, "flock", flock)
     with atomic_output(str(tmp_path / "target"), force=False) as output:
         output.file.write(b"new")
         with (
