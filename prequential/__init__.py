@@ -29,7 +29,9 @@ if TYPE_CHECKING:
         PlatformError,
         PrequentialError,
     )
+    from prequential.registration import register_archive_formats, register_fsspec
     from prequential.report import Report
+    from prequential.stream import PreqFile, open
     from prequential.training.prior import Prior
     from prequential.training.prior import load as load_prior
 
@@ -41,6 +43,7 @@ __all__ = [
     "FileError",
     "Limits",
     "PlatformError",
+    "PreqFile",
     "PrequentialError",
     "Prior",
     "Report",
@@ -51,14 +54,21 @@ __all__ = [
     "decompress_file",
     "load",
     "load_prior",
+    "open",
+    "register_archive_formats",
+    "register_fsspec",
 ]
 # Where a name is, if not in `codec` or `errors`.
 _PLACES = {
     "Config": "config",
     "Limits": "archive.container",
+    "PreqFile": "stream",
     "Prior": "training.prior",
     "Report": "report",
     "load": "config",
+    "open": "stream",
+    "register_archive_formats": "registration",
+    "register_fsspec": "registration",
 }
 
 

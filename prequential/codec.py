@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -44,9 +44,12 @@ from prequential.training.given import Given
 from prequential.training.prior import Prior
 from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # of `collections.abc` from Python 3.12 on
+
 _DEFAULT = Options()
 # What is learned first: bytes, or the path of a file with them.
-Learned = Sequence[bytes | str | os.PathLike[str]]
+Learned = Sequence["Buffer | str | os.PathLike[str]"]
 Told = Callable[[Costs], object] | None  # what hears of each token's cost, if anything
 
 
@@ -67,7 +70,7 @@ def _in_python() -> Iterator[None]:
 
 @_in_python()
 def compress(
-    data: bytes,
+    data: Buffer,
     seed: int = 0,
     config: Config | str | None = None,
     *,
@@ -77,7 +80,7 @@ def compress(
     prior: Prior | None = None,
     given: Learned = (),
 ) -> bytes:
-    """The archive of `data`.
+    """The archive of `data`, any contiguous buffer.
 
     config is a `Config`, a preset's name, or None for the default preset. With a prior (see
     `load_prior`) the weights start from it, and the decoder needs it too. What is given, as bytes
@@ -89,14 +92,14 @@ def compress(
     """
     archive = io.BytesIO()
     options = _options(device, threads, progress, prior, given)
-    array = np.frombuffer(data, np.uint8)
+    array = _array(data)
     encode(array, archive, config=_config(config), seed=seed, options=options)
     return archive.getvalue()
 
 
 @_in_python()
 def decompress(
-    archive: bytes,
+    archive: Buffer,
     *,
     device: str = "cpu",
     threads: int | None = None,
@@ -113,8 +116,8 @@ def decompress(
     """
     data = io.BytesIO()
     decompress_file(
-        io.BytesIO(archive), data, device=device, threads=threads, progress=progress, prior=prior,
-        given=given, limits=limits,
+        io.BytesIO(memoryview(archive)), data, device=device, threads=threads, progress=progress,
+        prior=prior, given=given, limits=limits,
     )  # fmt: skip
     return data.getvalue()
 
@@ -195,14 +198,19 @@ def _options(
     return Options(device=device, threads=threads, progress=progress, prior=prior, given=found)
 
 
-def _given(what: bytes | str | os.PathLike[str], number: int) -> Given:
-    if isinstance(what, bytes | bytearray | memoryview):
-        return given.named(f"given {number}", np.frombuffer(what, np.uint8))
+def _given(what: Buffer | str | os.PathLike[str], number: int) -> Given:
+    if not isinstance(what, str | os.PathLike):
+        return given.named(f"given {number}", _array(what))
     path = os.fspath(what)
     try:
         return given.named(path, np.fromfile(path, np.uint8))
     except OSError as error:
         raise FileError(f"{ascii(path)[1:-1]}: cannot be read: {error.strerror}") from error
+
+
+def _array(data: Buffer) -> Bytes:
+    """Its bytes (n,) uint8, not copied."""
+    return np.frombuffer(memoryview(data), np.uint8)
 
 
 def _config(config: Config | str | None) -> Config:
@@ -221,7 +229,7 @@ def _write(file: BinaryIO, content: memoryview) -> None:
 
 @overload
 def codelength(
-    data: bytes,
+    data: Buffer,
     seed: int = ...,
     config: Config | str | None = ...,
     *,
@@ -234,7 +242,7 @@ def codelength(
 ) -> Report: ...
 @overload
 def codelength(
-    data: bytes,
+    data: Buffer,
     seed: int = ...,
     config: Config | str | None = ...,
     *,
@@ -247,7 +255,7 @@ def codelength(
 ) -> tuple[Report, Costs]: ...
 @_in_python()
 def codelength(
-    data: bytes,
+    data: Buffer,
     seed: int = 0,
     config: Config | str | None = None,
     *,
@@ -266,7 +274,7 @@ def codelength(
     """
     found: list[Costs] = []
     report = measure(
-        np.frombuffer(data, np.uint8),
+        _array(data),
         config=_config(config),
         seed=seed,
         options=_options(device, threads, progress, prior, given),

@@ -13,9 +13,19 @@ import prequential
 PACKAGE = Path(prequential.__file__).parent
 # Each imports only those before it. At the root, what all need stands first, what needs all last.
 LAYERS = [
-    *("_version", "errors", "progress", "grids", "config"),
+    *("_version", "system", "errors", "progress", "grids", "config"),
     *("exact", "archive", "coding", "predictors", "transformer", "recurrence", "training"),
-    *("report", "codec", "study", "cli", "__init__", "__main__"),
+    *(
+        "report",
+        "codec",
+        "stream",
+        "registration",
+        "numcodecs",
+        "study",
+        "cli",
+        "__init__",
+        "__main__",
+    ),
 ]
 
 

@@ -6,7 +6,6 @@ NumPy is imported where it is needed: it takes longer than everything else that 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from prequential import system
 from prequential.errors import FileError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ SUFFIX = ".pq"
 RUNNABLE_SUFFIX = ".pyz"
 STDIO = "-"
 IN_MEMORY_BYTES = 2**24  # of larger files only parts are held: see `open_input`
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_AS_IT_IS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -99,10 +101,10 @@ def check_target(
     folder = os.path.dirname(target)
     if not os.path.basename(target) or not os.path.isdir(folder or os.curdir):
         raise FileError(f"{shown}: cannot be written: there is no folder {display(folder)}")
-    if _same_file(source, target):
+    if same_file(source, target):
         raise FileError(f"{shown}: is the input itself: name another output")
     for other in others:
-        if _same_file(other, target):
+        if same_file(other, target):
             raise FileError(f"{shown}: is read as well, and needed later: name another output")
     if os.path.exists(target) and not os.path.isfile(target):
         raise FileError(f"{shown}: is not a regular file: use -o - and redirect it")
@@ -110,7 +112,8 @@ def check_target(
         raise _exists(target)
 
 
-def _same_file(source: str, target: str) -> bool:
+def same_file(source: str, target: str) -> bool:
+    """Whether both are there and one file."""
     if source == STDIO or not (os.path.exists(source) and os.path.exists(target)):
         return False
     return os.path.samefile(source, target)
@@ -138,7 +141,8 @@ class FileBytes:
             self.check_unchanged()
             data = bytearray()
             while len(data) < end - start:
-                piece = os.pread(self._file.fileno(), end - start - len(data), start + len(data))
+                left = end - start - len(data)
+                piece = system.read_at(self._file.fileno(), left, start + len(data))
                 if not piece:
                     raise _changed(self._source)
                 data += piece
@@ -149,16 +153,16 @@ class FileBytes:
     def check_unchanged(self) -> None:
         """Raise FileError if the file is not what it was when it was opened."""
         now = os.fstat(self._file.fileno())
-        if (now.st_size, now.st_mtime_ns) != (self.size, self._status.st_mtime_ns):
+        if _age(now) != _age(self._status):
             raise _changed(self._source)
 
 
 @dataclass(frozen=True)
 class Input:
-    """A whole input: ``data`` is a read-only (n,) uint8 array or its like, ``mode`` permissions."""
+    """A whole input: ``data`` is a read-only (n,) uint8 array or its like."""
 
     data: NDArray[np.uint8] | FileBytes
-    mode: int = 0o666
+    status: os.stat_result | None = None  # as it was when read; None of a stream
 
     @property
     def array(self) -> NDArray[np.uint8]:
@@ -179,7 +183,7 @@ def open_input(source: str) -> Iterator[Input]:
     with open_binary(source) as (file, status):
         if status is not None and status.st_size > IN_MEMORY_BYTES:
             large = FileBytes(source, file, status)
-            yield Input(large, stat.S_IMODE(status.st_mode) & 0o777)
+            yield Input(large, status)
             large.check_unchanged()
             return
         try:
@@ -191,9 +195,22 @@ def open_input(source: str) -> Iterator[Input]:
     if status is None or after is None:
         yield Input(data)
         return
-    if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+    if _age(after) != _age(status):
         raise _changed(source)
-    yield Input(data, stat.S_IMODE(status.st_mode) & 0o777)
+    yield Input(data, status)
+
+
+def remove_input(source: str, status: os.stat_result) -> None:
+    """Remove a file that is still what it was when it was read. Raises FileError, OSError."""
+    now = os.stat(source)
+    if not (os.path.samestat(now, status) and _age(now) == _age(status)):
+        raise FileError(f"{display(source)}: changed after it was read: it is kept")
+    os.unlink(source)
+
+
+def _age(status: os.stat_result) -> tuple[int, int]:
+    """What changes with a file's content."""
+    return status.st_size, status.st_mtime_ns
 
 
 def _unreadable(source: str, error: OSError) -> FileError:
@@ -247,7 +264,7 @@ class Output:
             )
         try:
             # Blocks must be reserved: a mapped file on a disk that fills up kills the process.
-            os.posix_fallocate(self.file.fileno(), 0, size)
+            system.reserve(self.file.fileno(), size)
         except OSError as error:
             raise FileError(
                 f"{display_target(self.target)}: cannot have {size} bytes: {error.strerror}"
@@ -256,13 +273,16 @@ class Output:
 
 
 @contextmanager
-def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Output]:
+def atomic_output(
+    target: str, *, force: bool, mode: int = 0o666, like: os.stat_result | None = None
+) -> Iterator[Output]:
     """Give a temporary file beside ``target`` that takes its name when the block succeeds.
 
     On any failure, Ctrl-C included, it is removed and ``target`` is as before. Standard output
     gets the bytes at the end of the block likewise. ``mode`` (permission bits) is subject to the
-    umask. What a killed process left is removed by the next one with the same target. Raises
-    FileError when the file cannot be made, another process is writing ``target``, or it has
+    umask; a file ``like`` another has that one's time, permissions and owner instead, as far as
+    they can be given. What a killed process left is removed by the next one with the same target.
+    Raises FileError when the file cannot be made, another process is writing ``target``, or it has
     appeared meanwhile.
     """
     final = os.path.realpath(target)  # through a link, to the file it names
@@ -271,7 +291,7 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
     else:
         path = _temporary(final)
     try:
-        descriptor = _open_locked(path, mode)
+        descriptor = _open_locked(path, mode if like is None else 0o600)
     except BlockingIOError as error:
         raise FileError(
             f"{display_target(target)}: another preq is writing it: wait, or name another output"
@@ -294,6 +314,8 @@ def atomic_output(target: str, *, force: bool, mode: int = 0o666) -> Iterator[Ou
                 ) from error
             _settle(file, target)
             if target != STDIO:
+                if like is not None:
+                    _carry_over(like, file.fileno() if os.utime in os.supports_fd else path)
                 _give_name(path, final, force=force)
         finally:
             # While the lock is held: afterwards the name may be another process's.
@@ -307,7 +329,7 @@ def sibling(final: str, suffix: str) -> str:
     folder, name = os.path.split(final)
     try:
         most = os.pathconf(folder or os.curdir, "PC_NAME_MAX")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # Windows does not say
         most = 255
     if len(os.fsencode(name + suffix)) <= most:
         return final + suffix
@@ -348,6 +370,25 @@ def _settle(file: BinaryIO, target: str) -> None:
         ) from error
 
 
+def _carry_over(status: os.stat_result, file: int | str) -> None:
+    """Give a complete file another's owner, permissions and time, as gzip and xz do.
+
+    None of it is worth failing for: what a file system refuses is left out.
+    """
+    mode = stat.S_IMODE(status.st_mode) & 0o777
+    if hasattr(os, "chown"):
+        with suppress(OSError):  # only root may
+            os.chown(file, status.st_uid, -1)
+        try:
+            os.chown(file, -1, status.st_gid)
+        except OSError:  # another group may do what all may, no more
+            mode &= ~0o070 | (mode & 0o007) << 3
+    with suppress(OSError):
+        os.chmod(file, mode)
+    with suppress(OSError):
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def _drop(file: BinaryIO) -> None:
     """Close a file whose last bytes may not fit on the disk; they are not wanted any more."""
     with suppress(OSError):
@@ -363,13 +404,13 @@ def _open_locked(path: str, mode: int) -> int:
     try:
         for _ in range(3):
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode | 0o600)
+                descriptor = os.open(path, _NEW, mode | 0o600)
             except FileExistsError:
                 # Made by a process that was killed, unless the lock is taken.
                 if stale is not None:
                     os.close(stale)
-                stale = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                if not _lock(stale):  # nobody can tell whether it is in use
+                stale = os.open(path, _AS_IT_IS)
+                if not system.try_lock(stale):  # nobody can tell whether it is in use
                     told = f"locks do not work there, and {display(path)} is in the way: remove it"
                     told += " unless another preq is writing it"
                     raise OSError(errno.EEXIST, told) from None
@@ -377,7 +418,7 @@ def _open_locked(path: str, mode: int) -> int:
                     os.unlink(path)
                 continue
             try:
-                _lock(descriptor)
+                system.try_lock(descriptor)
                 if _is_open_as(descriptor, path):
                     return descriptor
             except BaseException:
@@ -388,17 +429,6 @@ def _open_locked(path: str, mode: int) -> int:
     finally:
         if stale is not None:
             os.close(stale)
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the lock; False where the file system has none. Raises BlockingIOError when taken."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
 
 
 def _is_open_as(descriptor: int, path: str) -> bool:

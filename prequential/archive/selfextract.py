@@ -8,11 +8,11 @@ original wherever the libraries it names are installed; its size is the descript
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zipfile
 from typing import BinaryIO
 
+from prequential import system
 from prequential.archive import codesize
 from prequential.archive.bare import bare
 from prequential.errors import FileError
@@ -145,7 +145,7 @@ def write(archive: bytes, out: BinaryIO, parts: frozenset[str] = codesize.NONE) 
 
 def is_runnable(file: BinaryIO) -> bool:
     """Whether a file on the disk begins as a zip archive does, not as a `.pq` archive."""
-    return os.pread(file.fileno(), len(_ZIP), 0) == _ZIP
+    return system.read_at(file.fileno(), len(_ZIP), 0) == _ZIP
 
 
 def payload(name: str, file: BinaryIO) -> bytes:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from prequential.archive.files import display, open_binary
+from prequential.archive.files import STDIO, display, open_binary, same_file
 from prequential.cli import checkpoints, summary
 from prequential.cli.options import Options
 from prequential.cli.warmup import LARGE_BYTES, compile_apart
+from prequential.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +29,7 @@ class Archive:
 
     file: BinaryIO
     bytes: int | None
-    mode: int = 0o666
+    status: os.stat_result | None = None  # as it was when opened
     runnable_bytes: int | None = None  # size of the self-extracting file that holds it
 
 
@@ -38,14 +40,22 @@ def open_archive(source: str) -> Iterator[Archive]:
         if status is None:
             yield Archive(file, None)
             return
-        mode = status.st_mode & 0o777
         from prequential.archive import selfextract
 
         if selfextract.is_runnable(file):
             inner = selfextract.payload(display(source), file)
-            yield Archive(io.BytesIO(inner), len(inner), mode, status.st_size)
+            yield Archive(io.BytesIO(inner), len(inner), status, status.st_size)
         else:
-            yield Archive(file, status.st_size, mode)
+            yield Archive(file, status.st_size, status)
+
+
+def removing(options: Options, source: str, target: str) -> bool:
+    """Whether the input goes once the output is there. Raises ConfigError where it is needed on."""
+    if not options.remove or STDIO in (source, target):
+        return False
+    if any(same_file(name, source) for name in options.read_too):
+        raise ConfigError(f"{display(source)}: --rm: is read as well, and needed later: keep it")
+    return True
 
 
 def decode(

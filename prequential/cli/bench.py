@@ -61,7 +61,7 @@ def _bench(options: BenchFlags) -> None:
     cfg = config.load(preset, options.config, options.overrides)
     from prequential.study import bench
 
-    load = os.getloadavg()[0]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > _BUSY:
         terminal.say(
             f"warning: this machine is busy (load {load:.1f}), which belies the figures: run again"

@@ -15,6 +15,7 @@ from prequential.archive.files import (
     check_target,
     default_target,
     display_target,
+    remove_input,
 )
 from prequential.cli import archives, checkpoints, guard, summary
 from prequential.cli import options as flags
@@ -25,9 +26,11 @@ from prequential.errors import ArchiveError, ConfigError, DivergenceError
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq decode``."""
     text = "restore the original of ARCHIVE"
-    parser = flags.add_command(commands, "decode", text, _run, "ARCHIVE", flags.NOT_WRITTEN)
+    parser = flags.add_command(commands, "decode", text, run, "[ARCHIVE]", flags.NOT_WRITTEN)
+    parser.set_defaults(joins=True)
     flags.add_json(parser, "one JSON object per file")
     flags.add_output(parser)
+    flags.add_keeping(parser, "once its original is written and has the digest that was stored")
     flags.add_checkpoints(parser)
     parser.add_argument(
         "--salvage", action="store_true", help="of a damaged archive, write what comes before"
@@ -40,7 +43,8 @@ def add(commands: flags.Commands) -> None:
     flags.add_decoding(parser)
 
 
-def _run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Decode all files of the arguments."""
     options = Options.of(args)
     return guard.each(options.files, partial(_decode, options))
 
@@ -50,11 +54,14 @@ def _decode(options: Options, source: str) -> None:
     check_target(target, source, force=options.force, binary=False, others=options.read_too)
     if options.save_weights is not None:
         _check_weights(options, source, target)
+    removing = archives.removing(options, source, target)
     keeper = checkpoints.keeper(options, "decode", target)
     fault, decoded = None, list[slice]()
     with ExitStack() as stack:
         archive = stack.enter_context(archives.open_archive(source))
-        output = stack.enter_context(atomic_output(target, force=options.force, mode=archive.mode))
+        output = stack.enter_context(
+            atomic_output(target, force=options.force, like=archive.status)
+        )
         weights = None
         if options.save_weights is not None:
             weights = stack.enter_context(atomic_output(options.save_weights, force=options.force))
@@ -74,6 +81,8 @@ def _decode(options: Options, source: str) -> None:
         raise type(fault)(f"{fault}; {_salvaged(target, decoded)}")
     if keeper is not None:
         keeper.remove()
+    if removing and archive.status is not None:
+        remove_input(source, archive.status)
     summary.show(options, source, target, report)
 
 

@@ -20,8 +20,9 @@ from prequential.archive.files import (
     display,
     display_target,
     open_input,
+    remove_input,
 )
-from prequential.cli import checkpoints, guard, summary, team, terminal
+from prequential.cli import archives, checkpoints, guard, summary, team, terminal
 from prequential.cli import options as flags
 from prequential.cli.options import Options
 from prequential.cli.warmup import compile_apart
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq encode``."""
     text = "compress FILE to FILE.pq"
-    parser = flags.add_command(commands, "encode", text, _run, "FILE", flags.NOT_WRITTEN)
+    parser = flags.add_command(commands, "encode", text, _run, "[FILE]", flags.NOT_WRITTEN)
     flags.add_json(parser, "one JSON object per file")
     flags.add_output(parser)
+    flags.add_keeping(parser, "once its archive is written and, as with --verify, decoded")
     flags.add_checkpoints(parser)
     flags.add_compute(parser)
     flags.add_memory(parser)
@@ -85,11 +87,14 @@ def _encode(options: Options, source: str) -> None:
         return team.encode(options, source)
     config = options.model()
     target = _target(options, source)
+    removing = archives.removing(options, source, target)
     keeper = checkpoints.keeper(options, "encode", target)
     with ExitStack() as stack:
         original = stack.enter_context(open_input(source))
         given = stack.enter_context(options.open_given())
-        output = stack.enter_context(atomic_output(target, force=options.force, mode=original.mode))
+        output = stack.enter_context(
+            atomic_output(target, force=options.force, like=original.status)
+        )
         weights, bits = (
             stack.enter_context(atomic_output(name, force=options.force)).file if name else None
             for name in (options.save_weights, options.bits)
@@ -107,10 +112,12 @@ def _encode(options: Options, source: str) -> None:
             )  # fmt: skip
         if isinstance(archive, io.BytesIO):
             report = _write_self_extracting(archive, output, report)
-        if options.verify:
+        if options.verify or removing:
             _verify(options, output, report.original_bytes)
     if keeper is not None:
         keeper.remove()
+    if removing and original.status is not None:
+        remove_input(source, original.status)
     summary.show(options, source, target, report)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from prequential._version import __version__
 from prequential.archive.files import STDIO, display
 from prequential.cli import (
     bench,
+    cat,
     checkpoints,
     compare,
+    completion,
     curve,
     decode,
     distance,
@@ -24,17 +27,39 @@ from prequential.cli import (
     learn,
     mdl,
     score,
+    short,
     terminal,
     test,
     where,
 )
 from prequential.cli.options import EPILOG
 
-COMMANDS = (
-    *(encode, decode, test, info),
-    *(learn, score, distance, where, mdl, curve, compare),
-    *(bench, doctor),
+# What for, the commands, one of them as it is used.
+GROUPS = (
+    ("archives", (encode, decode, cat, test, info), "preq encode --preset fast report.txt"),
+    (
+        "what is known on both sides",
+        (learn,),
+        "preq learn old.txt -o s && preq encode new.txt --given old.txt --state s",
+    ),
+    (
+        "measuring",
+        (mdl, where, score, distance, curve, compare),
+        "preq mdl data.csv --epochs 1,2,4 --grid model.width=64,128",
+    ),
+    ("this machine", (doctor, bench, completion), "preq completion bash > preq.bash"),
 )
+COMMANDS = tuple(command for _, commands, _ in GROUPS for command in commands)
+_USAGE = """\
+preq COMMAND [FLAGS] FILE...
+       preq [-d | -t | -l] [-c] [-f] [-k] [-q] [-v] [--rm] [-o OUT] [FLAGS] [FILE...]"""
+_DESCRIPTION = """\
+Compress a file by training a model on it as it is coded, and back.
+
+Without a command the flags are those of gzip and zstd, and no file is standard input: encode, with
+-d decode, -t test, -l info, and the flags of each. As with zstd, inputs are kept unless --rm is
+given, and as with both, an existing output unless -f is. Figures are shown with -v.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,17 +94,36 @@ class _Parser(argparse.ArgumentParser):
             raise SystemExit(guard.ERROR)
 
 
-def build_parser() -> argparse.ArgumentParser:
+class _Main(_Parser):
+    """The parser of all commands, which argparse would list without their groups."""
+
+    def format_help(self) -> str:
+        lines = [self.format_usage(), _DESCRIPTION]
+        for title, commands, example in GROUPS:
+            lines.append(f"{title}:")
+            for name in map(_name, commands):
+                lines.append(f"  {name:10}  {(self.commands[name].description or '').rstrip('.')}")
+            lines.append(f"  example:    {example}\n")
+        lines.append("preq COMMAND --help shows the flags of a command, --version the version.\n")
+        return "\n".join([*lines, EPILOG])
+
+    commands: Mapping[str, argparse.ArgumentParser]
+
+
+def _name(command: ModuleType) -> str:
+    return command.__name__.rpartition(".")[2]
+
+
+def build_parser() -> _Main:
     """Describe the commands and their flags."""
-    parser = _Parser(
-        prog="preq",
-        description="Compress a file by training a model on it as it is coded, and back.",
-        epilog=EPILOG,
-    )
+    parser = _Main(prog="preq", usage=_USAGE, description=_DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"preq {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", prog="preq", parser_class=_Parser
+    )
     for command in COMMANDS:
         command.add(commands)
+    parser.commands = commands.choices
     return parser
 
 
@@ -87,7 +131,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, checked together; flags may stand between files."""
     parser = build_parser()
     argv = sys.argv[1:] if argv is None else argv
-    args, rest = parser.parse_known_args(argv)
+    names = [_name(command) for command in COMMANDS]
+    if is_short := short.is_short(argv, names):
+        args, rest = parser.parse_known_args(short.with_command(argv))
+        args.silent = True
+    elif argv[0] in names or argv[0].startswith("-"):
+        args, rest = parser.parse_known_args(argv)
+    else:
+        parser.error(f"{display(argv[0])}: is neither a command nor a file; see preq --help")
     args.argv = list(argv)
     files = getattr(args, "files", None)
     end = rest.index("--") if "--" in rest else len(rest)
@@ -97,19 +148,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if files is None:
         return args
     files += rest[:end] + rest[end + 1 :]
+    if is_short and (late := [n for n in files if n in names and not os.path.lexists(n)]):
+        parser.error(f"{late[0]}: a command comes first, before its flags")
+    if not files:
+        if sys.stdin is not None and sys.stdin.isatty():
+            parser.error("no file is given, and standard input is a terminal; see preq --help")
+        files.append(STDIO)
     if files.count(STDIO) > 1:
         parser.error("standard input can be given only once")
     if "output" in args:
         if args.output == "":
             parser.error("-o takes a file's name, not an empty one")
-        if args.output is not None and len(files) > 1:
-            parser.error("-o takes a single input file")
+        joins = args.output == STDIO and getattr(args, "joins", False)
+        if args.output is not None and len(files) > 1 and not joins:
+            parser.error("-o takes a single input file, and so does -c: archives are not joined")
         for name in ("save_weights", "bits"):
             if getattr(args, name, None) is not None and len(files) > 1:
                 parser.error(f"--{name.replace('_', '-')} takes a single input file")
         to_stdout = args.output == STDIO or (args.output is None and STDIO in files)
-        if args.resume and to_stdout:
+        if getattr(args, "resume", False) and to_stdout:
             parser.error("standard output has no checkpoint to --resume from: use -o FILE")
-        if args.json and to_stdout and not getattr(args, "dry_run", False):
+        if getattr(args, "json", False) and to_stdout and not getattr(args, "dry_run", False):
             parser.error("--json and the output cannot both go to standard output: use -o FILE")
     return args

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 FILE and ARCHIVE may be - for standard input; the output is then standard output unless -o is
-given. Exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted; with several files the worst.
-Long runs keep a checkpoint beside the output, from which --resume goes on.
+given. Outputs have the time and permissions of their inputs. Exit codes: 0 done, 1 error, 2 wrong
+usage, 130 interrupted; with several files the worst. Long runs keep a checkpoint beside the output,
+from which --resume goes on.
 """
 
 
@@ -60,6 +61,7 @@ class Options(Flags):
     json: bool = False
     output: str | None = None
     force: bool = False
+    remove: bool = False
     resume: bool = False
     checkpoint_seconds: float = 300.0
     salvage: bool = False
@@ -73,6 +75,7 @@ class Options(Flags):
     device: str = "cpu"
     progress: bool | None = None  # None: on a terminal only
     quiet: bool = False
+    silent: bool = False  # figures with -v only, as of gzip
     verbose: bool = False
     max_memory: int | None = None  # bytes
     max_hours: float | None = None
@@ -173,14 +176,16 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """The parser of a command, with its list of files if it takes one.
 
-    interrupted is what to say after Ctrl-C, where a run does not know better.
+    Of files in brackets there may be none: standard input. interrupted is what to say after Ctrl-C,
+    where a run does not know better.
     """
     parser = commands.add_parser(
         name, help=text, description=text + ".", epilog=EPILOG if files else None
     )
     parser.set_defaults(run=run, interrupted=interrupted)
     if files:
-        parser.add_argument("files", nargs="+", metavar=files)
+        count = "*" if files.startswith("[") else "+"
+        parser.add_argument("files", nargs=count, metavar=files.strip("[]"))
     return parser
 
 
@@ -199,6 +204,33 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """``-o`` and ``-f``."""
     parser.add_argument("-o", "--output", metavar="OUT", help="output file, - for stdout")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing output")
+
+
+def add_keeping(parser: argparse.ArgumentParser, when: str) -> None:
+    """``-c``, ``-k`` and ``--rm``, as gzip and zstd have them; like zstd, the input is kept."""
+    parser.add_argument(
+        "-c",
+        "--stdout",
+        "--to-stdout",
+        action="store_const",
+        const=STDIO,
+        dest="output",
+        help="write to standard output, as -o -",
+    )
+    parser.add_argument(
+        "-k",
+        "--keep",
+        action="store_false",
+        default=False,  # not argparse's, which would remove what nobody said to remove
+        dest="remove",
+        help="keep the input: the default",
+    )
+    parser.add_argument(
+        "--rm",
+        action="store_true",
+        dest="remove",
+        help=f"remove the input, {when}; not with -c",
+    )
 
 
 def add_checkpoints(parser: argparse.ArgumentParser) -> None:

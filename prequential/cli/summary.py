@@ -28,7 +28,7 @@ def show(options: Options, source: str, target: str | None, report: Report) -> N
         except FileError as error:
             done = "" if target is None else f"; {display_target(target)} is complete"
             raise FileError(f"{error}{done}") from error
-    if options.quiet:
+    if options.quiet or (options.silent and not options.verbose):
         return
     rows = [("input", display(source))]
     if target is not None:

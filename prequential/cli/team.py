@@ -27,6 +27,8 @@ def encode(options: Options, source: str) -> None:
     others = ("verify", "self_extracting", "save_weights", "bits", "prior", "state", "resume")
     if refused := [name for name in others if getattr(options, name)]:
         raise ConfigError(f"--distributed does not go with --{refused[0].replace('_', '-')}")
+    if options.remove:
+        raise ConfigError("--distributed does not go with --rm")
     if source == STDIO:
         raise ConfigError("--distributed: every process reads the input: give a file")
     config = options.model()
@@ -59,7 +61,7 @@ def encode(options: Options, source: str) -> None:
             run(io.BytesIO())
             return
         check_target(target, source, force=options.force, binary=True, others=options.read_too)
-        with atomic_output(target, force=options.force, mode=original.mode) as output:
+        with atomic_output(target, force=options.force, like=original.status) as output:
             report = run(output.file)
     if options.json:
         named = {"file": source, "output": target, "ranks": ranks.size}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add(commands: flags.Commands) -> None:
     """The parser of ``preq test``."""
     text = "decode ARCHIVE without writing"
-    parser = flags.add_command(commands, "test", text, _run, "ARCHIVE")
+    parser = flags.add_command(commands, "test", text, _run, "[ARCHIVE]")
     flags.add_json(parser, "one JSON object per file")
     flags.add_decoding(parser)
 

@@ -15,7 +15,6 @@ are compiled as numba does it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import time
@@ -41,7 +40,17 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.environment import lookup_environment
 from numba.core.registry import CPUDispatcher
 
+from prequential import system
+
 _PATIENCE_S, _LOOK_S = 120, 0.1  # with another process that compiles the same
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits for what another thread compiles: in the child that one's locks would stay taken.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 class Load(NamedTuple):
@@ -152,7 +161,7 @@ class Temporary(UserWideCacheLocator):
 
     def get_cache_path(self) -> str:
         """The folder for the loops of this file."""
-        folder = Path(tempfile.gettempdir(), f"prequential-{os.getuid()}")
+        folder = Path(tempfile.gettempdir(), f"prequential-{system.USER}")
         return str(folder / self.get_suitable_cache_subpath(self._py_file))
 
     def ensure_cache_path(self) -> None:
@@ -160,7 +169,7 @@ class Temporary(UserWideCacheLocator):
         folder = Path(self.get_cache_path()).parent
         folder.mkdir(0o700, parents=True, exist_ok=True)
         status = folder.lstat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o170077 != 0o040000:
+        if status.st_uid != system.USER or status.st_mode & 0o170077 != 0o040000:
             raise PermissionError(f"{folder}: is not a folder of this user alone")
         super().ensure_cache_path()
 
@@ -221,7 +230,7 @@ class _Cache(FunctionCache):
             self._lock = path.open("wb")
             for _ in range(int(_PATIENCE_S / _LOOK_S)):
                 try:
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    system.try_lock(self._lock.fileno())
                     break
                 except BlockingIOError:
                     waited = True

@@ -11,7 +11,6 @@ import json
 import lzma
 import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -151,21 +151,25 @@ def _command(method: str, way: str, source: Path, target: Path, threads: int | N
 
 
 def _timed(command: list[str], method: str) -> tuple[float, int]:
-    """(wall seconds, peak resident bytes) of a finished process."""
+    """(wall seconds, peak resident bytes) of a finished process; 0 where that is not told."""
     started = time.monotonic()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     assert process.stderr is not None
     message = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0
+    if hasattr(os, "wait4"):
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    else:
+        process.wait()
     process.stderr.close()
     if process.returncode != 0:
         last = message.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise PrequentialError(f"{method} failed: {last[0]}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return time.monotonic() - started, usage.ru_maxrss * unit
+    return time.monotonic() - started, peak
 
 
 def weissman(row: Row, reference: Row) -> float:
@@ -194,6 +198,9 @@ def to_json(rows: Sequence[Row], missing: Sequence[str], failed: Sequence[str] =
 
 def run_library(method: str, way: str, source: str, target: str) -> None:
     """Run one library on one file, in a process of its own: way is c or d."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ImportError):  # Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     data = Path(source).read_bytes()
     Path(target).write_bytes(LIBRARIES[method][0 if way == "c" else 1](data))

@@ -183,8 +183,12 @@ def forked(tasks: Iterable[Callable[[], bytes]], processes: int) -> Iterator[byt
     """What each task returns, in order; each in a fork of this process, so many at once.
 
     Raises:
-        PrequentialError: one has failed; with its message.
+        PrequentialError: one has failed; with its message. Or there are no forks here.
     """
+    if not hasattr(os, "fork"):
+        raise PrequentialError(
+            "what has learned is copied by a fork, which this system does not have: use another"
+        )
     running = deque[tuple[int, int]]()
     try:
         for task in tasks:

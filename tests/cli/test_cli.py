@@ -199,9 +199,8 @@ def test_the_worst_file_wins(
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["explode"],
-        ["encode"],
+        ["learn"],
         ["encode", "a", "b", "-o", "c"],
         ["encode", "--seed", "-1", "a"],
         ["encode", "--seed", str(2**64), "a"],
