@@ -32,7 +32,7 @@ from prequential.cli import (
     test,
     where,
 )
-from prequential.cli.options import EPILOG
+from prequential.cli.options import EPILOG, add_config
 
 # What for, the commands, one of them as it is used.
 GROUPS = (
@@ -58,7 +58,8 @@ Compress a file by training a model on it as it is coded, and back.
 
 Without a command the flags are those of gzip and zstd, and no file is standard input: encode, with
 -d decode, -t test, -l info, and the flags of each. As with zstd, inputs are kept unless --rm is
-given, and as with both, an existing output unless -f is. Figures are shown with -v.
+given, and as with both, an existing output unless -f is, and -d ignores settings such as --preset.
+Figures are shown with -v.
 """
 
 
@@ -127,13 +128,23 @@ def build_parser() -> _Main:
     return parser
 
 
+def _without_settings(words: list[str]) -> list[str]:
+    """Leave out what only encoding heeds: tar gives a program the same flags both ways."""
+    if words[0] == "encode":
+        return words
+    settings = argparse.ArgumentParser(prog="preq", add_help=False, allow_abbrev=False)
+    add_config(settings)
+    end = words.index("--") if "--" in words else len(words)
+    return settings.parse_known_args(words[:end])[1] + words[end:]
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, checked together; flags may stand between files."""
     parser = build_parser()
     argv = sys.argv[1:] if argv is None else argv
     names = [_name(command) for command in COMMANDS]
     if is_short := short.is_short(argv, names):
-        args, rest = parser.parse_known_args(short.with_command(argv))
+        args, rest = parser.parse_known_args(_without_settings(short.with_command(argv)))
         args.silent = True
     elif argv[0] in names or argv[0].startswith("-"):
         args, rest = parser.parse_known_args(argv)
