@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import struct
 import time
 import warnings
@@ -22,6 +23,7 @@ from prequential import codec
 from prequential.coding.encoder import Encoder
 from prequential.config import AUTO, BYTES, Config
 from prequential.errors import ConfigError, FileError, PrequentialError
+from prequential.study import child
 from prequential.training import given
 from prequential.training.given import Given
 from prequential.training.learner import Learner
@@ -184,19 +186,21 @@ def forked(tasks: Iterable[Callable[[], bytes]], processes: int) -> Iterator[byt
 
     Raises:
         PrequentialError: one has failed; with its message.
+        KeyboardInterrupt: one was interrupted, as all are by Ctrl-C.
     """
     running = deque[tuple[int, int]]()
     try:
         for task in tasks:
             if len(running) >= processes:
                 yield _result(*running.popleft())
-            running.append(_begin(task))
+            with child.interrupts_held():
+                running.append(_begin(task))
         while running:
             yield _result(*running.popleft())
     finally:
         for process, pipe in running:
             os.close(pipe)
-            os.waitpid(process, 0)
+            _end(process)
 
 
 def _begin(task: Callable[[], bytes]) -> tuple[int, int]:
@@ -212,6 +216,9 @@ def _begin(task: Callable[[], bytes]) -> tuple[int, int]:
     status = 1
     try:
         os.close(pipe)
+        for number in child.INTERRUPTS:  # which the handlers held back are deaf to
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         _write(end, b"\0" + task())
         status = 0
     except Exception as error:
@@ -226,13 +233,23 @@ def _write(pipe: int, content: bytes) -> None:
 
 
 def _result(process: int, pipe: int) -> bytes:
-    with open(pipe, "rb") as file:
-        content = file.read()
-    os.waitpid(process, 0)
+    try:
+        with open(pipe, "rb") as file:
+            content = file.read()
+    finally:
+        status = _end(process)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in child.INTERRUPTS:
+        raise KeyboardInterrupt
     if content[:1] != b"\0":
         told = content[1:].decode() or "its process was killed: is there memory for it?"
         raise PrequentialError(f"could not be scored: {told}")
     return content[1:]
+
+
+def _end(process: int) -> int:
+    """The status of a process that is no longer needed."""
+    os.kill(process, signal.SIGKILL)
+    return os.waitpid(process, 0)[1]
 
 
 class Score(NamedTuple):

@@ -7,7 +7,9 @@ import gzip
 import io
 import json
 import os
+import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,29 @@ def test_forks_that_fail() -> None:
             list(score.forked([lambda: b"", task, lambda: b""], 2))
     with suppress(ChildProcessError):  # there is no child at all
         assert os.waitpid(-1, os.WNOHANG) == (0, 0)  # or none that has ended
+
+
+_IN_HOOK: list[int] = []  # signals that come while a fork's hooks run
+os.register_at_fork(after_in_parent=lambda: [signal.raise_signal(_IN_HOOK.pop()) for _ in _IN_HOOK])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_interruption_is_lost(number: signal.Signals) -> None:
+    """Neither in the hooks of a fork, where Python drops what is raised, nor in a fork."""
+    before = signal.signal(number, signal.default_int_handler)
+    start = time.monotonic()
+    try:
+        _IN_HOOK.append(number)
+        with pytest.raises(KeyboardInterrupt):
+            list(score.forked([lambda: time.sleep(60) or b""] * 2, 2))
+        with pytest.raises(KeyboardInterrupt):
+            list(score.forked([lambda: os.kill(os.getpid(), number) or b""], 2))
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert time.monotonic() - start < 30
+    with suppress(ChildProcessError):
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)
 
 
 def test_limits_hold() -> None:
