@@ -380,7 +380,7 @@ def _show(sweep: Sweep, *, stderr: bool) -> None:
         table.add_column(name, justify="right")
     table.add_column("decoded", justify="right")
     for row in sweep.rows:
-        style = "bold green" if row is sweep.best else None
+        style = "bold green" if row in sweep.best_rows else None
         verified = "yes" if row.verified else "-"
         table.add_row(Text(row.label), *formatted(cells(row)), verified, style=style)
     terminal.show(table, stderr=stderr)
