@@ -307,7 +307,9 @@ def _write(options: MdlFlags, sweeps: list[Sweep]) -> None:
     for target, make in outputs.items():
         content = make()
         with atomic_output(target, force=options.force) as output:
-            output.file.write(content if isinstance(content, bytes) else content.encode())
+            if isinstance(content, str):
+                content = content.encode(errors="backslashreplace")  # a name may be no UTF-8
+            output.file.write(content)
 
 
 def _json(sweeps: list[Sweep]) -> str:

@@ -6,7 +6,9 @@ state is not copied, but for the pages that the thing changes, and the next one 
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prequential import codec
+from prequential.archive.files import display
 from prequential.coding.encoder import Encoder
 from prequential.config import AUTO, BYTES, Config
 from prequential.errors import ConfigError, FileError, PrequentialError
@@ -42,7 +45,8 @@ class Thing(NamedTuple):
     @property
     def name(self) -> str:
         """As it is shown."""
-        return self.file if self.number is None else f"{self.file}:{self.number}"
+        shown = display(self.file)
+        return shown if self.number is None else f"{shown}:{self.number}"
 
 
 class Length(NamedTuple):
@@ -78,7 +82,7 @@ def things(file: str, content: bytes, per: str, field: str | None = None) -> lis
             item = json.loads(line)
         except ValueError as error:
             raise FileError(
-                f"{file}:{n}: is no JSON ({error}): give a list, or a record a line"
+                f"{display(file)}:{n}: is no JSON ({error}): give a list, or a record a line"
             ) from error
         found.append(Thing(file, n, line if field is None else _field(file, n, item, field)))
     return found
@@ -87,7 +91,9 @@ def things(file: str, content: bytes, per: str, field: str | None = None) -> lis
 def _field(file: str, number: int, item: Any, field: str | None) -> bytes:
     if field is not None:
         if not isinstance(item, dict) or field not in item:
-            raise FileError(f"{file}:{number}: has no field {field!r}: give another --field")
+            raise FileError(
+                f"{display(file)}:{number}: has no field {field!r}: give another --field"
+            )
         item = item[field]
         if isinstance(item, str):
             return item.encode("utf-8", "surrogatepass")
@@ -263,6 +269,13 @@ class Score(NamedTuple):
     def surprise(self) -> float:
         """Bits per byte given the first of the given, or alone."""
         return (self.given[0] if self.given else self.alone).bits / max(1, len(self.thing.data))
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """Cells with commas between them; quoted where they hold any end of a line."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue().removesuffix("\r\n")
 
 
 def score(

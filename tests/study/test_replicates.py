@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -122,6 +123,17 @@ def test_refusals(
         code = int(str(ended.code))
     assert code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = os.fsdecode(b"u\xff")
+    Path(name).write_bytes(text(100))
+    assert main(["mdl", name, *FLAGS, "-q", "--html", "o.html", "--json-file", "o.json"]) == 0
+    assert json.loads(Path("o.json").read_text())["file"] == name
+    assert "Description length of u\\udcff</h1>" in Path("o.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

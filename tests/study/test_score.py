@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -23,7 +24,7 @@ from prequential.archive.container import ArchiveReader
 from prequential.cli import main
 from prequential.config import load
 from prequential.errors import ConfigError, FileError, PrequentialError
-from prequential.study import distance, score
+from prequential.study import child, distance, score
 from prequential.training import given
 from prequential.training.run import Limits, Options
 
@@ -194,6 +195,31 @@ def test_distances(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         rows = capsys.readouterr().out.splitlines()[1:]
         assert rows[1].split()[-1] == "b"
         assert float(rows[1].split()[1].replace(",", "")) == round(found[kind][1][0], digits)
+
+
+def test_machines_get_real_names(folder: Path) -> None:
+    """Quoted by JSON and CSV only, in UTF-8; people get them on one line."""
+    names = ["sp ace\r,nl\n", os.fsdecode(b"u\xff")]
+    for name in names:
+        Path(name).write_bytes(text(50))
+
+    def out(*flags: str) -> str:
+        command = child.preq(*flags)
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.decode()
+
+    score = ["score", *names, *FLAGS, "-q", "--given", names[0], "--given", names[0]]
+    found = [json.loads(line) for line in out(*score, "--json").splitlines()]
+    assert [row["file"] for row in found] == names
+    assert {given["file"] for row in found for given in row["given"]} == {names[0]}
+    head, *rows = csv.reader(io.StringIO(out(*score, "--csv"), newline=""))
+    assert [row[0] for row in rows] == [names[0], "u\\udcff"]
+    assert len(set(head)) == len(head)
+    assert f"bits given {names[0]} (2)" in head
+    assert out(*score).splitlines()[1].endswith("  sp ace\\r,nl\\n")
+    distance = ["distance", *names, "--method", "gzip"]
+    assert json.loads(out(*distance, "--json"))["names"] == names
+    assert next(csv.reader(io.StringIO(out(*distance, "--csv"), newline="")))[1] == names[0]
+    assert out(*distance).splitlines()[2].endswith("  u\\udcff")
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
