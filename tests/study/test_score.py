@@ -107,6 +107,7 @@ def test_files_lines_and_records(folder: Path) -> None:
     assert found("lines", "record")[0] == b'{"id": 1, "text": "the and of"}'
     assert found("empty", "record") == []
     assert score.things("a", b"x\n\ny", "line")[1].name == "a:3"
+    assert [t.data for t in score.things("a", b"x\r\n \t\ny", "line")] == [b"x\r", b"y"]
     with pytest.raises(FileError, match="bad:2: is no JSON"):
         found("bad", "record")
     with pytest.raises(FileError, match="lines:1: has no field 'title'"):
