@@ -14,18 +14,17 @@ from prequential.archive.files import STDIO, printable, sibling
 from prequential.cli import terminal
 from prequential.cli.options import Options
 from prequential.errors import FileError
+from prequential.study.child import INTERRUPTS
 
 if TYPE_CHECKING:
     from prequential.training.checkpoint import Checkpoints
 
 SUFFIX = ".checkpoint"
-# Ctrl-C, a request to end, and the loss of the terminal.
-_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def interrupt_on_signals() -> None:
     """Let all of them clean up as Ctrl-C does, but for those that the parent has had ignored."""
-    for number in _SIGNALS:
+    for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
             signal.signal(number, signal.default_int_handler)
 
@@ -57,7 +56,7 @@ def interruptible(keeper: Checkpoints | None) -> Iterator[None]:
     if keeper is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
     # What the parent has had ignored stays so; None is a handler not of Python.
     before = {n: handler for n, handler in before.items() if handler not in (None, signal.SIG_IGN)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prequential.archive.files import display, printable
 from prequential.cli import guard, terminal
@@ -41,6 +41,7 @@ def add(commands: flags.Commands) -> None:
         "--csv",
         "--log",
         dest="log",
+        action=_Once,
         metavar="LOG",
         required=True,
         help="the curve: a CSV file with a line of names, - for standard input,"
@@ -89,6 +90,15 @@ def add(commands: flags.Commands) -> None:
     flags.add_json(parser)
 
 
+class _Once(argparse.Action):
+    """Takes a value, and no second one in its place."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option}: is given twice: a curve has one log")
+        setattr(namespace, self.dest, value)
+
+
 def _run(args: argparse.Namespace) -> int:
     options = CurveFlags.of(args)
     return guard.once(options.log, lambda: _curve(options))
@@ -115,6 +125,8 @@ def _curve(options: CurveFlags) -> None:
     names = [source.name for source in options.sources]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--epochs-of {printable(twice[0])}: is given twice: join the two")
+    if (shares := sum(source.share for source in options.sources)) > 1 + 1e-9:
+        raise ConfigError(f"--epochs-of: the shares add up to {shares:.1%}: give 100 % at most")
     log = curve.read(options.log, options.step_column, options.loss_column)
     try:
         found = curve.describe(

@@ -71,7 +71,7 @@ def _distance(options: DistanceFlags) -> None:
                 options.plot, name, force=options.force, binary=True, others=options.read_too
             )
         with open_input(name) as source:
-            names.append(display(name))
+            names.append(name)
             files.append(source.array.tobytes())
         if not files[-1]:
             raise FileError(f"{display(name)}: is empty, and at no distance from anything")
@@ -112,5 +112,5 @@ def _table(found: Distances, kind: str) -> str:
     numbers = "".join(f"{n:>{width}}" for n in range(1, len(found.names) + 1))
     lines = [f"{'':>4} {numbers}"]
     for n, (name, row) in enumerate(zip(found.names, found.matrix(kind), strict=True), 1):
-        lines.append(f"{n:>4} {''.join(map(form.format, row))}  {name}")
+        lines.append(f"{n:>4} {''.join(map(form.format, row))}  {display(name)}")
     return "\n".join(lines)

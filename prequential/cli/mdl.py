@@ -307,7 +307,9 @@ def _write(options: MdlFlags, sweeps: list[Sweep]) -> None:
     for target, make in outputs.items():
         content = make()
         with atomic_output(target, force=options.force) as output:
-            output.file.write(content if isinstance(content, bytes) else content.encode())
+            if isinstance(content, str):
+                content = content.encode(errors="backslashreplace")  # a name may be no UTF-8
+            output.file.write(content)
 
 
 def _json(sweeps: list[Sweep]) -> str:
@@ -380,7 +382,7 @@ def _show(sweep: Sweep, *, stderr: bool) -> None:
         table.add_column(name, justify="right")
     table.add_column("decoded", justify="right")
     for row in sweep.rows:
-        style = "bold green" if row is sweep.best else None
+        style = "bold green" if row in sweep.best_rows else None
         verified = "yes" if row.verified else "-"
         table.add_row(Text(row.label), *formatted(cells(row)), verified, style=style)
     terminal.show(table, stderr=stderr)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prequential.archive.files import display, open_input
+from prequential.archive.files import open_input
 from prequential.cli import guard, terminal
 from prequential.cli import options as flags
 from prequential.cli.options import Options
@@ -114,7 +112,7 @@ def _score(options: ScoreFlags) -> None:
         found = [
             thing
             for name, content in contents
-            for thing in score.things(display(name), content, options.per, options.field)
+            for thing in score.things(name, content, options.per, options.field)
         ]
         # Nothing is kept but in forks; a state's file is read once for each A.
         kept = dataclasses.replace(options, files=()).kept
@@ -130,7 +128,7 @@ def _score(options: ScoreFlags) -> None:
             )
     if options.sort:
         scores.sort(key=lambda s: -s.surprise)
-    names = [display(name) for name in options.given]
+    names = list(options.given)
     if options.json:
         for one in scores:
             terminal.out_json(_fields(one, names))
@@ -163,13 +161,25 @@ def _fields(one: Score, names: list[str]) -> dict[str, Any]:
 
 
 def _csv(scores: list[Score], names: list[str]) -> Iterator[str]:
+    from prequential.study.score import csv_line
+
     what = ("bits", "payload_bits", "bits_per_byte", "saved_bits")
     columns = ["file", "number", "bytes", *what[:3]]
-    columns += [f"{kind} given {name}" for name in names for kind in what]
+    columns += [f"{kind} given {name}" for name in _numbered(names) for kind in what]
     for row in [columns, *(_flat(_fields(one, names)) for one in scores)]:
-        out = io.StringIO()
-        csv.writer(out, lineterminator="").writerow(row)
-        yield out.getvalue()
+        yield csv_line(row)
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Names that are there several times, each with its number.
+
+    >>> _numbered(["a", "b", "a"])
+    ['a (1)', 'b', 'a (2)']
+    """
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: k + 1].count(name)})"
+        for k, name in enumerate(names)
+    ]
 
 
 def _flat(fields: dict[str, Any]) -> list[Any]:

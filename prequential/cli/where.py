@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prequential.archive.files import (
+    STDIO,
     atomic_output,
     check_target,
-    display,
     display_target,
     open_input,
     printable,
@@ -34,6 +35,7 @@ class WhereFlags(flags.Options):
     html: str | None = None
     predictors: bool = False
     json_file: str | None = None
+    argv: tuple[str, ...] = ()  # as it was called
 
 
 def add(commands: flags.Commands) -> None:
@@ -94,19 +96,35 @@ def _measured(options: WhereFlags) -> Where:
     ):
         from prequential import codec
         from prequential.coding.itemised import Costs
-        from prequential.study.where import Where
+        from prequential.study.where import Known, Where
 
         told: list[Costs] = []
         data = original.data[0 : len(original.data)]
+        run = options.run(progress, given, kept=options.kept)
         report = codec.measure(
             data,
             config=options.model(),
             seed=options.seed,
-            options=options.run(progress, given, kept=options.kept),
+            options=run,
             told=told.append,
             apart=options.predictors,
         )
-        return Where(os.path.basename(display(options.file)), data, told[0], report)
+        prior = None
+        if options.prior is not None and run.prior is not None:
+            sha256 = run.prior.identity.sha256.hex()
+            prior = Known(os.path.basename(options.prior), sha256, os.path.getsize(options.prior))
+        return Where(
+            "standard input" if options.file == STDIO else os.path.basename(options.file),
+            data,
+            told[0],
+            report,
+            tuple(
+                Known(os.path.basename(name), g.file.sha256.hex(), g.file.size)
+                for name, g in zip(options.given, given, strict=True)
+            ),
+            prior,
+            shlex.join(["preq", *options.argv]),
+        )
 
 
 def _array_file(bits: np.ndarray) -> bytes:
@@ -129,9 +147,11 @@ def _show(where: Where) -> None:
     bits, size = where.report.loss_integral_bits, max(1, len(where.data))
     alone = float(where.costs.learner_bits.sum())
     terminal.out(
-        f"{where.file}: {bits:,.0f} bits, {bits / size:.4f} bits/byte;"
+        f"{printable(where.file)}: {bits:,.0f} bits, {bits / size:.4f} bits/byte;"
         f" by the networks alone {alone / size:.4f}"
     )
+    if where.after:
+        terminal.out(f"all this {where.after}")
     kinds = Table(box=None, pad_edge=False)
     kinds.add_column("kind")
     apart = [*where.costs.apart, "learner"] if where.costs.apart else []  # these together

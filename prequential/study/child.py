@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 import prequential
 from prequential.errors import DivergenceError
 
+# Ctrl-C, a request to end, and the loss of the terminal.
+INTERRUPTS = [
+    signal.SIGINT,
+    signal.SIGTERM,
+    *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []),
+]
 _SAFE_PATH = "PYTHONSAFEPATH"
 _HOME = os.path.realpath(os.path.dirname(os.path.dirname(prequential.__file__)))
 
@@ -42,6 +51,33 @@ def safe_path() -> Iterator[None]:
         del os.environ[_SAFE_PATH]
         if before is not None:
             os.environ[_SAFE_PATH] = before
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C and the like wait for the end: raised in a fork's hooks, they would be lost.
+
+    A mask of signals would not do: other threads have their own.
+    """
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread() or not before:
+        yield
+        return
+    come: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        come.append(number)
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in come:
+        before[signal.Signals(late)](late, None)
 
 
 def verify(

@@ -44,9 +44,10 @@ def render(where: Where) -> str:
         for place in where.dearest()
     )
     tokens = len(where.costs.bits) != size
+    before = "what stood before it" + (f", {escape(where.after)}" if where.after else "")
     parts = {
         "title": escape(printable(where.file)),
-        "lead": f"{size:,} bytes, coded with seed {report.seed}; each by what stood before it."
+        "lead": f"{size:,} bytes, coded with seed {report.seed}; each by {before}."
         + (" A token's bits are shared out over its bytes." if tokens else ""),
         "cards": "".join(
             f'<div class="card"><b>{figure}</b><span>{what}</span></div>' for figure, what in cards
@@ -63,6 +64,7 @@ def render(where: Where) -> str:
         "edges": ", ".join(map(str, _EDGES)),
         "versions": escape(", ".join(f"{k} {v}" for k, v in report.versions.items())),
         "sha256": report.sha256,
+        "command": escape(printable(where.command)),
         "config": escape(json.dumps(report.config)),
         "packed": _packed(where),
         "apart": json.dumps(list(where.costs.apart)),

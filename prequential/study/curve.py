@@ -204,6 +204,11 @@ def read(path: str, step_column: str, loss_column: str) -> Log:
         raise FileError(f"{shown}: is not a table of numbers ({error})") from error
     if not names:
         raise FileError(f"{shown}: is empty: give a log with a line of names and rows below it")
+    if names[0].startswith(("{", "[")):
+        raise FileError(
+            f"{shown}: looks like JSON or JSON lines, not like CSV: give --csv a table with a line"
+            " of names, or the state of transformers' Trainer in a file named .json"
+        )
     for column in (step_column, loss_column):
         if column not in names:
             raise FileError(f"{shown}: no column {column!r}; it has {', '.join(names)}")

@@ -9,7 +9,6 @@ Cilibrasi & Vitanyi 2005, clustering by compression.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from prequential.archive.files import display
 from prequential.config import Config
 from prequential.study import plots, score
 from prequential.training import given
@@ -52,12 +52,11 @@ class Distances:
 
     def to_csv(self, kind: str) -> str:
         """A line of names, and one for each file."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["", *self.names])
-        for name, row in zip(self.names, self.matrix(kind), strict=True):
-            writer.writerow([name, *row])
-        return out.getvalue()
+        lines = [["", *self.names]]
+        lines += [
+            [name, *map(str, row)] for name, row in zip(self.names, self.matrix(kind), strict=True)
+        ]
+        return "".join(f"{score.csv_line(line)}\n" for line in lines)
 
 
 def by_gzip(names: Sequence[str], files: Sequence[bytes]) -> Distances:
@@ -119,8 +118,9 @@ def heat_map(distances: Distances, kind: str, suffix: str) -> bytes:
     image = axes.imshow(matrix, cmap="viridis")
     figure.colorbar(image, label="bits of row given column" if kind == "conditional" else kind)
     ticks = range(len(matrix))
-    axes.set_xticks(ticks, distances.names, rotation=45, ha="right")
-    axes.set_yticks(ticks, distances.names)
+    names = [display(name) for name in distances.names]
+    axes.set_xticks(ticks, names, rotation=45, ha="right")
+    axes.set_yticks(ticks, names)
     axes.set_title(f"{kind} ({distances.method})")
     out = io.BytesIO()
     figure.savefig(out, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else {})

@@ -80,8 +80,8 @@ def encode_labels(
     (of a few examples), these are stored.
 
     Raises:
-        ConfigError: not a label for each input, labels of different lengths, or a config that
-            does not take bytes as they come.
+        ConfigError: not a label for each input, labels of different lengths, what is no bytes, or
+            a config that does not take bytes as they come.
     """
     data, known = in_turns(inputs, labels)
     archive = io.BytesIO()
@@ -98,8 +98,10 @@ def decode_labels(archive: bytes, inputs: Sequence[bytes]) -> list[bytes]:
 
     Raises:
         ArchiveError: not such an archive, damaged, or of other inputs.
+        ConfigError: an input is no bytes.
         DivergenceError: this machine's arithmetic is not the encoder's.
     """
+    _check_bytes(inputs=inputs)
     start = len(MARK) + _HASH_BYTES
     if archive[: len(MARK)] != MARK:
         raise ArchiveError("labels: is no archive of encode_labels")
@@ -129,8 +131,9 @@ def in_turns(
     """All bytes (n,) uint8, and which of them are the inputs' (n,) bool.
 
     Raises:
-        ConfigError: not a label for each input, or of different lengths.
+        ConfigError: not a label for each input, of different lengths, or what is no bytes.
     """
+    _check_bytes(inputs=inputs, labels=labels)
     if len(inputs) != len(labels) or not labels:
         raise ConfigError(f"{len(inputs)} inputs, {len(labels)} labels: give one for each")
     if len(lengths := set(map(len, labels))) > 1 or not lengths - {0}:
@@ -138,6 +141,14 @@ def in_turns(
     parts = [part for pair in zip(inputs, labels, strict=True) for part in pair]
     known = np.repeat(np.arange(len(parts)) % 2 == 0, [len(part) for part in parts])
     return np.frombuffer(bytearray(b"".join(parts)), np.uint8), known
+
+
+def _check_bytes(**given: Sequence[bytes]) -> None:
+    for name, parts in given.items():
+        for k, part in enumerate(parts):
+            if not isinstance(part, (bytes, bytearray, memoryview)):
+                told = f"{name}[{k}] is {type(part).__name__}, not bytes: encode it"
+                raise ConfigError(told)
 
 
 def as_bytes(config: Config | str | None) -> Config:

@@ -162,9 +162,13 @@ class Sweep:
 
     @property
     def best(self) -> Row:
-        """The run with the shortest description; of several seeds, those of the shortest mean."""
-        by_setting = replicates.groups(self.rows).values()
-        return min(by_setting, key=_mean_bits)[0]
+        """The run with the shortest description; of several seeds, the first of the best ones."""
+        return self.best_rows[0]
+
+    @property
+    def best_rows(self) -> list[Row]:
+        """The runs of the setting with the shortest description, the mean over its seeds."""
+        return min(replicates.groups(self.rows).values(), key=_mean_bits)
 
     @property
     def selection_bits(self) -> float:
@@ -174,7 +178,7 @@ class Sweep:
     @property
     def best_bits(self) -> float:
         """The description length by the best setting, the mean over its seeds."""
-        return _mean_bits(replicates.groups(self.rows)[replicates.label_of(self.best.settings)])
+        return _mean_bits(self.best_rows)
 
     @property
     def total_bits(self) -> float:
@@ -223,8 +227,9 @@ class Sweep:
 
     @property
     def difference_bits(self) -> dict[str, float]:
-        """Yardstick -> the best run's payload minus its own, in bits, at the end of the file."""
-        payload = float(self.best.report["loss_integral_bits"])
+        """Yardstick -> the best setting's payload, a mean over seeds, minus its own, in bits."""
+        payloads = [float(row.report["loss_integral_bits"]) for row in self.best_rows]
+        payload = replicates.mean(payloads).value
         return {name: payload - points[-1][1] for name, points in self.baselines.items()}
 
     def to_json(self) -> str:

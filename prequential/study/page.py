@@ -9,7 +9,7 @@ from prequential.archive.files import display
 from prequential.study import plots
 from prequential.study.mdl import HEADINGS, Sweep, cells, formatted
 from prequential.study.mixture import BLOCKS
-from prequential.study.replicates import groups
+from prequential.study.replicates import groups, label_of, mean
 
 _CSS = """
 :root { color-scheme: light dark; --text: #1b1f24; --quiet: #57606a; --page: #fff;
@@ -55,13 +55,15 @@ footer { margin-top: 3rem; color: var(--quiet); font-size: .82rem; overflow-wrap
 
 def render(sweep: Sweep) -> str:
     """The page."""
-    best = sweep.best
+    best, rows = sweep.best, sweep.best_rows
+    seeds = len(rows)
+    payload = mean([row.mean_bits_per_byte for row in rows]).value
     size = max(1, sweep.original_bytes)
     cards = [
         (f"{sweep.total_bits:,.0f}", "bits in all, with the choice"),
-        (f"{best.total_bits / size:.4f}", "bits per byte, code included"),
-        (f"{best.mean_bits_per_byte:.4f}", "bits per byte, payload"),
-        (f"{8 * size / best.total_bits:.3f}", "compression factor"),
+        (f"{sweep.total_bits / size:.4f}", "bits per byte, code and choice included"),
+        (f"{payload:.4f}", "bits per byte, payload"),
+        (f"{8 * size / sweep.total_bits:.3f}", "compression factor, of all bits"),
         (f"{sweep.selection_bits:.2f}", f"bits to choose 1 of {len(groups(sweep.rows))} settings"),
     ]
     if len(sweep.rows) > 1:
@@ -71,10 +73,15 @@ def render(sweep: Sweep) -> str:
         ]
     after = f" After learning {', '.join(map(display, sweep.given))}." if sweep.given else ""
     price = f" The {sweep.prior}." if sweep.prior is not None else ""
+    counted = "the decoder's code" + (" and the prior" if sweep.prior is not None else "")
     decoded = all(row.verified for row in sweep.rows)
     checked = (
         "each of them was decoded and compared" if decoded else "--verify would decode each of them"
     )
+    found, of = f"Best run: {best.label}.", "the best run"
+    if seeds > 1:
+        of = "the best setting"
+        found = f"Best setting: {label_of(best.settings)}; its figures are means of {seeds} seeds."
     level = "the final loss" if best.level is None else f"{best.level:g} bits"
     figures = "".join(
         f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -87,6 +94,8 @@ def render(sweep: Sweep) -> str:
     )
     versions = ", ".join(f"{k} {v}" for k, v in best.report["versions"].items())
     settings = {"command": sweep.command, "seed": best.report["seed"]}
+    if seeds > 1:
+        settings["seed"] = [row.report["seed"] for row in rows]
     settings["config"] = best.report["config"]
     embedded = json.dumps(settings).replace("<", "\\u003c")
     return f"""<!doctype html>
@@ -95,8 +104,8 @@ def render(sweep: Sweep) -> str:
 <title>Description length of {escape(display(sweep.file))}</title><style>{_CSS}</style></head>
 <body><main>
 <h1>Description length of {escape(display(sweep.file))}</h1>
-<p class="lead">{sweep.original_bytes:,} bytes. Best run: {escape(best.label)}. Every total is the
-size of an archive that was written, plus the decoder's code; {checked}.{escape(after + price)}</p>
+<p class="lead">{sweep.original_bytes:,} bytes. {escape(found)} Every run's total is the size of an
+archive that was written, plus {counted}; {checked}.{escape(after + price)}</p>
 <div class="cards">{"".join(f"<div class=card><b>{b}</b><span>{s}</span></div>" for b, s in cards)}
 </div>
 <h2>Runs</h2>
@@ -110,13 +119,13 @@ size: with fixed share another run may take over after each of {BLOCKS} blocks, 
 {_bars(sweep)}
 <h2>Yardsticks</h2>
 <div class="scroll"><table><thead><tr><th>yardstick</th><th>bits</th><th>bits/byte</th>
-<th>best run's payload</th></tr></thead><tbody>{yardsticks}</tbody></table></div>
+<th>payload of {of}</th></tr></thead><tbody>{yardsticks}</tbody></table></div>
 <p class="note">The same bytes by simple means; the code of none of them is counted. The last column
-is the best run's payload minus the yardstick, in bits.</p>
+is the payload of {of} minus the yardstick, in bits.</p>
 <h2>Plots</h2><div class="plots">{figures}</div>
 <h2>How it was made</h2>
 <p><code>{escape(sweep.command)}</code></p>
-<details><summary>seed and config of the best run</summary>
+<details><summary>seed and config of {of}</summary>
 <pre>{escape(json.dumps(settings, indent=2))}</pre></details>
 <script type="application/json" id="settings">{embedded}</script>
 <footer>SHA-256 {sweep.sha256}<br>{escape(versions)}<br>
@@ -132,9 +141,10 @@ def _table(sweep: Sweep) -> str:
     lines = [formatted(cells(row)) for row in sweep.rows]
     same = [k for k in order if len(lines) > 1 and len({line[k] for line in lines}) == 1]
     shown = [k for k in order if k not in same]
+    best = sweep.best_rows
     head = "".join(f"<th>{name}</th>" for name in ("run", *(HEADINGS[k] for k in shown), "decoded"))
     rows = "".join(
-        f"<tr{' class=best' if row is sweep.best else ''}><td>{escape(row.label)}</td>"
+        f"<tr{' class=best' if row in best else ''}><td>{escape(row.label)}</td>"
         + "".join(f"<td>{line[k]}</td>" for k in shown)
         + f"<td>{'yes' if row.verified else '-'}</td></tr>"
         for row, line in zip(sweep.rows, lines, strict=True)

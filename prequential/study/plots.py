@@ -109,6 +109,7 @@ def _save(figure: Figure, kind: str) -> bytes:
 
 def _panels(sweep: Sweep) -> list[tuple[Any, str]]:
     panels = []
+    best = "the best run" if len(sweep.best_rows) == 1 else sweep.best.label
     if len({_epochs_of(row) for row in sweep.rows}) > 1:
         panels.append(
             (
@@ -131,14 +132,14 @@ def _panels(sweep: Sweep) -> list[tuple[Any, str]]:
         panels.append(
             (
                 _behind,
-                "How many bits each run is behind the best one, so far. Where a line falls, that"
-                " run gains on it.",
+                f"How many bits each run is behind {best}, so far. Where a line falls, that run"
+                " gains on it.",
             )
         )
     panels += [
         (
             _difference,
-            "The best run's bits minus a yardstick's, so far. Where it falls, the model gains on"
+            f"The bits of {best} minus a yardstick's, so far. Where it falls, the model gains on"
             " it. The legend has the differences at the end; uniform may leave at the bottom.",
         ),
         (_loss, "Loss per byte along the file, each point the mean of the bytes around it."),

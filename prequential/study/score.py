@@ -6,9 +6,12 @@ state is not copied, but for the pages that the thing changes, and the next one 
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
+import signal
 import struct
 import time
 import warnings
@@ -19,9 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prequential import codec
+from prequential.archive.files import display
 from prequential.coding.encoder import Encoder
 from prequential.config import AUTO, BYTES, Config
 from prequential.errors import ConfigError, FileError, PrequentialError
+from prequential.study import child
 from prequential.training import given
 from prequential.training.given import Given
 from prequential.training.learner import Learner
@@ -40,7 +45,8 @@ class Thing(NamedTuple):
     @property
     def name(self) -> str:
         """As it is shown."""
-        return self.file if self.number is None else f"{self.file}:{self.number}"
+        shown = display(self.file)
+        return shown if self.number is None else f"{shown}:{self.number}"
 
 
 class Length(NamedTuple):
@@ -76,7 +82,7 @@ def things(file: str, content: bytes, per: str, field: str | None = None) -> lis
             item = json.loads(line)
         except ValueError as error:
             raise FileError(
-                f"{file}:{n}: is no JSON ({error}): give a list, or a record a line"
+                f"{display(file)}:{n}: is no JSON ({error}): give a list, or a record a line"
             ) from error
         found.append(Thing(file, n, line if field is None else _field(file, n, item, field)))
     return found
@@ -85,7 +91,9 @@ def things(file: str, content: bytes, per: str, field: str | None = None) -> lis
 def _field(file: str, number: int, item: Any, field: str | None) -> bytes:
     if field is not None:
         if not isinstance(item, dict) or field not in item:
-            raise FileError(f"{file}:{number}: has no field {field!r}: give another --field")
+            raise FileError(
+                f"{display(file)}:{number}: has no field {field!r}: give another --field"
+            )
         item = item[field]
         if isinstance(item, str):
             return item.encode("utf-8", "surrogatepass")
@@ -184,6 +192,7 @@ def forked(tasks: Iterable[Callable[[], bytes]], processes: int) -> Iterator[byt
 
     Raises:
         PrequentialError: one has failed; with its message. Or there are no forks here.
+        KeyboardInterrupt: one was interrupted, as all are by Ctrl-C.
     """
     if not hasattr(os, "fork"):
         raise PrequentialError(
@@ -194,13 +203,14 @@ def forked(tasks: Iterable[Callable[[], bytes]], processes: int) -> Iterator[byt
         for task in tasks:
             if len(running) >= processes:
                 yield _result(*running.popleft())
-            running.append(_begin(task))
+            with child.interrupts_held():
+                running.append(_begin(task))
         while running:
             yield _result(*running.popleft())
     finally:
         for process, pipe in running:
             os.close(pipe)
-            os.waitpid(process, 0)
+            _end(process)
 
 
 def _begin(task: Callable[[], bytes]) -> tuple[int, int]:
@@ -216,6 +226,9 @@ def _begin(task: Callable[[], bytes]) -> tuple[int, int]:
     status = 1
     try:
         os.close(pipe)
+        for number in child.INTERRUPTS:  # which the handlers held back are deaf to
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         _write(end, b"\0" + task())
         status = 0
     except Exception as error:
@@ -230,13 +243,23 @@ def _write(pipe: int, content: bytes) -> None:
 
 
 def _result(process: int, pipe: int) -> bytes:
-    with open(pipe, "rb") as file:
-        content = file.read()
-    os.waitpid(process, 0)
+    try:
+        with open(pipe, "rb") as file:
+            content = file.read()
+    finally:
+        status = _end(process)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in child.INTERRUPTS:
+        raise KeyboardInterrupt
     if content[:1] != b"\0":
         told = content[1:].decode() or "its process was killed: is there memory for it?"
         raise PrequentialError(f"could not be scored: {told}")
     return content[1:]
+
+
+def _end(process: int) -> int:
+    """The status of a process that is no longer needed."""
+    os.kill(process, signal.SIGKILL)
+    return os.waitpid(process, 0)[1]
 
 
 class Score(NamedTuple):
@@ -250,6 +273,13 @@ class Score(NamedTuple):
     def surprise(self) -> float:
         """Bits per byte given the first of the given, or alone."""
         return (self.given[0] if self.given else self.alone).bits / max(1, len(self.thing.data))
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """Cells with commas between them; quoted where they hold any end of a line."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue().removesuffix("\r\n")
 
 
 def score(

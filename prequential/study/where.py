@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prequential.archive.files import display
 from prequential.coding.itemised import Costs
 from prequential.report import Report
 
@@ -48,6 +49,17 @@ class Place(NamedTuple):
     bits: float
 
 
+class Known(NamedTuple):
+    """A file that was there before: learned first, or a prior."""
+
+    name: str
+    sha256: str  # its beginning, in hexadecimal digits
+    size: int  # bytes
+
+    def __str__(self) -> str:
+        return f"{display(self.name)} ({self.size:,} bytes, SHA-256 {self.sha256})"
+
+
 @dataclass(frozen=True)
 class Where:
     """A file, and what each of its bytes costs."""
@@ -56,6 +68,16 @@ class Where:
     data: np.ndarray  # (N,) uint8
     costs: Costs
     report: Report
+    given: tuple[Known, ...] = ()  # learned first, in this order
+    prior: Known | None = None
+    command: str = ""  # how it was called
+
+    @property
+    def after(self) -> str:
+        """What was there before it, in words; empty if nothing was."""
+        parts = [f"after learning {', '.join(map(str, self.given))}"] if self.given else []
+        parts += [] if self.prior is None else [f"from the prior {self.prior}"]
+        return " ".join(parts)
 
     @cached_property
     def bits(self) -> np.ndarray:
@@ -145,6 +167,9 @@ class Where:
                 place._asdict() | {"text": self.text_of(place)} for place in self.dearest()
             ],
             "curve": self.curve(),
+            "given": [known._asdict() for known in self.given],
+            "prior": self.prior and self.prior._asdict(),
+            "command": self.command,
             "seed": self.report.seed,
             "config": self.report.config,
             "versions": self.report.versions,

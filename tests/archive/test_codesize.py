@@ -56,6 +56,19 @@ def test_a_folder_that_cannot_be_written_does_no_harm(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("document", ["README.md", "docs/MDL.md"])
+def test_what_given_files_cost_in_code_is_said(document: str) -> None:
+    """To within 50 bytes, since any change of the decoder moves it a little."""
+    text = " ".join((Path(__file__).parents[2] / document).read_text("utf-8").split())
+    told = re.search(r"(\d+) bytes more (?:of|than) [^.]*?or ([\d,]+) where tokens follow", text)
+    assert told is not None
+    merges = frozenset([codesize.GIVEN, codesize._MERGES])
+    for number, parts in zip(told.groups(), (frozenset([codesize.GIVEN]), merges), strict=True):
+        more = codesize.code_bytes(parts) - codesize.code_bytes()
+        assert abs(int(number.replace(",", "")) - more) <= 50
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [codesize.NONE, codesize.ALL])
 def test_no_file_of_a_decoder_takes_anothers_name(parts: frozenset[str]) -> None:
     """Its modules lie in one folder, and none imports from another."""

@@ -104,6 +104,26 @@ def test_no_source(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "epochs-of" in capsys.readouterr().err
 
 
+def test_what_a_curve_cannot_be_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("step,loss\n1,2\n")
+    Path("a.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n')
+    command = ["curve", "--tokens-per-step", "1", "--csv"]
+    assert main([*command, "a.csv"]) == 0
+    for flag in ("--csv", "--log"):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "none", flag, "a.csv"])
+        assert ended.value.code == 2
+        assert f"{flag}: is given twice" in capsys.readouterr().err
+    shares = [part for name in "AB" for part in ("--epochs-of", f"{name}=60%:2")]
+    assert main([*command, "none", *shares]) == 2
+    assert "--epochs-of: the shares add up to 120.0%: give 100" in capsys.readouterr().err
+    assert main([*command, "a.jsonl"]) == 1
+    assert "a.jsonl: looks like JSON or JSON lines, not like CSV: give" in capsys.readouterr().err
+
+
 def test_structure_is_epiplexity() -> None:
     """As PyPI's epiplexity 0.6.1 has it of this curve: 2,885.39 and 8,656.17 bits."""
     tokens, losses = [0, 1000, 2000, 3000], [4.0, 3.0, 2.0, 2.0]

@@ -95,3 +95,13 @@ def test_refusals(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         encode_labels(inputs, labels, config)
+
+
+def test_text_is_no_bytes() -> None:
+    """A sentence like any other refusal's, for labels and for inputs, both ways."""
+    with pytest.raises(ConfigError, match=r"^labels\[0\] is str, not bytes: encode it"):
+        encode_labels([b"a", b"b"], ["1", "2"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"^inputs\[1\] is int, not bytes"):
+        encode_labels([b"a", 5], [b"1", b"2"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"^inputs\[0\] is str, not bytes"):
+        decode_labels(MARK + bytes(20), ["a"])  # type: ignore[list-item]

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,40 @@ def test_refusals(
         code = int(str(ended.code))
     assert code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = os.fsdecode(b"u\xff")
+    Path(name).write_bytes(text(100))
+    assert main(["mdl", name, *FLAGS, "-q", "--html", "o.html", "--json-file", "o.json"]) == 0
+    assert json.loads(Path("o.json").read_text())["file"] == name
+    assert "Description length of u\\udcff</h1>" in Path("o.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_figures_of_the_page_are_of_the_best_setting(
+    seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several seeds all are means, whichever of them is the shortest."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("a").write_bytes(text(800))
+    command = ["mdl", "a", *FLAGS, "-q", "--grid", "model.width=16,32", "--seeds", str(seeds)]
+    assert main([*command, "--json-file", "o.json", "--html", "o.html"]) == 0
+    found, page = json.loads(Path("o.json").read_text()), Path("o.html").read_text()
+    width = found["rows"][found["best"]]["settings"]["model.width"]
+    rows = [row for row in found["rows"] if row["settings"]["model.width"] == width]
+    reports = [row["report"] for row in rows]
+    total = sum(report["description_length_bits"] for report in reports) / seeds + 1  # the choice
+    payload = sum(report["loss_integral_bits"] for report in reports) / seeds
+    cards = re.findall("class=card><b>([^<]*)</b>", page)
+    assert cards[:2] == [f"{total:,.0f}", f"{total / 800:.4f}"]
+    assert cards[2:4] == [f"{payload / 800:.4f}", f"{6400 / total:.3f}"]
+    assert page.count("<tr class=best>") == seeds
+    assert (f"Best run: model.width={width} seed=0." in page) == (seeds == 1)
+    assert (f"Best setting: model.width={width}; its figures are means" in page) == (seeds == 2)
+    assert found["difference_bits"]["uniform"] == payload - 6400

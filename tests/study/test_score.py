@@ -7,7 +7,10 @@ import gzip
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from prequential.archive.container import ArchiveReader
 from prequential.cli import main
 from prequential.config import load
 from prequential.errors import ConfigError, FileError, PrequentialError
-from prequential.study import distance, score
+from prequential.study import child, distance, score
 from prequential.training import given
 from prequential.training.run import Limits, Options
 
@@ -104,6 +107,7 @@ def test_files_lines_and_records(folder: Path) -> None:
     assert found("lines", "record")[0] == b'{"id": 1, "text": "the and of"}'
     assert found("empty", "record") == []
     assert score.things("a", b"x\n\ny", "line")[1].name == "a:3"
+    assert [t.data for t in score.things("a", b"x\r\n \t\ny", "line")] == [b"x\r", b"y"]
     with pytest.raises(FileError, match="bad:2: is no JSON"):
         found("bad", "record")
     with pytest.raises(FileError, match="lines:1: has no field 'title'"):
@@ -194,6 +198,31 @@ def test_distances(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert float(rows[1].split()[1].replace(",", "")) == round(found[kind][1][0], digits)
 
 
+def test_machines_get_real_names(folder: Path) -> None:
+    """Quoted by JSON and CSV only, in UTF-8; people get them on one line."""
+    names = ["sp ace\r,nl\n", os.fsdecode(b"u\xff")]
+    for name in names:
+        Path(name).write_bytes(text(50))
+
+    def out(*flags: str) -> str:
+        command = child.preq(*flags)
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.decode()
+
+    score = ["score", *names, *FLAGS, "-q", "--given", names[0], "--given", names[0]]
+    found = [json.loads(line) for line in out(*score, "--json").splitlines()]
+    assert [row["file"] for row in found] == names
+    assert {given["file"] for row in found for given in row["given"]} == {names[0]}
+    head, *rows = csv.reader(io.StringIO(out(*score, "--csv"), newline=""))
+    assert [row[0] for row in rows] == [names[0], "u\\udcff"]
+    assert len(set(head)) == len(head)
+    assert f"bits given {names[0]} (2)" in head
+    assert out(*score).splitlines()[1].endswith("  sp ace\\r,nl\\n")
+    distance = ["distance", *names, "--method", "gzip"]
+    assert json.loads(out(*distance, "--json"))["names"] == names
+    assert next(csv.reader(io.StringIO(out(*distance, "--csv"), newline="")))[1] == names[0]
+    assert out(*distance).splitlines()[2].endswith("  u\\udcff")
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_heat_map(folder: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
@@ -235,6 +264,29 @@ def test_forks_that_fail() -> None:
             list(score.forked([lambda: b"", task, lambda: b""], 2))
     with suppress(ChildProcessError):  # there is no child at all
         assert os.waitpid(-1, os.WNOHANG) == (0, 0)  # or none that has ended
+
+
+_IN_HOOK: list[int] = []  # signals that come while a fork's hooks run
+os.register_at_fork(after_in_parent=lambda: [signal.raise_signal(_IN_HOOK.pop()) for _ in _IN_HOOK])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_interruption_is_lost(number: signal.Signals) -> None:
+    """Neither in the hooks of a fork, where Python drops what is raised, nor in a fork."""
+    before = signal.signal(number, signal.default_int_handler)
+    start = time.monotonic()
+    try:
+        _IN_HOOK.append(number)
+        with pytest.raises(KeyboardInterrupt):
+            list(score.forked([lambda: time.sleep(60) or b""] * 2, 2))
+        with pytest.raises(KeyboardInterrupt):
+            list(score.forked([lambda: os.kill(os.getpid(), number) or b""], 2))
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert time.monotonic() - start < 30
+    with suppress(ChildProcessError):
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)
 
 
 def test_limits_hold() -> None:

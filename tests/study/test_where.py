@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import json
 import re
+import shlex
 import zlib
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,35 @@ def test_each_predictor_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "n-gram tables" not in capsys.readouterr().out
 
 
+def test_what_was_there_before_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the table, in the page and in JSON: the given and the prior."""
+    monkeypatch.chdir(tmp_path)
+    Path("a&b").write_bytes(text(700))
+    Path("b").write_bytes(text(900, 2))
+    flags = ["--preset", "tiny", "--no-progress"]
+    assert main(["encode", "a&b", *flags, "-q", "--save-weights", "w.safetensors"]) == 0
+    capsys.readouterr()
+    command = ["where", "b", *flags, "--given", "a&b", "--prior", "w.safetensors"]
+    assert main([*command, "--html", "w.html", "--json-file", "w.json"]) == 0
+    fields = json.loads(Path("w.json").read_text())
+    names = "a&b", "w.safetensors"
+    hashes = [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in names]
+    assert fields["given"] == [{"name": "a&b", "sha256": hashes[0][:16], "size": 700}]
+    size = Path("w.safetensors").stat().st_size
+    assert fields["prior"] == {"name": "w.safetensors", "sha256": hashes[1], "size": size}
+    assert fields["command"] == f"preq {shlex.join(command)} --html w.html --json-file w.json"
+    told = f"after learning a&b (700 bytes, SHA-256 {hashes[0][:16]}) from the prior w.safetensors"
+    assert told in capsys.readouterr().out
+    page = Path("w.html").read_text()
+    assert f"by what stood before it, {html.escape(told)}" in page
+    assert f"<code>{html.escape(fields['command'])}</code>" in page
+    assert main(["where", "b", *flags, "--html", "v.html"]) == 0
+    assert "all this" not in capsys.readouterr().out
+    assert "by what stood before it." in Path("v.html").read_text()
+
+
 def test_parts_are_in_the_page() -> None:
     plain = where(LINES)
     parts = {"cells": plain.bits + 2}
@@ -145,7 +177,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["where", str(file), *options, *outputs]) == 1
     assert "exists" in capsys.readouterr().err
     assert main(["where", str(file), *options, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == fields
+    again = json.loads(capsys.readouterr().out)
+    assert again.pop("command") != fields.pop("command")
+    assert again == fields
     archive = tmp_path / "a.pq"
     encode = ["encode", str(file), *options, "-q", "-o", str(archive)]
     assert main([*encode, "--bits", str(bits)]) == 1  # there is one
