@@ -399,8 +399,9 @@ def test_a_signal_leaves_a_checkpoint_and_nothing_hidden(
 
 def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     from prequential.cli import checkpoints
+    from prequential.study import child
 
-    before = {number: signal.getsignal(number) for number in checkpoints._SIGNALS}
+    before = {number: signal.getsignal(number) for number in child.INTERRUPTS}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         checkpoints.interrupt_on_signals()
