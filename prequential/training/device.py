@@ -210,21 +210,24 @@ class DeviceLearner(Learner):
     def _predict_half(self, column: int, first: int, end: int) -> None:
         """Locate and predict some streams of a column."""
         a, b = column * self.B + first, column * self.B + end
-        tables, own = self.ngrams.state, slice(first, end)
+        tables = self.ngrams.state
         inputs = self.embeddings.state, self.recurrence.embeddings.state
         with torch.inference_mode():
-            columns.locate(
-                self._past_of(first, end),
-                0,
-                *(
-                    of._replace(hashes=of.hashes[own], rows=of.rows[column : column + 1, own])
-                    for of in inputs
-                ),
-                self.cells.entered,
-                tables._replace(located=ngrams.Located(*(x[a:b] for x in tables.located))),
-            )
             if end - first == self.B:
+                columns.locate(self.history.state, column, *inputs, self.cells.entered, tables)
                 self.cells.predict(column, column + 1)
+            else:  # as the first column of these streams alone
+                own = slice(first, end)
+                columns.locate(
+                    self._past_of(first, end),
+                    0,
+                    *(
+                        of._replace(hashes=of.hashes[own], rows=of.rows[column : column + 1, own])
+                        for of in inputs
+                    ),
+                    self.cells.entered,
+                    tables._replace(located=ngrams.Located(*(x[a:b] for x in tables.located))),
+                )
             self._predict_rows(a, b)
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
