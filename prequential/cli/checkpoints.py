@@ -14,7 +14,7 @@ from prequential.archive.files import STDIO, printable, sibling
 from prequential.cli import terminal
 from prequential.cli.options import Options
 from prequential.errors import FileError
-from prequential.study.child import INTERRUPTS
+from prequential.study.child import INTERRUPTS, handled
 
 if TYPE_CHECKING:
     from prequential.training.checkpoint import Checkpoints
@@ -64,10 +64,5 @@ def interruptible(keeper: Checkpoints | None) -> Iterator[None]:
         signal.signal(number, signal.default_int_handler)  # a second one does not wait
         keeper.interrupt()
 
-    try:
-        for number in before:
-            signal.signal(number, handle)
+    with handled(before, handle):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -142,11 +142,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, checked together; flags may stand between files."""
     parser = build_parser()
     argv = sys.argv[1:] if argv is None else argv
-    names = [_name(command) for command in COMMANDS]
-    if is_short := short.is_short(argv, names):
+    if is_short := short.is_short(argv, parser.commands):
         args, rest = parser.parse_known_args(_without_settings(short.with_command(argv)))
         args.silent = True
-    elif argv[0] in names or argv[0].startswith("-"):
+    elif argv[0] in parser.commands or argv[0].startswith("-"):
         args, rest = parser.parse_known_args(argv)
     else:
         parser.error(f"{display(argv[0])}: is neither a command nor a file; see preq --help")
@@ -159,7 +158,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if files is None:
         return args
     files += rest[:end] + rest[end + 1 :]
-    if is_short and (late := [n for n in files if n in names and not os.path.lexists(n)]):
+    if is_short and (late := [n for n in files if n in parser.commands and not os.path.lexists(n)]):
         parser.error(f"{late[0]}: a command comes first, before its flags")
     if not files:
         if sys.stdin is not None and sys.stdin.isatty():

@@ -190,18 +190,13 @@ def _price(options: MdlFlags) -> Price | None:
             raise ConfigError("--prior-archive is what a prior comes from: give that by --prior")
         return None
     from prequential.study import priors
-    from prequential.training import run as runs
 
     archive = options.prior_archive
     with nullcontext() if archive is None else options.bar(archive) as progress:
-        run = runs.Options(
-            name=display(archive or ""),
-            device=options.device,
-            threads=options.threads,
-            progress=progress,
-            limits=options.limits(),
+        alone = dataclasses.replace(options, prior=None)  # which its archive was made without
+        return priors.price(
+            options.prior, archive, alone.run(progress, (), name=display(archive or ""))
         )
-        return priors.price(options.prior, archive, run)
 
 
 def _sizes(text: str) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 from prequential.coding.bits import CODED_BITS
 from prequential.coding.coder import TOTAL_BITS
 from prequential.exact.compiled import inline, jit
+from prequential.predictors.contexts import octave
 
 _AGREEMENTS = 12  # there is no match, it expects another byte, or the same, in ten steps of length
 _LENGTHS = 32  # that `Match.bucket` tells apart
@@ -66,16 +67,12 @@ def guess(certain: Any, frequencies: Any, match: Any) -> Any:
     """The guess by a learner's frequencies (256,) and the long match."""
     byte = _most_frequent(frequencies)
     rest = (1 << TOTAL_BITS) - np.int64(frequencies[byte])
-    octave = np.int64(0)
-    while rest > 0:
-        rest >>= 1
-        octave += 1
     agreement: Any = np.int64(0)
     if match.expected > 0:
         length = match.bucket % _LENGTHS
         steps = _AGREEMENTS - 2
         agreement = 2 + length * steps // _LENGTHS if match.expected - 256 == byte else np.int64(1)
-    kind = octave * _AGREEMENTS + agreement
+    kind = octave(rest, TOTAL_BITS) * _AGREEMENTS + agreement
     miss = certain.misses[kind]
     p: Any = np.int64(0)
     if miss < _WHOLE >> certain.bits:

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import prequential
 from prequential.errors import DivergenceError
@@ -54,6 +55,20 @@ def safe_path() -> Iterator[None]:
 
 
 @contextmanager
+def handled(
+    before: Mapping[signal.Signals, Any], handler: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
+    """Have signals handled so, and afterwards as before."""
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
 def interrupts_held() -> Iterator[None]:
     """Let Ctrl-C and the like wait for the end: raised in a fork's hooks, they would be lost.
 
@@ -65,17 +80,8 @@ def interrupts_held() -> Iterator[None]:
         yield
         return
     come: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        come.append(number)
-
-    try:
-        for number in before:
-            signal.signal(number, note)
+    with handled(before, lambda number, _: come.append(number)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     for late in come:
         before[signal.Signals(late)](late, None)
 

@@ -85,12 +85,9 @@ def encode_labels(
     """
     data, known = in_turns(inputs, labels)
     archive = io.BytesIO()
-    archive.write(MARK + _identity(inputs))
-    inner = io.BytesIO()
     options = Options(new_learner=_learner(data, known))
-    codec.encode(data, inner, config=as_bytes(config), seed=seed, options=options)
-    archive.write(inner.getvalue())
-    return archive.getvalue()
+    codec.encode(data, archive, config=as_bytes(config), seed=seed, options=options)
+    return MARK + _identity(inputs) + archive.getvalue()
 
 
 def decode_labels(archive: bytes, inputs: Sequence[bytes]) -> list[bytes]:
