@@ -303,7 +303,7 @@ def measure(
         return _store(data, io.BytesIO(), seed, sha256_of(data), started, told)
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
     archive = ArchiveWriter(io.BytesIO(), header)
-    meter = Meter()
+    meter = Meter(config.payload_lanes)
     with exact(options.device):
         run = Run(header, config, options, symbols, vocabulary, meter, started, None, first)
         tell = _itemise(run, told, apart)
@@ -344,7 +344,7 @@ def encode(
         return _store(data, archive, seed, sha256_of(data), started, told)
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
     writer = ArchiveWriter(archive, header)
-    encoder = Encoder()
+    encoder = Encoder(config.payload_lanes)
     with exact(options.device):
         run = Run(header, config, options, symbols, vocabulary, encoder, started, writer, first)
         tell = _itemise(run, told)
@@ -420,9 +420,10 @@ def learn(
     files = tuple(g.file for g in options.given)
     header = Header(size, seed, bytes(SHORT_SHA256_BYTES), config, prior, tokens, files)
     nothing = np.zeros(0, np.uint8 if tokens is None else np.uint16)
+    meter = Meter(config.payload_lanes)
     with exact(options.device):
         run = Run(
-            header, config, options, nothing, cutting.vocabulary, Meter(), started, None,
+            header, config, options, nothing, cutting.vocabulary, meter, started, None,
             cutting.given,
         )  # fmt: skip
         given.learn(run)

@@ -191,6 +191,9 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     recurrence: RecurrenceConfig = field(default_factory=RecurrenceConfig)
+    # Parts of a payload that threads code side by side, each for its share of the streams; the
+    # memory's tables learn once a chunk then. 0: one part, and every bit is learned at once.
+    lanes: int = _bounded(0, 0, 64)
     # Where pictures and sound are, see `grids`; "auto": where `finding` finds some.
     numbers: str = ""
 
@@ -234,6 +237,11 @@ class Config:
             )
         return dataclasses.replace(self, streams=streams, ngrams=ngrams, memory=memory)
 
+    @property
+    def payload_lanes(self) -> int:
+        """How many parts a payload of this resolved config has."""
+        return max(1, min(self.lanes, self.streams))
+
     def following(self, byte_count: int, token_count: int, given_bytes: int = 0) -> Config:
         """The inverse of `resolve`: a size is 0 where the input's length gives the same.
 
@@ -273,8 +281,10 @@ class Config:
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
             memory = (64 + 2 * longer) * self.memory.buckets
             memory += B * (1 + longer) << self.memory.window_log2
-            memory += (80 << min(19, self.memory.window_log2)) + (1 << 24)
+            memory += (80 << min(19, self.memory.window_log2)) + (1 << 24) * self.payload_lanes
             contexts += len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
+            if self.lanes:  # notes of all that a chunk has
+                memory += 2 * tokens * (8 * contexts + 80) + 8 * self.payload_lanes * B
             grids = parse_grids(self.numbers)
             memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
         outputs = tokens * (32 * V + 8 * contexts)
@@ -470,6 +480,11 @@ def _check_together(config: Any, source: str) -> None:
         bytewise = config.memory.kind != "none" and config.tokenizer in (BYTES, AUTO)
         if parse_grids(config.numbers) and not bytewise:
             raise ConfigError(f"{source}: numbers are for a memory, and tokens that are bytes")
+        bytewise = config.memory.kind != "none" and config.tokenizer == BYTES
+        if config.lanes and (not bytewise or parse_grids(config.numbers)):
+            raise ConfigError(
+                f"{source}: lanes are for a memory, tokens that are bytes, and no numbers"
+            )
         keys = config.model.window + config.chunk
         if keys > MAX_TERMS:
             raise ConfigError(

@@ -9,10 +9,12 @@ Source: Martin 1979, range encoding; carries are added into the bytes already wr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from prequential.config import varint
 from prequential.errors import DivergenceError
 from prequential.exact.compiled import jit
 
@@ -27,24 +29,24 @@ _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 ENCODE, DECODE, MEASURE = 0, 1, 2
 
 
+class Code(NamedTuple):
+    """A payload as it is written or read: in L lanes, which threads may go through side by side."""
+
+    intervals: np.ndarray  # (L, 2) uint64: (low, range) of an encoder, (value - low, range) else
+    bytes: np.ndarray  # (L, N) uint8
+    positions: np.ndarray  # (L,) int64: how many of each lane's bytes are written, or read
+
+
 class SymbolCoder(Protocol):
     """Codes symbols with a predictor's frequencies: `Direct`, or a memory that mixes them."""
 
     def code(
-        self,
-        mode: int,
-        symbols: np.ndarray,
-        frequencies: np.ndarray,
-        first: int,
-        state: np.ndarray,
-        buffer: np.ndarray,
-        position: int,
-    ) -> tuple[int, float]:
+        self, mode: int, symbols: np.ndarray, frequencies: np.ndarray, first: int, code: Code
+    ) -> float:
         """Encode, decode in place, or measure symbols (n,), in time-major order.
 
-        The first is of the stream `first`; frequencies (n, V) int32. state holds the
-        interval (2,) uint64, position counts the bytes of buffer used. Returns the new position
-        and the codelength in bits, a sum of the symbols' `rounded` ones.
+        The first is of the stream `first`; frequencies (n, V) int32. The code is moved on in place.
+        Returns the codelength in bits, a sum of the symbols' `rounded` ones.
         """
         ...
 
@@ -71,11 +73,10 @@ class Predictor(Protocol):
     @property
     def decode_columns(
         self,
-    ) -> Callable[[np.ndarray, int, np.ndarray, np.ndarray, int], tuple[int, float]] | None:
+    ) -> Callable[[np.ndarray, int, Code], float] | None:
         """Decodes and observes a chunk in one call; None: columns go one at a time.
 
-        It takes (chunk (T, B), count, state, payload, position), and returns what
-        `SymbolCoder.code` does.
+        It takes (chunk (T, B), count, code), and returns what `SymbolCoder.code` does.
         """
         ...
 
@@ -87,16 +88,25 @@ class Predictor(Protocol):
 class Decoder:
     """The inverse of `Encoder`: fills the chunk in, column by column."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int = 1) -> None:
         self.loss_bits = 0.0
-        self.load(b"")
+        self._lanes = lanes
+        self.load(bytes(lanes - 1))
 
     def load(self, payload: bytes) -> None:
-        """Begin a payload, as `Encoder.finish` returned it."""
-        self._payload = np.frombuffer(bytearray(payload + bytes(8)), np.uint8)
-        code = int.from_bytes(self._payload[:8].tobytes(), "big")
-        self._state = interval(code)
-        self._position = 8
+        """Begin a payload, as `Encoder.finish` returned it.
+
+        Raises:
+            DivergenceError: it has no such lanes.
+        """
+        parts = _split(payload, self._lanes)
+        self._ends = np.array([len(part) + 8 for part in parts])
+        self._payload = np.zeros((len(parts), self._ends.max()), np.uint8)
+        for row, part in zip(self._payload, parts, strict=True):
+            row[: len(part)] = np.frombuffer(part, np.uint8)
+        heads = [int.from_bytes(row[:8].tobytes(), "big") for row in self._payload]
+        self._intervals = np.array([interval(head) for head in heads])
+        self._positions = np.full(len(parts), 8)
 
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
         """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
@@ -104,22 +114,21 @@ class Decoder:
         Raises:
             DivergenceError: the payload is used up: it was not written with these predictions.
         """
+        code = Code(self._intervals, self._payload, self._positions)
         if (at_once := predictor.decode_columns) is not None:
-            self._add(at_once(chunk, count, self._state, self._payload, self._position))
+            self._add(at_once(chunk, count, code))
             return
         columns, streams = chunk.shape
         for t in range(columns):
             valid = min(streams, count - t * streams)
             frequencies = predictor.predict_column(t)[:valid]
-            code = predictor.symbol_coder.code
-            symbols, state = chunk[t, :valid], self._state
-            self._add(code(DECODE, symbols, frequencies, 0, state, self._payload, self._position))
+            symbols = chunk[t, :valid]
+            self._add(predictor.symbol_coder.code(DECODE, symbols, frequencies, 0, code))
             predictor.observe(chunk[t])
 
-    def _add(self, decoded: tuple[int, float]) -> None:
-        self._position, bits = decoded
+    def _add(self, bits: float) -> None:
         self.loss_bits += bits
-        if self._position > len(self._payload):
+        if np.any(self._positions > self._ends):
             raise DivergenceError("the payload ends too early for the decoded symbols")
 
 
@@ -128,25 +137,41 @@ def interval(low: int = 0) -> np.ndarray:
     return np.array([low, _FULL], np.uint64)
 
 
+def join(lanes: list[bytes]) -> bytes:
+    """The lanes of a payload behind one another, and before them the lengths of all but one."""
+    return b"".join([*(varint(len(lane)) for lane in lanes[:-1]), *lanes])
+
+
+def _split(payload: bytes, lanes: int) -> list[bytes]:
+    """The inverse of `join`."""
+    ends, at = [0], 0
+    for _ in range(lanes - 1):
+        length = shift = 0
+        while at < len(payload) and shift < 63:
+            length |= (payload[at] & 0x7F) << shift
+            shift += 7
+            at += 1
+            if payload[at - 1] < 0x80:
+                break
+        ends.append(ends[-1] + length)
+    if at + ends[-1] > len(payload):
+        raise DivergenceError("the payload is shorter than its lanes")
+    return [payload[at + a : at + b] for a, b in pairwise([*ends, len(payload) - at])]
+
+
 class Direct:
     """Codes each symbol with its frequency, out of 2^TOTAL_BITS."""
 
     def code(
-        self,
-        mode: int,
-        symbols: np.ndarray,
-        frequencies: np.ndarray,
-        first: int,
-        state: np.ndarray,
-        buffer: np.ndarray,
-        position: int,
-    ) -> tuple[int, float]:
+        self, mode: int, symbols: np.ndarray, frequencies: np.ndarray, first: int, code: Code
+    ) -> float:
         """See `SymbolCoder.code`."""
+        of_lane = code.intervals[0], code.bytes[0], code.positions[0]
         if mode == ENCODE:
-            position = _encode(frequencies, symbols, state, buffer, position)
+            code.positions[0] = _encode(frequencies, symbols, *of_lane)
         elif mode == DECODE:
-            position = decode_symbols(frequencies, symbols, state, buffer, position)
-        return position, codelength(frequencies, symbols)
+            code.positions[0] = decode_symbols(frequencies, symbols, *of_lane)
+        return float(codelength(frequencies, symbols))
 
 
 @jit

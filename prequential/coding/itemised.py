@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from prequential.coding.coder import PARTS, TOTAL_BITS, SymbolCoder
+from prequential.coding.coder import PARTS, TOTAL_BITS, Code, SymbolCoder
 from prequential.grids import Grid
 
 
@@ -72,15 +72,8 @@ class Itemised:
         self._done = 0
 
     def code(
-        self,
-        mode: int,
-        symbols: np.ndarray,
-        frequencies: np.ndarray,
-        first: int,
-        state: np.ndarray,
-        buffer: np.ndarray,
-        position: int,
-    ) -> tuple[int, float]:
+        self, mode: int, symbols: np.ndarray, frequencies: np.ndarray, first: int, code: Code
+    ) -> float:
         """See `coder.SymbolCoder.code`."""
         total = 0.0
         for i in range(len(symbols)):
@@ -88,9 +81,7 @@ class Itemised:
                 stream = (first + i) % self._lengths.shape[1]
                 self._repeats[self._done + i] = self._lengths[:, stream].max()
             one = slice(i, i + 1)
-            position, bits = self._inner.code(
-                mode, symbols[one], frequencies[one], first + i, state, buffer, position
-            )
+            bits = self._inner.code(mode, symbols[one], frequencies[one], first + i, code)
             self._bits[self._done + i] = bits
             total += bits
         end = self._done + len(symbols)
@@ -99,7 +90,7 @@ class Itemised:
         if self._parts is not None:
             self._apart[:, self._done : end] = self._parts.bits(first, symbols)
         self._done = end
-        return position, total
+        return total
 
     def costs(self, order: np.ndarray, offsets: np.ndarray) -> Costs:
         """All costs in the order of the input: order (n,) has the token that each symbol was."""

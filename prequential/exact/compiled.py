@@ -20,8 +20,8 @@ import prequential
 
 _MODULES = (
     "adagrad backward bits certain coder columns compiled config contexts embeddings forward"
-    " kernels layout loops matches memory merges mixer multiply ngrams numbers pieces resting"
-    " scalars series shares softmax squares structure tables update vocabulary"
+    " kernels lanes layout loops matches memory merges mixer multiply ngrams notes numbers pieces"
+    " resting scalars series shares softmax squares structure tables update vocabulary"
 )
 
 

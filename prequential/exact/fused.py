@@ -181,13 +181,13 @@ def _merge_heads(
 
 
 @triton.jit
-def _norm_quantise(x, epsilon, quantised, scale, inverse_rms, width, BLOCK: tl.constexpr):
+def _norm_quantise(x, terms, epsilon, quantised, scale, inverse_rms, width, BLOCK: tl.constexpr):
     i, j = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = j < width
     row = tl.load(x + i * width + j, inside, 0.0)
     inverse, power = _powers(tl.max(tl.abs(row), 0))
     q = _quantised(row, inverse)
-    mean = tl.div_rn(tl.sum(q * q, 0) * (power * power), width.to(tl.float32))
+    mean = tl.div_rn(tl.sum(q * q, 0) * (power * power), terms)
     inverse_root = _rsqrt(mean + epsilon)
     tl.store(quantised + i * width + j, q, inside)
     tl.store(inverse_rms + i, inverse_root)
@@ -195,14 +195,14 @@ def _norm_quantise(x, epsilon, quantised, scale, inverse_rms, width, BLOCK: tl.c
 
 
 @triton.jit
-def _norm_backward(products, row, xq, scale, inverse_rms, dx, width, BLOCK: tl.constexpr):
+def _norm_backward(products, terms, row, xq, scale, inverse_rms, dx, width, BLOCK: tl.constexpr):
     i, j = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     at, inside = i * width + j, j < width
     dy = tl.load(products + at, inside, 0.0) * tl.load(row + i)
     inverse, power = _powers(tl.max(tl.abs(dy), 0))
     q, s = tl.load(xq + at, inside, 0.0), tl.load(scale + i)
     total = tl.sum(q * _quantised(dy, inverse), 0)
-    slope = tl.div_rn(total * power * s, width.to(tl.float32)) * s
+    slope = tl.div_rn(total * power * s, terms) * s
     change = tl.load(inverse_rms + i) * (dy - q * slope)
     tl.store(dx + at, tl.load(dx + at, inside, 0.0) + change, inside)
 
@@ -422,7 +422,7 @@ def descend(
     c: np.ndarray | Tensor,
 ) -> None:
     c = torch.as_tensor(c, device=value.device)
-    if len(c) == 1:
+    if len(c) != 6:  # of a model there is only Adam
         _steps(tensors.descend)(value, mean, square, products, product_scale, quantised, scale, c)
         return
     rows, width = value.shape
@@ -462,14 +462,15 @@ def merge_heads(mixed: Tensor, scale: Tensor, quantised: Tensor, row_scale: Tens
 
 
 def norm_quantise(x: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tensor) -> None:
-    epsilon = float(scalars.NORM_EPSILON)
-    _by_rows(_norm_quantise, x.shape, x, epsilon, quantised, scale, inverse_rms)
+    terms, epsilon = float(x.shape[1]), float(scalars.NORM_EPSILON)
+    _by_rows(_norm_quantise, x.shape, x, terms, epsilon, quantised, scale, inverse_rms)
 
 
 def norm_backward(
     products: Tensor, row: Tensor, quantised: Tensor, scale: Tensor, inverse_rms: Tensor, dx: Tensor
 ) -> None:
-    _by_rows(_norm_backward, dx.shape, products, row, quantised, scale, inverse_rms, dx)
+    terms = float(dx.shape[1])
+    _by_rows(_norm_backward, dx.shape, products, terms, row, quantised, scale, inverse_rms, dx)
 
 
 def scale_outer(products: Tensor, row: Tensor, column: Tensor, out: Tensor) -> None:

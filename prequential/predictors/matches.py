@@ -85,6 +85,14 @@ def make(streams: int, window_log2: int, kinds: int) -> Matches:
 
 
 @inline
+def of(packed: Any) -> Any:
+    """The `Matches` again, inside a loop."""
+    past, starts, position, where, pointers, followers, later, slots, known, maps = packed
+    pointers = Pointers(*pointers)
+    return Matches(past, starts, position, where, pointers, followers, later, slots, known, maps)
+
+
+@inline
 def _look_up(matches: Any, b: Any, end: Any) -> None:
     """What is known of the strings that end here; all are looked up before any is followed."""
     past, where = matches.past[b], matches.where
@@ -217,25 +225,60 @@ def learn(matches: Any, kind: Any, match: Any, expectation: Any, bit: Any) -> No
 
 
 @inline
-def push(matches: Any, b: Any, last: Any, byte: Any, starts: Any) -> None:
+def push(matches: Any, b: Any, last: Any, byte: Any, starts: Any, notes: Any) -> None:
     """Append a byte to stream b, behind the bytes `last`, and move its matches on.
 
-    starts tells whether it is the first of a token.
+    starts tells whether it is the first of a token. With notes, nothing changes but stream b, and
+    what strings end here goes to the next row of their slots.
     """
-    past, position, followers = matches.past, matches.position, matches.followers
+    past, position = matches.past, matches.position
     end = position[b]
     if matches.starts.shape[1] > 0:
         matches.starts[b, end & (past.shape[1] - 1)] = 1 if starts else 0
-    for row in (np.int64(last[1]), 256):
-        followers[row, last[0]] = (followers[row, last[0]] << np.uint32(8)) | byte
     past[b, end & (past.shape[1] - 1)] = byte
     position[b] = end + 1
     for m in range(2):
         _move_on(past, matches.pointers, m, b, byte)
+        _stay_behind(matches, m, b, notes)
     _look_up(matches, b, end + 1)
     for k in range(len(_LENGTHS)):
-        if end + 1 >= _LENGTHS[k] and matches.slots[k] >= 0:
-            _note(matches, k, b, end + 1)
+        if end + 1 < _LENGTHS[k]:
+            matches.slots[k] = -1
+    _note(matches, last, byte, (end + 1) * len(position) + b, notes)
+    for k in range(len(_LENGTHS)):
+        if matches.slots[k] >= 0:
+            _follow(matches, k, b, end + 1, notes)
+
+
+@inline
+def _stay_behind(matches: Any, m: Any, b: Any, notes: Any) -> None:
+    """Give a match up that leaves what every lane may read."""
+    if notes is not None:
+        stream, at = matches.pointers.stream[m, b], matches.pointers.position[m, b]
+        until = notes.until[stream]
+        if at >= until or at < until + notes.margin - matches.past.shape[1]:
+            matches.pointers.length[m, b] = 0
+
+
+@inline
+def _note(matches: Any, last: Any, byte: Any, string: Any, notes: Any) -> None:
+    """Note what followed, and the strings that end here, at once or for later."""
+    if notes is None:
+        note_strings(matches, last, byte, matches.slots, string)
+    else:
+        for k in range(len(_LENGTHS)):
+            notes.slots[notes.counts[0], k] = matches.slots[k]
+
+
+@inline
+def note_strings(matches: Any, last: Any, byte: Any, slots: Any, string: Any) -> None:
+    """Note that a byte followed these, and where strings ended, whose slots are known."""
+    followers, where = matches.followers, matches.where
+    for row in (np.int64(last[1]), 256):
+        followers[row, last[0]] = (followers[row, last[0]] << np.uint32(8)) | byte
+    for k in range(len(_LENGTHS)):
+        if slots[k] >= 0:
+            where[k, slots[k]] = string
 
 
 @inline
@@ -255,12 +298,27 @@ def _move_on(past: Any, pointers: Any, m: Any, b: Any, byte: Any) -> None:
 
 
 @inline
-def _note(matches: Any, k: Any, b: Any, end: Any) -> None:
-    """Note that a string of the k-th length ends here, and where it did so before."""
-    past, where, pointers = matches.past, matches.where, matches.pointers
+def _until(matches: Any, stream: Any, notes: Any) -> Any:
+    """How much of a stream may be read."""
+    if notes is None:
+        return matches.position[stream]
+    return notes.until[stream]
+
+
+@inline
+def _overwritten(notes: Any) -> Any:
+    """Bytes of a past that may be overwritten meanwhile."""
+    if notes is None:
+        return 0
+    return notes.margin
+
+
+@inline
+def _follow(matches: Any, k: Any, b: Any, end: Any, notes: Any) -> None:
+    """Follow where a string of the k-th length ended before that ends here."""
+    past, pointers = matches.past, matches.pointers
     length, mask = _LENGTHS[k], past.shape[1] - 1
     known = matches.known[k]
-    where[k, matches.slots[k]] = end * past.shape[0] + b
     m = k // 3
     kept = pointers.length[m, b]
     if known < 0 or kept >= (16 if k < 2 else 1):
@@ -269,7 +327,8 @@ def _note(matches: Any, k: Any, b: Any, end: Any) -> None:
     if stream == b and at == end:
         return
     # What lies further back than the window has been overwritten.
-    oldest = max(matches.position[stream] - past.shape[1], 0)
+    until = _until(matches, stream, notes)
+    oldest = max(until + _overwritten(notes) - past.shape[1], 0)
     found = 0
     while (
         found < _LONGEST
@@ -278,7 +337,7 @@ def _note(matches: Any, k: Any, b: Any, end: Any) -> None:
         and past[stream, (at - found - 1) & mask] == past[b, (end - found - 1) & mask]
     ):
         found += 1
-    if found >= length and at < matches.position[stream]:
+    if found >= length and at < until:
         pointers.stream[m, b] = stream
         pointers.position[m, b] = at
         pointers.length[m, b] = found

@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
-from prequential.coding.coder import MEASURE, TOTAL_BITS, rounded
+from prequential.coding.coder import MEASURE, TOTAL_BITS, Code, rounded
 from prequential.coding.vocabulary import Spelling, Vocabulary
 from prequential.config import MORE_CONTEXTS, OWN_CONTEXTS, SYMBOLS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
 from prequential.predictors import certain, contexts, matches, mixer, tables
+from prequential.predictors import notes as noted
 from prequential.predictors.certain import Certain
 from prequential.predictors.contexts import Contexts, History, HistoryState
-from prequential.predictors.matches import Matches, Pointers
+from prequential.predictors.matches import Matches
 from prequential.predictors.mixer import Mixer, Mixing, Situation
 from prequential.predictors.sample import SAMPLE
 from prequential.predictors.tables import Found, Tables
@@ -62,6 +63,7 @@ class State(NamedTuple):
     below: np.ndarray  # (V + 1,) int64: the frequencies of all tokens before each
     certain: Any  # `Certain`, or packed; None where tokens are longer
     numbers: Any  # `numbers.Numbers`, or packed; None elsewhere
+    notes: Any = None  # a lane's `notes.Notes`, or packed; None where bits are learned at once
 
 
 class Memory:
@@ -105,8 +107,9 @@ class Memory:
 
     def start_at(self, starts: list[int]) -> None:
         """Where in the input each stream goes on."""
-        for state in self.states[1:]:
-            state.numbers.starts[:] = starts - state.matches.position
+        for state in self.states:
+            if state.numbers is not None:
+                state.numbers.starts[:] = starts - state.matches.position
 
     def restore(self, data: np.ndarray, known: list[slice], before: int) -> list[slice]:
         """Put what is known of data (n,) uint8 in its own order: see `elements.restore`.
@@ -116,20 +119,17 @@ class Memory:
         return numbers.restore(data, self.grids, known, before) if self.grids else known
 
     def code(
-        self,
-        mode: int,
-        symbols: np.ndarray,
-        frequencies: np.ndarray,
-        first: int,
-        state: np.ndarray,
-        buffer: np.ndarray,
-        position: int,
-    ) -> tuple[int, float]:
+        self, mode: int, symbols: np.ndarray, frequencies: np.ndarray, first: int, code: Code
+    ) -> float:
         """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's."""
-        result: tuple[int, float] = code_tokens(
-            mode, symbols, frequencies, first, self.packed, state, buffer, position
-        )
-        return result
+        code.positions[0], bits = code_tokens(
+            mode, symbols, frequencies, first, self.packed, code.intervals[0], code.bytes[0],
+            code.positions[0],
+        )  # fmt: skip
+        return float(bits)
+
+    def learn(self) -> None:
+        """The chunk is over: everything is learned already."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything learned, by name."""
@@ -226,10 +226,17 @@ def _begin(state: Any, parsed: Any, known: Any, b: Any, first: Any) -> Any:
 
 
 @inline
-def _note(seen: Any, parsed: Any, last: Any, word: Any, byte: Any) -> None:
-    """Note what followed three bytes and a word, where they are no numbers."""
-    if parsed is not None:
+def _push(state: Any, parsed: Any, notes: Any, b: Any, byte: Any, starts: Any, sure: Any) -> None:
+    """Take a byte in that came, the first of a token or not, nearly certain or not."""
+    seen, history = state.matches, state.history
+    last, word = history.bytes[b], history.words[b, 0]
+    if notes is None and parsed is not None:  # no numbers
         matches.note_followers(seen, last, word, byte)
+    matches.push(seen, b, last, byte, starts, notes)
+    if notes is not None:
+        string = seen.position[b] * len(seen.position) + b
+        noted.note(notes, state.found.hashes, last, word, byte, string, sure)
+    contexts.push_byte(history, b, byte)
 
 
 @inline
@@ -249,24 +256,33 @@ def _number_inputs(known: Any, b: Any, unit: Any, k: Any, done: Any, x: Any) -> 
 
 
 @inline
+def _notes_of(packed: Any) -> Any:
+    """A lane's notes, if it notes any."""
+    if packed is None:
+        return None
+    return noted.Notes(*packed)
+
+
+@inline
 def state_of(packed: Any) -> Any:
     """The `State` again, inside a loop."""
-    history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below, sure, known = packed
-    past, starts, position, where, pointers, followers, later, slots, seen, maps = matches_
+    (
+        history, spelling, parsed, tables_, matches_, mixer_, found, mixing, below, sure, known,
+        notes,
+    ) = packed  # fmt: skip
     return State(
         contexts.history_of(history),
         Spelling(*spelling),
         parsed,
         Tables(*tables_),
-        Matches(
-            past, starts, position, where, Pointers(*pointers), followers, later, slots, seen, maps
-        ),
+        matches.of(matches_),
         Mixer(*mixer_),
         Found(*found),
         Mixing(*mixing),
         below,
         sure,
         known,
+        _notes_of(notes),
     )
 
 
@@ -314,22 +330,28 @@ def _code_either(
         if numbers.inside(other.numbers, b, state.matches.position[b]):
             _sum_before(expected, state.below)
             return _code_token(mode, token, b, other, coder, buffer, size)
-    return _code_guessed(mode, token, expected, b, state, state.certain, coder, buffer, size)
+    return code_guessed(
+        mode, token, expected, b, state, state.certain, state.notes, coder, buffer, size
+    )
 
 
 @inline
-def _code_guessed(
+def code_guessed(
     mode: Any,
     token: Any,
     expected: Any,
     b: Any,
     state: Any,
     sure: Any,
+    notes: Any,
     coder: Any,
     buffer: Any,
     size: Any,
 ) -> Any:
-    """`_code_token`, unless the byte is nearly certain and comes; sure is the state's, or None."""
+    """`_code_token`, unless the byte is nearly certain and comes.
+
+    sure and notes are the state's, or None.
+    """
     spent = 0.0
     if sure is not None:
         guess = certain.guess(Certain(*sure), expected, matches.look(state.matches, b))
@@ -338,10 +360,7 @@ def _code_guessed(
             right, size = code_bit(mode, coder, buffer, size, known, guess.p)
             spent = CODED_BITS - np.log2(np.float64(mixer.chance(guess.p, right)))
             if right:
-                last, byte = state.history.bytes[b], np.uint8(guess.byte)
-                _note(state.matches, state.contexts, last, state.history.words[b, 0], byte)
-                matches.push(state.matches, b, last, byte, True)
-                contexts.push_byte(state.history, b, byte)
+                _push(state, state.contexts, notes, b, np.uint8(guess.byte), True, True)
                 certain.learn(Certain(*sure), guess, guess.byte)
                 return guess.byte, size, spent
     _sum_before(expected, state.below)
@@ -357,7 +376,7 @@ def _code_token(
 ) -> Any:
     """(token, size, bits) of the next token of stream b, which is `known` to an encoder."""
     history, spelling, below = state.history, state.spelling, state.below
-    known_numbers = state.numbers
+    known_numbers, notes = state.numbers, state.notes
     found, mixing, offsets = state.found, state.mixing, spelling.offsets
     x, C = mixing.inputs, len(found.hashes)
     last, bits = history.bytes[b], 0.0
@@ -387,7 +406,7 @@ def _code_token(
                     tables.find_nodes(found, k, byte, last[0])
                 else:
                     half = k // 4
-                    tables.find_buckets(state.tables, found, k, byte)
+                    tables.find_buckets(state.tables, found, k, byte, notes)
                     tables.find_nodes(found, k, byte, last[0])
                 tables.inputs(state.tables, ends, found, x)
                 tables.run_inputs(state.tables, ends, found, k, byte, x[3 * C + 3 :])
@@ -403,7 +422,7 @@ def _code_token(
                 bits += CODED_BITS - np.log2(np.float64(mixer.chance(corrected.p, bit)))
                 mixer.learn_weights(state.mixer, mixing, ends, mixed, position, bit)
                 mixer.learn_corrections(state.mixer, ends, b, corrected, bit)
-                tables.learn(state.tables, ends, found, bit)
+                tables.learn(state.tables, ends, found, bit, notes)
                 tables.learn_runs(state.tables, found, k, bit)
                 matches.learn(state.matches, ends, match, expected, bit)
             low, high = (cut, high) if bit else (low, cut)
@@ -413,9 +432,7 @@ def _code_token(
                 break
         if high - low == 1 and offsets[high] - offsets[low] == depth:
             break
-        tables.push(state.tables, found, byte & 255)
-        _note(state.matches, state.contexts, last, history.words[b, 0], byte & 255)
-        matches.push(state.matches, b, last, np.uint8(byte & 255), depth == 0)
-        contexts.push_byte(history, b, np.uint8(byte & 255))
+        tables.push(state.tables, found, byte & 255, notes)
+        _push(state, state.contexts, notes, b, np.uint8(byte & 255), depth == 0, False)
         depth += 1
     return low, size, bits

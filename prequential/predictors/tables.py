@@ -85,7 +85,7 @@ _SURE = (_COUNTS[:, 0] * _COUNTS[:, 1] > 0).astype(np.int64) - 1
 class Tables(NamedTuple):
     """C hashed contexts and one of order 1. Kinds: bits of a byte, and where pieces may end."""
 
-    nodes: np.ndarray  # (16 * buckets,) uint32
+    nodes: np.ndarray  # (16 * (buckets + 1),) uint32
     ends: np.ndarray  # (buckets,) uint32, or none
     direct: np.ndarray  # (65536,) uint32: the nodes of order 1, not hashed
     # By context, confidence and logit of a node: 16-bit probabilities, in one row a kind.
@@ -95,6 +95,7 @@ class Tables(NamedTuple):
     # By context, bit and length of a run: how often its byte was right, 16 bits.
     runs: np.ndarray  # (C * 8 * 32,) int32
     limit: int  # where counts stop, so that old evidence fades
+    buckets: int  # that contexts may have; one more is always empty
 
 
 class Found(NamedTuple):
@@ -126,10 +127,12 @@ class Trust(NamedTuple):
 def make(contexts: int, buckets: int, kinds: int, limit: int) -> Tables:
     """Empty tables of so many hashed contexts."""
     pairs = (buckets + 1) // 2
-    words = np.zeros(32 * (pairs + 1), np.uint32)
+    words = np.zeros(32 * (pairs + 2), np.uint32)
     first = -(words.ctypes.data // 4) % 32  # so that a pair of buckets is two lines of a cache
+    nodes = words[first : first + 32 * pairs + 16]
+    nodes[-15:] = _UNSEEN
     return Tables(
-        words[first : first + 32 * pairs],
+        nodes,
         np.full((kinds - 1) * pairs, _UNSEEN, np.uint32),
         np.full(1 << 16, _UNSEEN, np.uint32),
         np.tile(IDENTITY, (kinds, (contexts + 1) * _CONFIDENCES)).astype(np.uint16),
@@ -138,6 +141,7 @@ def make(contexts: int, buckets: int, kinds: int, limit: int) -> Tables:
             np.int32
         ),
         limit,
+        2 * pairs,
     )
 
 
@@ -187,22 +191,47 @@ def _settle(nodes: Any, base: Any, check: Any) -> Any:
     return base
 
 
+@jit
+def _check(h: Any) -> Any:
+    """What a context's bucket is known by."""
+    return np.uint32(h & np.uint64(0xFFFF)) | np.uint32(0x10000)
+
+
+@jit
+def _place(h: Any, buckets: Any) -> Any:
+    """The first word of the place that a context's bucket is looked for first, of so many."""
+    return _scaled(h, buckets) << np.uint64(4)
+
+
 @inline
-def find_buckets(tables: Any, found: Any, k: Any, done: Any) -> None:
+def _settled(nodes: Any, base: Any, check: Any, notes: Any) -> Any:
+    """The first word of a context's bucket; with notes, an empty one where there is none yet."""
+    if notes is None:
+        return _settle(nodes, base, check)
+    other = base ^ _BUCKET_WORDS
+    if nodes[base] & _CHECK_MASK == check:
+        return base
+    if nodes[other] & _CHECK_MASK == check:
+        return other
+    return np.uint64(len(nodes)) - _BUCKET_WORDS
+
+
+@inline
+def find_buckets(tables: Any, found: Any, k: Any, done: Any, notes: Any) -> None:
     """Find every context's bucket for bits k to 3 or 7, after the bits `done` of this byte."""
     nodes, buckets = tables.nodes, found.buckets
-    count = np.uint64(len(nodes) >> 4)
+    count = np.uint64(tables.buckets)
     # All are looked at before any is settled, so that they come from memory side by side.
     for c in range(len(found.hashes)):
         h = found.hashes[c]
         if k >= 4:
             h = remix(h, done >> (k - 4))  # the first nibble
-        found.checks[c] = np.uint32(h & np.uint64(0xFFFF)) | np.uint32(0x10000)
-        base = _scaled(h, count) << np.uint64(4)
+        found.checks[c] = _check(h)
+        base = _place(h, count)
         buckets[c] = base
         found.heads[c] = nodes[base]
     for c in range(len(found.hashes)):
-        base = _settle(nodes, buckets[c], found.checks[c])
+        base = _settled(nodes, buckets[c], found.checks[c], notes)
         buckets[c] = base
         if k < 4:
             found.starts[c] = base
@@ -287,15 +316,52 @@ def learn_runs(tables: Any, found: Any, k: Any, bit: Any) -> None:
 
 
 @inline
-def push(tables: Any, found: Any, byte: Any) -> None:
+def push(tables: Any, found: Any, byte: Any, notes: Any) -> None:
     """Note the byte that followed, where buckets were found for its first half."""
     for c in range(len(found.hashes)):
-        start, run = found.starts[c], found.runs[c]
-        if run >= 0:
-            length = min((run >> 8) + 1, _LONGEST_RUN) if run > 0 and run & 255 == byte else 1
-            check = tables.nodes[start] & _CHECK_MASK
-            tables.nodes[start] = check | np.uint32((length * 256 + byte) << 17)
+        if notes is None and found.runs[c] >= 0:
+            _extend(tables.nodes, found.starts[c], found.runs[c], byte)
         found.runs[c] = -1
+
+
+@jit
+def _extend(nodes: Any, start: Any, run: Any, byte: Any) -> None:
+    """Note the byte that followed in the bucket of a first half, behind a run."""
+    length = min((run >> 8) + 1, _LONGEST_RUN) if run > 0 and run & 255 == byte else 1
+    check = nodes[start] & _CHECK_MASK
+    nodes[start] = check | np.uint32((length * 256 + byte) << 17)
+
+
+@inline
+def take_in(tables: Any, hashes: Any, byte: Any, last: Any, share: Any, shares: Any) -> None:
+    """The nodes learn a byte behind contexts with such hashes (C,), and behind the byte `last`.
+
+    Only those of pairs of buckets, and of last bytes, that are this share's of so many shares.
+    """
+    nodes, count = tables.nodes, np.uint64(tables.buckets)
+    for c in range(len(hashes)):
+        h = hashes[c]
+        for half in range(2):
+            if half:
+                h = remix(h, 16 | byte >> 4)
+            base = _place(h, count)
+            if np.int64(base >> np.uint64(5)) % shares == share:
+                base = _settle(nodes, base, _check(h))
+                if half == 0:
+                    _extend(nodes, base, np.int64(nodes[base] >> _RUN_SHIFT), byte)
+                nibble = byte >> 4 if half == 0 else byte & 15
+                node = np.int64(1)
+                for k in range(3, -1, -1):
+                    bit = nibble >> k & 1
+                    at = base + np.uint64(node)
+                    nodes[at] = _taught(nodes[at], bit, tables.limit)
+                    node = 2 * node + bit
+    if last % shares == share:
+        done = np.int64(1)
+        for k in range(7, -1, -1):
+            bit, at = byte >> k & 1, last << 8 | done
+            tables.direct[at] = _taught(tables.direct[at], bit, tables.limit)
+            done = 2 * done + bit
 
 
 @inline
@@ -312,9 +378,8 @@ def trust(found: Any) -> Any:
 
 
 @inline
-def learn(tables: Any, kind: Any, found: Any, bit: Any) -> None:
-    """Nodes and maps move towards the bit."""
-    nodes = tables.ends if kind else tables.nodes
+def learn(tables: Any, kind: Any, found: Any, bit: Any, notes: Any) -> None:
+    """Nodes and maps move towards the bit; with notes, only maps."""
     maps, states = tables.maps[kind], tables.states[kind]
     C = len(found.hashes)
     target = bit * 65535
@@ -324,11 +389,17 @@ def learn(tables: Any, kind: Any, found: Any, bit: Any) -> None:
         states[state] = np.uint16(said + ((target - said) >> 7))
         said = np.int64(maps[cell])
         maps[cell] = np.uint16(said + ((target - said) >> 7))
-        node = found.nodes[c]
-        if c < C:
-            nodes[node] = _taught(nodes[node], bit, tables.limit)
-        else:
+        _teach(tables, kind, found.nodes[c], c == C, bit, notes)
+
+
+@inline
+def _teach(tables: Any, kind: Any, node: Any, direct: Any, bit: Any, notes: Any) -> None:
+    if notes is None:
+        nodes = tables.ends if kind else tables.nodes
+        if direct:
             tables.direct[node] = _taught(tables.direct[node], bit, tables.limit)
+        else:
+            nodes[node] = _taught(nodes[node], bit, tables.limit)
 
 
 @jit

@@ -243,7 +243,8 @@ class _Bench:
         exact = Learner(self.config, 0, "cpu", threads)
         encoding = Learner(self.config, 0, "cpu", threads)
         decoding = Learner(self.config, 0, "cpu", threads)
-        encoder, decoder = Encoder(), Decoder()
+        lanes = self.config.payload_lanes
+        encoder, decoder = Encoder(lanes), Decoder(lanes)
 
         def learn() -> None:
             for chunk in self.chunks:
@@ -275,7 +276,7 @@ class _Bench:
 
         def encode(learner: Learner) -> None:
             with torch.inference_mode():
-                loop.run(self._counted(self.chunks), Encoder(), learner)
+                loop.run(self._counted(self.chunks), Encoder(self.config.payload_lanes), learner)
 
         def work() -> None:
             for _ in pool.map(encode, learners):  # raises what an encoder does

@@ -21,7 +21,7 @@ import numpy as np
 
 from prequential import codec
 from prequential.archive.container import ArchiveReader, Limits
-from prequential.coding.coder import MEASURE, SymbolCoder
+from prequential.coding.coder import MEASURE, Code, SymbolCoder
 from prequential.coding.itemised import coding_order
 from prequential.config import AUTO, BYTES, Config, load
 from prequential.errors import ArchiveError, ConfigError
@@ -41,15 +41,8 @@ class _Beside:
         self._done = 0
 
     def code(
-        self,
-        mode: int,
-        symbols: np.ndarray,
-        frequencies: np.ndarray,
-        first: int,
-        state: np.ndarray,
-        buffer: np.ndarray,
-        position: int,
-    ) -> tuple[int, float]:
+        self, mode: int, symbols: np.ndarray, frequencies: np.ndarray, first: int, code: Code
+    ) -> float:
         """See `coder.SymbolCoder.code`; runs of one kind at a time."""
         known = self._known[self._done : self._done + len(symbols)]
         edges = [0, *(np.flatnonzero(np.diff(known)) + 1), len(symbols)]
@@ -58,13 +51,11 @@ class _Beside:
             part = symbols[a:b], frequencies[a:b], first + a
             if known[a]:
                 symbols[a:b] = self._values[self._done + a : self._done + b]
-                nothing = np.zeros(0, np.uint8)
-                self._inner.code(MEASURE, *part, state.copy(), nothing, 0)
+                self._inner.code(MEASURE, *part, code)
             else:
-                position, bits = self._inner.code(mode, *part, state, buffer, position)
-                total += bits
+                total += self._inner.code(mode, *part, code)
         self._done += len(symbols)
-        return position, total
+        return total
 
 
 def encode_labels(

@@ -143,9 +143,8 @@ def lengths(
 
 def _run(found: codec.Described, options: Options) -> Run:
     header, config, symbols, vocabulary, first = found
-    return Run(
-        header, config, options, symbols, vocabulary, Encoder(), time.monotonic(), None, first
-    )
+    encoder = Encoder(config.payload_lanes)
+    return Run(header, config, options, symbols, vocabulary, encoder, time.monotonic(), None, first)
 
 
 def _learned(found: codec.Described, options: Options) -> Learner:

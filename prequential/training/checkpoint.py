@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 6  # raised when the tensors or their names change
+LAYOUT = 7  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 # What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
@@ -42,8 +42,8 @@ _LEARNER = ("_past_count",)
 _OPTIMIZER = ("steps", "_power1", "_power2")
 _RECURRENCE = ("steps", "_power")
 _CODERS = {
-    "Encoder": ("loss_bits", "_buffer", "_state", "_size"),
-    "Decoder": ("loss_bits", "_payload", "_state", "_position"),
+    "Encoder": ("loss_bits", "_buffer", "_intervals", "_sizes"),
+    "Decoder": ("loss_bits", "_payload", "_ends", "_intervals", "_positions"),
     "Meter": ("loss_bits",),
 }
 

@@ -55,7 +55,7 @@ def decode(
     else:
         with exact(options.device):
             symbols = np.zeros(header.tokens.count, np.uint16) if header.tokens else data
-            decoder = Decoder()
+            decoder = Decoder(header.config.payload_lanes)
             run = Run(
                 header, header.config, options, symbols, vocabulary, decoder, started, None, given
             )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prequential.coding.coder import DECODE, TOTAL_BITS
+from prequential.coding.coder import DECODE, TOTAL_BITS, Code
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config
 from prequential.exact import softmax
@@ -75,6 +75,10 @@ class _Coding(Threads):
         self._coded.clear()
 
 
+def _is_used_up(code: Code) -> bool:
+    return bool(code.positions.max() > code.bytes.shape[1])
+
+
 def _nothing(*_: object) -> None:
     pass
 
@@ -93,7 +97,8 @@ class DeviceLearner(Learner):
         graphs: Graphs | None = None,
     ) -> None:
         """As `Learner`, but for the threads, of which there are as many as there is work for."""
-        super().__init__(config, seed, device, 1, past, vocabulary)
+        self._parts = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
+        super().__init__(config, seed, device, self._parts, past, vocabulary)
         self.seconds: dict[str, float] = defaultdict(float)
         self.threads = _Coding(self._timed)
         self._on_gpu = device == "cuda"
@@ -103,7 +108,6 @@ class DeviceLearner(Learner):
         self._logits, self._gradient = self._pair(rows, tokens), self._pair(rows, tokens)
         self._constants = self._pair(6 if self.optimizer.config.name == "adam" else 1)
         self._graphs = graphs or Graphs()
-        self._parts = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
         self._helpers = ThreadPoolExecutor(self._parts)
         self._ahead = ThreadPoolExecutor(1)  # predicts while another half is decoded
         cuda: Any = torch.cuda
@@ -172,9 +176,7 @@ class DeviceLearner(Learner):
         with self._timed("tables: look up"):
             self._deal(finish, a, b)
 
-    def _decode_halves(
-        self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
-    ) -> tuple[int, float]:
+    def _decode_halves(self, chunk: np.ndarray, count: int, code: Code) -> float:
         T, B = chunk.shape
         # The recurrence takes whole columns.
         halves = [(0, B)]
@@ -190,19 +192,15 @@ class DeviceLearner(Learner):
                 valid = min(max(count - a, 0), end - first)
                 symbols, expected = chunk[t, first : first + valid], self.frequencies[a : a + valid]
                 with self._timed("coder and memory"):
-                    code = self.symbol_coder.code
-                    position, spent = code(
-                        DECODE, symbols, expected, first, state, payload, position
-                    )
-                bits += spent
+                    bits += self.symbol_coder.code(DECODE, symbols, expected, first, code)
                 push_column(self._past_of(first, end), self.history.spelling, chunk[t, first:end])
-                if position <= len(payload) and t + 1 < T:
+                if not _is_used_up(code) and t + 1 < T:
                     ready[k] = self._ahead.submit(self._predict_half, t + 1, first, end)
-            if position > len(payload):
+            if _is_used_up(code):
                 break
         for future in ready:
             future.result()
-        return position, bits
+        return bits
 
     def _past_of(self, first: int, end: int) -> HistoryState:
         return HistoryState(*(array[first:end] for array in self.history.state))
@@ -232,6 +230,8 @@ class DeviceLearner(Learner):
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
         n, targets = chunk.size, chunk.reshape(-1)
+        if tables and self.memory is not None:
+            self.threads.beside(self.memory.learn)  # behind the coder
         self._constants.here.copy_(torch.from_numpy(self.optimizer.advance(count)))
         dlogits = self._gradient.here.numpy()
 

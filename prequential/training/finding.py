@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prequential.coding import formats
-from prequential.coding.coder import ENCODE, interval
+from prequential.coding.coder import ENCODE, Code, interval
 from prequential.coding.elements import Arranged
 from prequential.coding.vocabulary import SINGLE_BYTES
 from prequential.config import BYTES, Config
@@ -36,7 +36,7 @@ def find(data: Bytes, config: Config, given: Sequence[Bytes] = ()) -> str:
     If anywhere, it is looked for in what is given first as well, from whose beginning it counts.
     The memory alone codes a sample of every proposal both ways; nothing but its size counts.
     """
-    if config.memory.kind == "none" or config.tokenizer != BYTES:
+    if config.memory.kind == "none" or config.lanes or config.tokenizer != BYTES:
         return ""
     kept = _kept(data, config)
     if kept and given:
@@ -81,8 +81,9 @@ def _bytes(sample: np.ndarray, grids: list[Grid], config: Config) -> int:
     memory = Memory(config.memory, 1, SINGLE_BYTES, grids)
     symbols = Arranged(sample, grids)[0 : len(sample)]
     frequencies = np.ones((1 << 10, 256), np.int32)
-    state, buffer, size = interval(), np.zeros(24 * len(sample) + 8, np.uint8), 0
+    written, position = np.zeros((1, 24 * len(sample) + 8), np.uint8), np.zeros(1, np.int64)
+    code = Code(np.array([interval()]), written, position)
     for start in range(0, len(symbols), len(frequencies)):
         part = symbols[start : start + len(frequencies)].copy()
-        size, _ = memory.code(ENCODE, part, frequencies, 0, state, buffer, size)
-    return size
+        memory.code(ENCODE, part, frequencies, 0, code)
+    return int(position[0])

@@ -151,7 +151,7 @@ def learn(run: Run) -> None:
     if kept is not None and kept.restore(run):
         run.steps_done = run.given_steps
         return
-    meter = Meter()
+    meter = Meter(run.config.payload_lanes)
     loop.run(run.chunks(run.given_steps, meter), meter, run.learner)
     if kept is not None:
         kept.keep(run)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import torch
 
-from prequential.coding.coder import TOTAL_BITS, Direct, SymbolCoder
+from prequential.coding.coder import TOTAL_BITS, Code, Direct, SymbolCoder
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import HISTORY_BYTES, Config, parse_grids
 from prequential.exact import softmax
@@ -28,6 +29,18 @@ from prequential.training.replay import Draw, Past
 from prequential.training.step import CompiledStep, Step, new_step
 from prequential.training.threads import Threads
 from prequential.transformer.optimizer import Optimizer
+
+
+def _memory_of(config: Config, vocabulary: Vocabulary, threads: int) -> Memory | None:
+    """The memory that a resolved config asks for, if any."""
+    if config.memory.kind == "none":
+        return None
+    if config.lanes:
+        lanes: Memory = import_module("prequential.predictors.lanes").Lanes(
+            config, vocabulary, threads
+        )
+        return lanes
+    return Memory(config.memory, config.streams, vocabulary, parse_grids(config.numbers))
 
 
 class Learner:
@@ -58,14 +71,10 @@ class Learner:
         self.cells = Resting(config, seed, V)
         self.recurrence = self.cells.network
         self.ngrams = Ngrams(config.ngrams, B, T, V, self.cells.entered.logits)
-        self.memory = (
-            Memory(config.memory, B, vocabulary, parse_grids(config.numbers))
-            if config.memory.kind != "none"
-            else None
-        )
+        self.memory = _memory_of(config, vocabulary, threads)
         self.symbol_coder: SymbolCoder = self.memory or Direct()
-        compiled = isinstance(self.step, CompiledStep)
-        self.decode_columns = self._decode_columns if compiled else None
+        at_once = isinstance(self.step, CompiledStep) and not config.lanes
+        self.decode_columns = self._decode_columns if at_once else None
         self.optimizer = Optimizer(config.optimizer)
         self.frequencies = np.zeros((T * B, V), np.int32)
         self._dlogits: np.ndarray | None = None  # of a chunk that was decoded
@@ -117,20 +126,18 @@ class Learner:
         forward = self.step.forward(rows, first, self.ngrams.state, self.frequencies)
         return forward, self.frequencies[first * self.B : end * self.B]
 
-    def _decode_columns(
-        self, chunk: np.ndarray, count: int, state: np.ndarray, payload: np.ndarray, position: int
-    ) -> tuple[int, float]:
+    def _decode_columns(self, chunk: np.ndarray, count: int, code: Code) -> float:
         assert isinstance(self.step, CompiledStep)
         self.threads.start()
         decode = partial(
             columns.decode, chunk, count, self.history.packed, self.history.spelling,
             self.embeddings.packed, *self.cells.packed, self.recurrence.packed,
-            self.memory and self.memory.packed, state, payload, position,
+            self.memory and self.memory.packed, code.intervals[0], code.bytes[0], code.positions[0],
         )  # fmt: skip
-        decoded, self._dlogits = self.step.decode(
+        (code.positions[0], bits), self._dlogits = self.step.decode(
             len(chunk), self.ngrams.state, self.frequencies, decode
         )
-        return decoded
+        return bits
 
     def observe(self, symbols: np.ndarray) -> None:
         """Take in a decoded column (B,)."""
@@ -216,7 +223,7 @@ class Learner:
             cache.copy_(saved)
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
-        """One step of both networks and the embeddings, or of all but the memory.
+        """One step of both networks and the embeddings, or of all there is.
 
         Whether the cells, which may wait for more of what is new, have taken theirs.
         """
@@ -240,6 +247,8 @@ class Learner:
         learned = self._learn_cells(dlogits, targets, count, at_once=not tables)
         self.step.advance(len(chunk))
         self.threads.finish()
+        if tables and self.memory is not None:
+            self.memory.learn()
         return learned
 
     def _learn_cells(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -138,7 +139,7 @@ class Run:
         each = self.config.seconds_per_token(len(self.vocabulary), self.bytes_per_token)
         if self.config.model.layers:
             selftest.require(options.device, selftest.OF_ATTENTION)
-        threads = options.threads or (DEFAULT_THREADS if every * each > _LONG_SECONDS else 1)
+        threads = options.threads or (1 if every * each <= _LONG_SECONDS else self._threads())
         self.learner = (options.new_learner or _learner_of(options.device))(
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
@@ -154,6 +155,10 @@ class Run:
         self._dtype = np.uint8 if self.header.tokens is None else np.uint16
         if options.checkpoints is not None:
             options.checkpoints.begin(self)
+
+    def _threads(self) -> int:
+        """One for each lane, where there are such."""
+        return max(DEFAULT_THREADS, min(self.config.payload_lanes, os.cpu_count() or 1))
 
     def frames(self) -> Iterator[None]:
         """Run the loop, from where it stands; stops after each frame's last chunk."""

@@ -18,7 +18,7 @@ from prequential.archive.container import ArchiveReader, Header, Tokens
 from prequential.archive.writer import ArchiveWriter
 from prequential.cli import main
 from prequential.coding import pieces, tokenizer
-from prequential.coding.coder import MEASURE, TOTAL_BITS
+from prequential.coding.coder import MEASURE, TOTAL_BITS, Code, interval
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config, MemoryConfig
 from prequential.errors import ArchiveError, DivergenceError
@@ -102,13 +102,12 @@ def test_bytes_as_a_vocabulary_are_coded_as_bytes_are(monkeypatch: pytest.Monkey
     ends = np.full((len(data), 256), 1 << 16, np.int32)
     # 255 bytes and one longer piece that never occurs: the same bits, but for the end of "zz".
     longer = Vocabulary(tuple(sorted([*SINGLE_BYTES.pieces[:255], b"\xfe\xfe"])))
-    state = np.array([0, 2**64 - 1], np.uint64)
-    none = np.zeros(0, np.uint8)
+    nowhere = np.zeros((1, 0), np.uint8)
+    code = Code(np.array([interval()]), nowhere, np.zeros(1, np.int64))
     sizes = []
     for vocabulary in (SINGLE_BYTES, longer):
         memory = Memory(config, 1, vocabulary)
-        _, bits = memory.code(MEASURE, data.copy(), ends, 0, state, none, 0)
-        sizes.append(bits)
+        sizes.append(memory.code(MEASURE, data.copy(), ends, 0, code))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
 
 

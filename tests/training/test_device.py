@@ -55,6 +55,7 @@ def with_graphs(captured: list[int], launched: list[int], places: list[list[int]
         ("streams=1", "memory.kind=mix"),
         ("streams=36", "memory.kind=mix", "model.conv=1", "optimizer.groups=4"),
         ("streams=2", "epochs=2", "optimizer.name=sgd"),
+        ("streams=36", "memory.kind=mix", "lanes=3", "recurrence.layers=0"),
     ],
 )
 def test_archives_are_the_same_and_decode(

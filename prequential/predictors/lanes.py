@@ -1,0 +1,142 @@
+"""A memory whose streams are dealt out to lanes, which code side by side.
+
+Within a chunk all lanes read the same tables, matches and past, as the chunk before left them, and
+note what comes (`notes`). What is mixed by, weights and adaptive maps, each lane has for itself and
+learns at once, and so has it a part of the payload. So threads may take lanes in any order, and a
+decoder has as many at work as an encoder.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from prequential.coding.coder import Code, rounded
+from prequential.coding.vocabulary import Vocabulary
+from prequential.config import Config
+from prequential.exact.compiled import outer, pack
+from prequential.predictors import contexts, notes
+from prequential.predictors.memory import Memory, State, code_guessed, state_of
+
+
+class Lanes(Memory):
+    """`Memory`, in lanes of a config: bytes only, and no numbers."""
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, threads: int) -> None:
+        """Threads do not change a bit."""
+        B, T, L = config.streams, config.chunk, config.payload_lanes
+        super().__init__(config.memory, B, vocabulary)
+        (general,) = self.states
+        # Blocks of streams go to the lanes in turn, twice: half of the streams are of every lane.
+        self._block = -(-B // (2 * L))
+        most = T * B if L == 1 else T * 2 * self._block
+        hashes = len(general.found.hashes)
+        self.notes = notes.make(L, most, hashes, B, T)
+        self.states = [_of_lane(general, notes.of_lane(self.notes, lane)) for lane in range(L)]
+        self._packed = [pack(state) for state in self.states]
+        self._noted = pack(self.notes)
+        self._pool = ThreadPoolExecutor(min(threads, L + 1)) if threads > 1 else None
+        self._shares = threads
+
+    def code(
+        self, mode: int, symbols: np.ndarray, frequencies: np.ndarray, first: int, code: Code
+    ) -> float:
+        """Code and note; see `coder.SymbolCoder.code`."""
+
+        def of_lane(lane: int) -> float:
+            code.positions[lane], bits = code_lane(
+                mode, symbols, frequencies, first, lane, len(self.states), self._block,
+                self._packed[lane], code.intervals[lane], code.bytes[lane], code.positions[lane],
+            )  # fmt: skip
+            return float(bits)
+
+        return float(sum(self._each(of_lane, range(len(self.states)))))
+
+    def learn(self) -> None:
+        """The chunk is over: the tables learn it."""
+        general = self.states[0]
+        of_tables, of_matches = pack(general.tables), pack(general.matches)
+
+        def take_in(share: int) -> None:
+            if share < 0:
+                notes.take_in_strings(of_matches, self._noted)
+            else:
+                notes.take_in_bytes(of_tables, self._noted, share, self._shares)
+
+        self._each(take_in, range(-1, self._shares))
+        self.notes.until[:] = general.matches.position
+        self.notes.counts[:] = 0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Memory.arrays`: what lanes have for themselves is named by their numbers."""
+        named = {"notes.until": self.notes.until}
+        every = self.states
+        for lane, state in enumerate(every):
+            self.states = [state]
+            for name, array in super().arrays().items():
+                if not any(array is other for other in named.values()):
+                    named[name if name not in named else f"{name}.{lane}"] = array
+        self.states = every
+        return named
+
+    def _each(self, task: Any, numbers: range) -> list[Any]:
+        """The results of a task for each number, which threads may share."""
+        if self._pool is None:
+            return [task(number) for number in numbers]
+        return list(self._pool.map(task, numbers))
+
+
+def _of_lane(general: State, own: notes.Notes) -> State:
+    """A lane's state: past, buckets and what repeats are found by are those of all."""
+
+    def copies(part: Any, *shared: str) -> Any:
+        return type(part)(
+            *(
+                value.copy() if isinstance(value, np.ndarray) and name not in shared else value
+                for name, value in part._asdict().items()
+            )
+        )
+
+    matches = copies(general.matches, *(set(general.matches._fields) - {"slots", "known", "maps"}))
+    return general._replace(
+        tables=copies(general.tables, "nodes", "ends", "direct"),
+        matches=matches,
+        mixer=copies(general.mixer, "doubts"),
+        found=copies(general.found),
+        mixing=copies(general.mixing),
+        below=general.below.copy(),
+        certain=copies(general.certain) if general.certain is not None else None,
+        notes=own,
+    )
+
+
+@outer
+def code_lane(
+    mode: Any,
+    symbols: Any,
+    frequencies: Any,
+    first: Any,
+    lane: Any,
+    lanes: Any,
+    block: Any,
+    packed: Any,
+    coder: Any,
+    buffer: Any,
+    size: Any,
+) -> Any:
+    """(size, bits) of the symbols that are a lane's: see `coder.SymbolCoder.code`."""
+    state = state_of(packed)
+    bits = 0.0
+    for i in range(len(symbols)):
+        b = (first + i) % len(state.history.bytes)
+        if b // block % lanes == lane:
+            token, size, spent = code_guessed(
+                mode, np.int64(symbols[i]), frequencies[i], b, state, state.certain, state.notes,
+                coder, buffer, size,
+            )  # fmt: skip
+            symbols[i] = token
+            contexts.push_token(state.history, b, token)
+            bits += rounded(spent)
+    return size, bits

@@ -1,0 +1,89 @@
+"""What came in a chunk, noted by lanes that only read the tables, and taken in when it is over.
+
+Each lane notes its bytes and the contexts before them. Afterwards the tables learn from all notes,
+lane by lane, each in order of coding. A pair of buckets is only ever changed by what is noted of
+it, so threads may share the pairs out among themselves: whoever has a pair goes through all notes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prequential.exact.compiled import inline, outer
+from prequential.predictors import matches, tables
+
+
+class Notes(NamedTuple):
+    """Notes of L lanes, of at most N bytes each, with C contexts; of one lane without the axis."""
+
+    counts: np.ndarray  # (L, 1) int64: bytes so far
+    hashes: np.ndarray  # (L, N, C) uint64
+    bytes: np.ndarray  # (L, N) uint8
+    last: np.ndarray  # (L, N, 3) uint8: the bytes before it, most recent first
+    words: np.ndarray  # (L, N) uint64: the hash of the word before it
+    strings: np.ndarray  # (L, N) int64: where the strings end that it is the last of
+    slots: np.ndarray  # (L, N, 4) int64: of these strings, by length, or -1
+    sure: np.ndarray  # (L, N) bool: it was nearly certain, and the tables were not asked
+    until: np.ndarray  # (L, B) int64: how much of each stream every lane may read
+    margin: int  # bytes of a past that may be overwritten before the chunk after this one is over
+
+
+def make(lanes: int, most: int, contexts: int, streams: int, chunk: int) -> Notes:
+    """Nothing is noted yet."""
+    rows = lanes, most
+    return Notes(
+        np.zeros((lanes, 1), np.int64),
+        np.zeros((*rows, contexts), np.uint64),
+        np.zeros(rows, np.uint8),
+        np.zeros((*rows, 3), np.uint8),
+        np.zeros(rows, np.uint64),
+        np.zeros(rows, np.int64),
+        np.zeros((*rows, 4), np.int64),
+        np.zeros(rows, np.bool_),
+        np.zeros((lanes, streams), np.int64),
+        2 * chunk,
+    )
+
+
+def of_lane(notes: Notes, lane: int) -> Notes:
+    """One lane's part."""
+    return Notes(*(array[lane] for array in notes[:-1]), notes.margin)  # type: ignore[call-arg]
+
+
+@inline
+def note(notes: Any, hashes: Any, last: Any, word: Any, byte: Any, string: Any, sure: Any) -> None:
+    """Note a byte, whose strings are to be noted in the next row of `slots` beforehand."""
+    i = notes.counts[0]
+    notes.counts[0] = i + 1
+    for c in range(len(hashes)):
+        notes.hashes[i, c] = hashes[c]
+    notes.bytes[i] = byte
+    for k in range(3):
+        notes.last[i, k] = last[k]
+    notes.words[i] = word
+    notes.strings[i] = string
+    notes.sure[i] = sure
+
+
+@outer
+def take_in_bytes(packed: Any, noted: Any, share: Any, shares: Any) -> None:
+    """The tables learn the noted bytes, as far as their share of the pairs of buckets goes."""
+    known, notes = tables.Tables(*packed), Notes(*noted)
+    for lane in range(len(notes.counts)):
+        for i in range(notes.counts[lane, 0]):
+            if not notes.sure[lane, i]:
+                byte, last = np.int64(notes.bytes[lane, i]), np.int64(notes.last[lane, i, 0])
+                tables.take_in(known, notes.hashes[lane, i], byte, last, share, shares)
+
+
+@outer
+def take_in_strings(packed: Any, noted: Any) -> None:
+    """What followed what, and where strings ended."""
+    known, notes = matches.of(packed), Notes(*noted)
+    for lane in range(len(notes.counts)):
+        for i in range(notes.counts[lane, 0]):
+            byte, last = notes.bytes[lane, i], notes.last[lane, i]
+            matches.note_followers(known, last, notes.words[lane, i], byte)
+            matches.note_strings(known, last, byte, notes.slots[lane, i], notes.strings[lane, i])
