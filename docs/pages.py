@@ -74,7 +74,7 @@ def deepened(markdown: str) -> str:
 def commands() -> str:
     """The page of all commands and their flags, from the parser."""
     sys.path.insert(0, str(ROOT))
-    from prequential.cli import entry
+    from prequential.cli import entry, options
 
     parser = entry.build_parser()
     lines = ["# Command line", "", *block("text", parser.format_usage()), entry._DESCRIPTION]
@@ -82,7 +82,7 @@ def commands() -> str:
         lines += [f"## {title[0].upper()}{title[1:]}", "", *block("sh", example)]
         for name in map(entry._name, modules):
             lines += command(name, parser.commands[name])
-    return "\n".join([*lines, "## For all", "", entry.EPILOG])
+    return "\n".join([*lines, "## For all", "", options.EPILOG])
 
 
 def command(name: str, parser: argparse.ArgumentParser) -> list[str]:
