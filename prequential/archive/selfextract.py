@@ -3,6 +3,9 @@
 FILE.pyz is a zip archive that Python runs: a short `__main__.py`, the decoder's modules as one LZMA
 stream (`codesize.packed`), and the `.pq` archive as it is. `python FILE.pyz -o FILE` restores the
 original wherever the libraries it names are installed; its size is the description length.
+
+Without an archive in it, and with all that any archive takes, the same file is a frozen decoder:
+what keeps the archives of a numerics version readable when the package has gone on to another.
 """
 
 from __future__ import annotations
@@ -21,14 +24,19 @@ _ZIP = b"PK\x03\x04"
 # What zipfile raises on bytes that are no zip archive, or one with unusual features.
 _ZIP_ERRORS = (zipfile.BadZipFile, LookupError, EOFError, RuntimeError, ValueError, struct.error)
 
-# Lines marked "after given files" are only written for archives that are made after some.
+# Lines marked "after given files" are only written for archives that are made after some, those
+# marked "its own" not for a frozen decoder, and those marked "any archive" only for one.
 # Modules go to a folder because numba compiles from files, not from archives. It is kept, with what
 # was compiled, for all files with the same decoder: its name is a digest of the modules, which are
 # compared all the same.
 _MAIN = """\
 import argparse, hashlib, lzma, os, signal, sys, tempfile, zipfile
 from pathlib import Path
-p = argparse.ArgumentParser(description="Restore the file that this archive describes.")
+p = argparse.ArgumentParser(description="Restore the file that this archive describes.")  # its own
+p = argparse.ArgumentParser(description="Decode archives of one numerics version.")  # any archive
+p.add_argument("archive")  # any archive
+p.add_argument("--max-memory", type=float, default=4, metavar="GIB")  # any archive
+p.add_argument("--max-hours", type=float, default=1 / 6)  # any archive
 p.add_argument("-o", "--output", required=True, help="a new file, or -")
 p.add_argument("--threads", type=int, help="CPU threads")
 p.add_argument("--prior", help="the weights it was made with, if any")
@@ -97,8 +105,13 @@ def restore(d):
                               given=[named(f, np.fromfile(f, np.uint8))  # after given files
                                      for f in a.given],  # after given files
                               progress=show if log.isatty() else None,
-                              limits=run.Limits(float("inf"), float("inf")))
-        decoding.decode(z.open("data.pq"), allocate, options)
+                              limits=run.Limits(float("inf"), float("inf")))  # its own
+                              name=a.archive,  # any archive
+                              limits=run.Limits(a.max_memory * 2**30,  # any archive
+                                                a.max_hours * 3600))  # any archive
+        decoding.decode(z.open("data.pq"), allocate, options)  # its own
+        with open(a.archive, "rb") as archive:  # any archive
+            decoding.decode(archive, allocate, options)  # any archive
     except errors.PrequentialError as e:
         sys.exit(f"error: {e}")
     compiled.touch()
@@ -132,13 +145,27 @@ def write(archive: bytes, out: BinaryIO, parts: frozenset[str] = codesize.NONE) 
 
     parts are what decoding it takes beyond others: see `codesize.parts`.
     """
+    without = ["# any archive"] if codesize.GIVEN in parts else ["# any archive", "# after given"]
+    return _write(out, without, parts, archive)
+
+
+def freeze(out: BinaryIO) -> int:
+    """Write a decoder of all archives of this numerics version; return its size in bytes.
+
+    `python OUT.pyz ARCHIVE -o FILE` has the limits of memory and work that `preq decode` has.
+    """
+    return _write(out, ["# its own"], codesize.ALL, None)
+
+
+def _write(out: BinaryIO, without: list[str], parts: frozenset[str], archive: bytes | None) -> int:
+    """A runnable file, of whose program lines with some marks are left out."""
     packed, lines = io.BytesIO(), _MAIN.splitlines(keepends=True)
-    if codesize.GIVEN not in parts:
-        lines = [line for line in lines if "# after given files" not in line]
+    main = "".join(line for line in lines if not any(mark in line for mark in without))
     with zipfile.ZipFile(packed, "w") as pyz:
-        _add(pyz, "__main__.py", bare("".join(lines).encode()), zipfile.ZIP_DEFLATED)
+        _add(pyz, "__main__.py", bare(main.encode()), zipfile.ZIP_DEFLATED)
         _add(pyz, "code", codesize.packed(parts), zipfile.ZIP_STORED)
-        _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
+        if archive is not None:
+            _add(pyz, "data.pq", archive, zipfile.ZIP_STORED)
     out.write(packed.getvalue())
     return len(packed.getvalue())
 
