@@ -26,8 +26,9 @@ _LOCK = RLock()
 _ROOT = "training/decoding"
 # What decoding takes only where there are any.
 _NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
+_LANES = "predictors/lanes"
 NONE = frozenset[str]()
-ALL = frozenset([_NUMBERS, GIVEN, _MERGES])
+ALL = frozenset([_NUMBERS, GIVEN, _MERGES, _LANES])
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -58,10 +59,11 @@ def closure(*roots: str) -> dict[str, bytes]:
 
 
 def parts(header: Header) -> frozenset[str]:
-    """What decoding an archive takes and others do not: pictures and sound, files given first."""
+    """What decoding an archive takes and others do not: pictures and sound, lanes, files given."""
     needed = {
         _NUMBERS: header.config is not None and header.config.numbers != "",
         GIVEN: header.given != (),
+        _LANES: header.config is not None and header.config.lanes > 0,
         _MERGES: header.given != () and header.tokens is not None,
     }
     return frozenset(part for part, is_needed in needed.items() if is_needed)

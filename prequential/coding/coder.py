@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from prequential.config import varint
 from prequential.errors import DivergenceError
 from prequential.exact.compiled import jit
 
@@ -137,13 +136,8 @@ def interval(low: int = 0) -> np.ndarray:
     return np.array([low, _FULL], np.uint64)
 
 
-def join(lanes: list[bytes]) -> bytes:
-    """The lanes of a payload behind one another, and before them the lengths of all but one."""
-    return b"".join([*(varint(len(lane)) for lane in lanes[:-1]), *lanes])
-
-
 def _split(payload: bytes, lanes: int) -> list[bytes]:
-    """The inverse of `join`."""
+    """The lanes of a payload, which begins with the lengths of all but the last."""
     ends, at = [0], 0
     for _ in range(lanes - 1):
         length = shift = 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from prequential.coding.coder import ENCODE, Code, Predictor, carry, interval, join
+from prequential.coding.coder import ENCODE, Code, Predictor, carry, interval
+from prequential.config import varint
 
 
 class Encoder:
@@ -40,9 +41,9 @@ class Encoder:
 
     def finish(self) -> bytes:
         """The payload so far, each lane closed with as few bytes as name a number in it."""
-        payload = join([self._closed(lane) for lane in range(len(self._buffer))])
+        lanes = [self._closed(lane) for lane in range(len(self._buffer))]
         self._reset()
-        return payload
+        return b"".join([*(varint(len(lane)) for lane in lanes[:-1]), *lanes])
 
     def _closed(self, lane: int) -> bytes:
         low, width = (int(x) for x in self._intervals[lane])

@@ -29,7 +29,6 @@ from prequential.coding.vocabulary import Spelling, Vocabulary
 from prequential.config import MORE_CONTEXTS, OWN_CONTEXTS, SYMBOLS, MemoryConfig
 from prequential.exact.compiled import inline, jit, outer, pack
 from prequential.predictors import certain, contexts, matches, mixer, tables
-from prequential.predictors import notes as noted
 from prequential.predictors.certain import Certain
 from prequential.predictors.contexts import Contexts, History, HistoryState
 from prequential.predictors.matches import Matches
@@ -40,10 +39,16 @@ from prequential.predictors.tables import Found, Tables
 if TYPE_CHECKING:
     from prequential.grids import Grid
 
-try:
-    numbers: Any = import_module(".numbers", __package__)
-except ImportError:  # a self-extracting file without any has no need of it
-    numbers = None
+
+def _optional(name: str) -> Any:
+    """A module that a self-extracting file has only where it is needed."""
+    try:
+        return import_module(name, __package__)
+    except ImportError:
+        return None
+
+
+numbers, noted = _optional(".numbers"), _optional(".notes")
 
 _HALF = 32768
 

@@ -75,7 +75,39 @@ def take_in_bytes(packed: Any, noted: Any, share: Any, shares: Any) -> None:
         for i in range(notes.counts[lane, 0]):
             if not notes.sure[lane, i]:
                 byte, last = np.int64(notes.bytes[lane, i]), np.int64(notes.last[lane, i, 0])
-                tables.take_in(known, notes.hashes[lane, i], byte, last, share, shares)
+                _take_in(known, notes.hashes[lane, i], byte, last, share, shares)
+
+
+@inline
+def _take_in(known: Any, hashes: Any, byte: Any, last: Any, share: Any, shares: Any) -> None:
+    """The nodes learn a byte behind contexts with such hashes (C,), and behind the byte `last`.
+
+    Only those of pairs of buckets, and of last bytes, that are this share's of so many shares.
+    """
+    nodes, direct, count = known.nodes, known.direct, np.uint64(known.buckets)
+    for c in range(len(hashes)):
+        h = hashes[c]
+        for half in range(2):
+            if half:
+                h = tables.remix(h, 16 | byte >> 4)
+            base = tables.place(h, count)
+            if np.int64(base >> np.uint64(5)) % shares == share:
+                base = tables.settle(nodes, base, tables.check(h))
+                if half == 0:
+                    tables.extend(nodes, base, np.int64(nodes[base] >> tables.RUN_SHIFT), byte)
+                nibble = byte >> 4 if half == 0 else byte & 15
+                node = np.int64(1)
+                for k in range(3, -1, -1):
+                    bit = nibble >> k & 1
+                    at = base + np.uint64(node)
+                    nodes[at] = tables.taught(nodes[at], bit, known.limit)
+                    node = 2 * node + bit
+    if last % shares == share:
+        done = np.int64(1)
+        for k in range(7, -1, -1):
+            bit, at = byte >> k & 1, last << 8 | done
+            direct[at] = tables.taught(direct[at], bit, known.limit)
+            done = 2 * done + bit
 
 
 @outer

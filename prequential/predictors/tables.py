@@ -30,7 +30,7 @@ _HALF_HASH = np.uint64(32)
 # A bucket's first word: 17 bits of check, of which one is always set, 8 of the run's byte, 7 of its
 # length.
 _CHECK_MASK = np.uint32((1 << 17) - 1)
-_RUN_SHIFT = np.uint32(17)
+RUN_SHIFT = np.uint32(17)
 _LONGEST_RUN = 127
 _RUNS = 32  # that maps tell apart
 # 65536 / (n + 1.5): the step of a probability that was updated n times.
@@ -176,7 +176,7 @@ def _scaled(hashed: Any, count: Any) -> Any:
 
 
 @jit
-def _settle(nodes: Any, base: Any, check: Any) -> Any:
+def settle(nodes: Any, base: Any, check: Any) -> Any:
     """The first word of a context's bucket of 16, taking over the less used of two places."""
     other = base ^ _BUCKET_WORDS
     if nodes[base] & _CHECK_MASK == check:
@@ -192,13 +192,13 @@ def _settle(nodes: Any, base: Any, check: Any) -> Any:
 
 
 @jit
-def _check(h: Any) -> Any:
+def check(h: Any) -> Any:
     """What a context's bucket is known by."""
     return np.uint32(h & np.uint64(0xFFFF)) | np.uint32(0x10000)
 
 
 @jit
-def _place(h: Any, buckets: Any) -> Any:
+def place(h: Any, buckets: Any) -> Any:
     """The first word of the place that a context's bucket is looked for first, of so many."""
     return _scaled(h, buckets) << np.uint64(4)
 
@@ -207,7 +207,7 @@ def _place(h: Any, buckets: Any) -> Any:
 def _settled(nodes: Any, base: Any, check: Any, notes: Any) -> Any:
     """The first word of a context's bucket; with notes, an empty one where there is none yet."""
     if notes is None:
-        return _settle(nodes, base, check)
+        return settle(nodes, base, check)
     other = base ^ _BUCKET_WORDS
     if nodes[base] & _CHECK_MASK == check:
         return base
@@ -226,8 +226,8 @@ def find_buckets(tables: Any, found: Any, k: Any, done: Any, notes: Any) -> None
         h = found.hashes[c]
         if k >= 4:
             h = remix(h, done >> (k - 4))  # the first nibble
-        found.checks[c] = _check(h)
-        base = _place(h, count)
+        found.checks[c] = check(h)
+        base = place(h, count)
         buckets[c] = base
         found.heads[c] = nodes[base]
     for c in range(len(found.hashes)):
@@ -235,7 +235,7 @@ def find_buckets(tables: Any, found: Any, k: Any, done: Any, notes: Any) -> None
         buckets[c] = base
         if k < 4:
             found.starts[c] = base
-            found.runs[c] = np.int64(nodes[base] >> _RUN_SHIFT)
+            found.runs[c] = np.int64(nodes[base] >> RUN_SHIFT)
 
 
 @inline
@@ -320,48 +320,16 @@ def push(tables: Any, found: Any, byte: Any, notes: Any) -> None:
     """Note the byte that followed, where buckets were found for its first half."""
     for c in range(len(found.hashes)):
         if notes is None and found.runs[c] >= 0:
-            _extend(tables.nodes, found.starts[c], found.runs[c], byte)
+            extend(tables.nodes, found.starts[c], found.runs[c], byte)
         found.runs[c] = -1
 
 
 @jit
-def _extend(nodes: Any, start: Any, run: Any, byte: Any) -> None:
+def extend(nodes: Any, start: Any, run: Any, byte: Any) -> None:
     """Note the byte that followed in the bucket of a first half, behind a run."""
     length = min((run >> 8) + 1, _LONGEST_RUN) if run > 0 and run & 255 == byte else 1
     check = nodes[start] & _CHECK_MASK
     nodes[start] = check | np.uint32((length * 256 + byte) << 17)
-
-
-@inline
-def take_in(tables: Any, hashes: Any, byte: Any, last: Any, share: Any, shares: Any) -> None:
-    """The nodes learn a byte behind contexts with such hashes (C,), and behind the byte `last`.
-
-    Only those of pairs of buckets, and of last bytes, that are this share's of so many shares.
-    """
-    nodes, count = tables.nodes, np.uint64(tables.buckets)
-    for c in range(len(hashes)):
-        h = hashes[c]
-        for half in range(2):
-            if half:
-                h = remix(h, 16 | byte >> 4)
-            base = _place(h, count)
-            if np.int64(base >> np.uint64(5)) % shares == share:
-                base = _settle(nodes, base, _check(h))
-                if half == 0:
-                    _extend(nodes, base, np.int64(nodes[base] >> _RUN_SHIFT), byte)
-                nibble = byte >> 4 if half == 0 else byte & 15
-                node = np.int64(1)
-                for k in range(3, -1, -1):
-                    bit = nibble >> k & 1
-                    at = base + np.uint64(node)
-                    nodes[at] = _taught(nodes[at], bit, tables.limit)
-                    node = 2 * node + bit
-    if last % shares == share:
-        done = np.int64(1)
-        for k in range(7, -1, -1):
-            bit, at = byte >> k & 1, last << 8 | done
-            tables.direct[at] = _taught(tables.direct[at], bit, tables.limit)
-            done = 2 * done + bit
 
 
 @inline
@@ -397,13 +365,13 @@ def _teach(tables: Any, kind: Any, node: Any, direct: Any, bit: Any, notes: Any)
     if notes is None:
         nodes = tables.ends if kind else tables.nodes
         if direct:
-            tables.direct[node] = _taught(tables.direct[node], bit, tables.limit)
+            tables.direct[node] = taught(tables.direct[node], bit, tables.limit)
         else:
-            nodes[node] = _taught(nodes[node], bit, tables.limit)
+            nodes[node] = taught(nodes[node], bit, tables.limit)
 
 
 @jit
-def _taught(v: Any, bit: Any, limit: Any) -> Any:
+def taught(v: Any, bit: Any, limit: Any) -> Any:
     """A node after a bit."""
     n = np.int64(v & _COUNT_MASK)
     state = np.uint32(_NEXT[np.uint64((v >> _STATE_SHIFT) & _STATE_MASK) * _TWO + np.uint64(bit)])

@@ -27,15 +27,15 @@ def logit(p: float) -> float:
 def test_a_bucket_is_found_again_and_the_less_used_of_two_is_taken_over() -> None:
     nodes = np.zeros(32, np.uint32)  # two places, for all hashes
     place, one, two, three = np.uint64(0), *np.arange(0x10001, 0x10004, dtype=np.uint32)
-    first = int(tables._settle(nodes, place, one))
+    first = int(tables.settle(nodes, place, one))
     nodes[first + 1] += 5  # the count of the node that every byte passes
     nodes[first + 9] += 1
-    second = int(tables._settle(nodes, place, two))
+    second = int(tables.settle(nodes, place, two))
     assert {first, second} == {0, 16}
     nodes[second + 9] += 3
-    assert tables._settle(nodes, place, one) == first
+    assert tables.settle(nodes, place, one) == first
     assert nodes[first + 9] + 2 == nodes[second + 9]
-    assert tables._settle(nodes, place, three) == second  # the second is forgotten
+    assert tables.settle(nodes, place, three) == second  # the second is forgotten
     assert (nodes[second + 1 : second + 16] == nodes[first + 2]).all()
 
 
