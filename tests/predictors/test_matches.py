@@ -16,7 +16,7 @@ NO = np.zeros(2, np.int32)
 def pushed(m: Matches, data: bytes, b: int = 0) -> None:
     for i, byte in enumerate(data):
         last = np.frombuffer(bytes(32) + data[:i], np.uint8)[:-33:-1].copy()
-        matches.push(m, b, last, np.uint8(byte), True)
+        matches.push(m, b, last, np.uint8(byte), True, None)
 
 
 def common(data: bytes, i: int, j: int) -> int:
@@ -43,7 +43,7 @@ def test_what_a_match_expects_stands_behind_the_same_bytes() -> None:
             found += m.pointers.length[1, 0] > 0
         known.add(data[i - 5 : i])
         last = np.frombuffer(bytes(32) + data[:i], np.uint8)[:-33:-1].copy()
-        matches.push(m, 0, last, np.uint8(data[i]), True)
+        matches.push(m, 0, last, np.uint8(data[i]), True, None)
     assert begun > 10
     # The recent match is found when five bytes come again, unless another string has their slot.
     assert found > 0.95 * repeats > 1000
@@ -55,7 +55,7 @@ def test_a_match_outlives_two_misses() -> None:
     kept = []
     for i, other in enumerate((0, 1, 0, 1, 0, 1)):
         assert matches.look(m, 0).expected == 256 + block[40 + i]
-        matches.push(m, 0, np.zeros(32, np.uint8), np.uint8(block[40 + i] ^ other), True)
+        matches.push(m, 0, np.zeros(32, np.uint8), np.uint8(block[40 + i] ^ other), True, None)
         kept.append(int(m.pointers.length[0, 0]))
         if not kept[-1]:
             break
@@ -129,7 +129,7 @@ def test_more_that_followed_is_hashed() -> None:
         for i, byte in enumerate(data):
             last = np.frombuffer(bytes(32) + data[:i], np.uint8)[:-33:-1].copy()
             matches.note_followers(m, last, np.uint64(words[i]), np.uint8(byte))
-            matches.push(m, 0, last, np.uint8(byte), True)
+            matches.push(m, 0, last, np.uint8(byte), True, None)
         last = np.frombuffer(bytes(32) + data, np.uint8)[:-33:-1].copy()
         matches.hash_more(m, 0, last, np.uint64(word), out)
         return [int(h) for h in out]

@@ -120,7 +120,8 @@ def test_a_payload_that_ends_too_early(kind: str, at_once: bool) -> None:
     if not at_once:
         learner.decode_columns = None
     decoder.load(learned(config, None, at_once)[0])
-    decoder._payload = decoder._payload[:20].copy()  # what is decoded up to there is true
+    decoder._payload = decoder._payload[:, :20].copy()  # what is decoded up to there is true
+    decoder._ends[:] = 20
     chunk = np.zeros((64, 2), np.uint8)
     with pytest.raises(DivergenceError, match="too early"):
         decoder.code(chunk, chunk.size, learner)
