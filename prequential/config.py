@@ -174,6 +174,15 @@ class RecurrenceConfig:
 
 
 @dataclass(frozen=True)
+class MixerConfig:
+    """How the memory's mixer learns."""
+
+    # Its weights learn by the curvature of the codelength, too, which is reckoned anew every
+    # 2^curvature_log2 bits; 0: by the gradient alone.
+    curvature_log2: int = _bounded(0, 0, 20)
+
+
+@dataclass(frozen=True)
 class Config:
     """What the decoder must know, but for the data's length and the seed."""
 
@@ -191,6 +200,7 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     recurrence: RecurrenceConfig = field(default_factory=RecurrenceConfig)
+    mixer: MixerConfig = field(default_factory=MixerConfig)
     # Where pictures and sound are, see `grids`; "auto": where `finding` finds some.
     numbers: str = ""
 
@@ -276,6 +286,8 @@ class Config:
             memory += (80 << min(19, self.memory.window_log2)) + (1 << 24)
             contexts += len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
             grids = parse_grids(self.numbers)
+            inputs = 4 * (len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS) + 24
+            memory += 32 * inputs * inputs * min(1, self.mixer.curvature_log2)
             memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
@@ -322,6 +334,7 @@ class Config:
         memory = 0.0
         if self.memory.kind != "none":
             memory = bytes_per_token * (12e-6 + 2e-6 * len(self.memory.contexts))
+            memory *= 1 + min(1, self.mixer.curvature_log2)
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:

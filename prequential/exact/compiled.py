@@ -19,9 +19,9 @@ import numba
 import prequential
 
 _MODULES = (
-    "adagrad backward bits certain coder columns compiled config contexts embeddings forward"
-    " kernels layout loops matches memory merges mixer multiply ngrams numbers pieces resting"
-    " scalars series shares softmax squares structure tables update vocabulary"
+    "adagrad backward bits certain coder columns compiled config contexts curvature embeddings"
+    " forward kernels layout loops matches memory merges mixer multiply ngrams numbers pieces"
+    " resting scalars series shares softmax squares structure tables update vocabulary"
 )
 
 

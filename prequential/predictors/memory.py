@@ -73,8 +73,10 @@ class Memory:
         streams: int,
         vocabulary: Vocabulary,
         grids: list[Grid] | None = None,
+        curvature_log2: int = 0,
     ) -> None:
-        """grids are where numbers are, if anywhere."""
+        """grids are where numbers are, if anywhere; curvature_log2 is `MixerConfig`'s."""
+        every = 1 << curvature_log2 if curvature_log2 else 0
         self.history = History(streams, vocabulary)
         self.grids = grids
         count = len(config.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
@@ -89,7 +91,7 @@ class Memory:
             contexts.parse(config.contexts),
             tables.make(count, config.buckets, kinds, config.count_limit),
             matches.make(streams, config.window_log2, kinds),
-            mixer.make(self.inputs, kinds, streams, config.mixer_rate),
+            mixer.make(self.inputs, kinds, streams, config.mixer_rate, every),
             tables.room(count),
             mixer.room(self.inputs),
             np.zeros(len(vocabulary) + 1, np.int64),
@@ -145,6 +147,10 @@ class Memory:
                     shared = any(array is other for other in named.values())
                     if isinstance(array, np.ndarray) and not shared:
                         named[f"{prefix}.{type(structure).__name__.lower()}.{name}"] = array
+            if s.mixer.curvatures is not None:
+                for part, structure in s.mixer.curvatures._asdict().items():
+                    for name in ("moments", "inverse", "bits"):
+                        named[f"{prefix}.curvature.{part}.{name}"] = getattr(structure, name)
         return named
 
     def weights(self) -> bytes:

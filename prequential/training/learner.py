@@ -58,8 +58,9 @@ class Learner:
         self.cells = Resting(config, seed, V)
         self.recurrence = self.cells.network
         self.ngrams = Ngrams(config.ngrams, B, T, V, self.cells.entered.logits)
+        curvature_log2 = config.mixer.curvature_log2
         self.memory = (
-            Memory(config.memory, B, vocabulary, parse_grids(config.numbers))
+            Memory(config.memory, B, vocabulary, parse_grids(config.numbers), curvature_log2)
             if config.memory.kind != "none"
             else None
         )
