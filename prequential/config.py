@@ -174,6 +174,15 @@ class RecurrenceConfig:
 
 
 @dataclass(frozen=True)
+class MixerConfig:
+    """How the memory's mixer learns."""
+
+    # Its weights learn by the curvature of the codelength, too, which is reckoned anew every
+    # 2^curvature_log2 bits; 0: by the gradient alone.
+    curvature_log2: int = _bounded(0, 0, 20)
+
+
+@dataclass(frozen=True)
 class Config:
     """What the decoder must know, but for the data's length and the seed."""
 
@@ -191,6 +200,7 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     recurrence: RecurrenceConfig = field(default_factory=RecurrenceConfig)
+    mixer: MixerConfig = field(default_factory=MixerConfig)
     # Parts of a payload that threads code side by side, each for its share of the streams; the
     # memory's tables learn once a chunk then. 0: one part, and every bit is learned at once.
     lanes: int = _bounded(0, 0, 64)
@@ -286,6 +296,8 @@ class Config:
             if self.lanes:  # notes of all that a chunk has
                 memory += 2 * tokens * (8 * contexts + 80) + 8 * self.payload_lanes * B
             grids = parse_grids(self.numbers)
+            inputs = 4 * (len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS) + 24
+            memory += 32 * inputs * inputs * min(1, self.mixer.curvature_log2)
             memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
@@ -332,6 +344,7 @@ class Config:
         memory = 0.0
         if self.memory.kind != "none":
             memory = bytes_per_token * (12e-6 + 2e-6 * len(self.memory.contexts))
+            memory *= 1 + min(1, self.mixer.curvature_log2)
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:

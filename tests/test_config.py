@@ -166,7 +166,7 @@ def test_every_truncation_and_extension_is_refused() -> None:
 def test_field_order_is_the_format() -> None:
     """Moving or adding a field changes every archive: then docs/FORMAT.md must say so."""
     names = [f.name for f in dataclasses.fields(Config)]
-    sections = ["model", "ngrams", "memory", "optimizer", "recurrence"]
+    sections = ["model", "ngrams", "memory", "optimizer", "recurrence", "mixer"]
     assert names == [
         "streams",
         "stream_bytes",
@@ -174,6 +174,7 @@ def test_field_order_is_the_format() -> None:
         "epochs",
         "tokenizer",
         *sections,
+        "lanes",
         "numbers",
     ]
 

@@ -26,9 +26,9 @@ _LOCK = RLock()
 _ROOT = "training/decoding"
 # What decoding takes only where there are any.
 _NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
-_LANES = "predictors/lanes"
+_LANES, _CURVATURE = "predictors/lanes", "predictors/curvature"
 NONE = frozenset[str]()
-ALL = frozenset([_NUMBERS, GIVEN, _MERGES, _LANES])
+ALL = frozenset([_NUMBERS, GIVEN, _MERGES, _LANES, _CURVATURE])
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -59,11 +59,13 @@ def closure(*roots: str) -> dict[str, bytes]:
 
 
 def parts(header: Header) -> frozenset[str]:
-    """What decoding an archive takes and others do not: pictures and sound, lanes, files given."""
+    """What decoding an archive takes and others do not, such as pictures and sound."""
+    config = header.config
     needed = {
-        _NUMBERS: header.config is not None and header.config.numbers != "",
+        _NUMBERS: config is not None and config.numbers != "",
         GIVEN: header.given != (),
-        _LANES: header.config is not None and header.config.lanes > 0,
+        _LANES: config is not None and config.lanes > 0,
+        _CURVATURE: config is not None and config.mixer.curvature_log2 > 0,
         _MERGES: header.given != () and header.tokens is not None,
     }
     return frozenset(part for part, is_needed in needed.items() if is_needed)

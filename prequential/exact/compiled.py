@@ -19,9 +19,9 @@ import numba
 import prequential
 
 _MODULES = (
-    "adagrad backward bits certain coder columns compiled config contexts embeddings forward"
-    " kernels lanes layout loops matches memory merges mixer multiply ngrams notes numbers pieces"
-    " resting scalars series shares softmax squares structure tables update vocabulary"
+    "adagrad backward bits certain coder columns compiled config contexts curvature embeddings"
+    " forward kernels lanes layout loops matches memory merges mixer multiply ngrams notes numbers"
+    " pieces resting scalars series shares softmax squares structure tables update vocabulary"
 )
 
 
@@ -55,6 +55,14 @@ def jit(
         loop = njit(function)
     loop.apart = apart
     return loop
+
+
+def optional(name: str, package: str | None) -> Any:
+    """A module beside others that a self-extracting file has only where it is needed, or None."""
+    try:
+        return import_module(f".{name}", package)
+    except ImportError:
+        return None
 
 
 def pack(structure: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ class Lanes(Memory):
     def __init__(self, config: Config, vocabulary: Vocabulary, threads: int) -> None:
         """Threads do not change a bit."""
         B, T, L = config.streams, config.chunk, config.payload_lanes
-        super().__init__(config.memory, B, vocabulary)
+        super().__init__(config.memory, B, vocabulary, None, config.mixer.curvature_log2)
         (general,) = self.states
         # Blocks of streams go to the lanes in turn, twice: half of the streams are of every lane.
         self._block = -(-B // (2 * L))
@@ -92,12 +92,10 @@ def _of_lane(general: State, own: notes.Notes) -> State:
     """A lane's state: past, buckets and what repeats are found by are those of all."""
 
     def copies(part: Any, *shared: str) -> Any:
-        return type(part)(
-            *(
-                value.copy() if isinstance(value, np.ndarray) and name not in shared else value
-                for name, value in part._asdict().items()
-            )
-        )
+        if isinstance(part, tuple):
+            named = zip(part._fields, part, strict=True)  # type: ignore[attr-defined]
+            return type(part)(*(x if name in shared else copies(x) for name, x in named))
+        return part.copy() if isinstance(part, np.ndarray) else part
 
     matches = copies(general.matches, *(set(general.matches._fields) - {"slots", "known", "maps"}))
     return general._replace(

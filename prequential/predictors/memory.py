@@ -18,7 +18,6 @@ context models (the PAQ family).
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from prequential.coding.bits import CODED_BITS, code_bit, stretch
 from prequential.coding.coder import MEASURE, TOTAL_BITS, Code, rounded
 from prequential.coding.vocabulary import Spelling, Vocabulary
 from prequential.config import MORE_CONTEXTS, OWN_CONTEXTS, SYMBOLS, MemoryConfig
-from prequential.exact.compiled import inline, jit, outer, pack
+from prequential.exact.compiled import inline, jit, optional, outer, pack
 from prequential.predictors import certain, contexts, matches, mixer, tables
 from prequential.predictors.certain import Certain
 from prequential.predictors.contexts import Contexts, History, HistoryState
@@ -38,17 +37,7 @@ from prequential.predictors.tables import Found, Tables
 
 if TYPE_CHECKING:
     from prequential.grids import Grid
-
-
-def _optional(name: str) -> Any:
-    """A module that a self-extracting file has only where it is needed."""
-    try:
-        return import_module(name, __package__)
-    except ImportError:
-        return None
-
-
-numbers, noted = _optional(".numbers"), _optional(".notes")
+numbers, noted = (optional(name, __package__) for name in ("numbers", "notes"))
 
 _HALF = 32768
 
@@ -80,8 +69,10 @@ class Memory:
         streams: int,
         vocabulary: Vocabulary,
         grids: list[Grid] | None = None,
+        curvature_log2: int = 0,
     ) -> None:
-        """grids are where numbers are, if anywhere."""
+        """grids are where numbers are, if anywhere; curvature_log2 is `MixerConfig`'s."""
+        every = 1 << curvature_log2 if curvature_log2 else 0
         self.history = History(streams, vocabulary)
         self.grids = grids
         count = len(config.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
@@ -96,7 +87,7 @@ class Memory:
             contexts.parse(config.contexts),
             tables.make(count, config.buckets, kinds, config.count_limit),
             matches.make(streams, config.window_log2, kinds),
-            mixer.make(self.inputs, kinds, streams, config.mixer_rate),
+            mixer.make(self.inputs, kinds, streams, config.mixer_rate, every),
             tables.room(count),
             mixer.room(self.inputs),
             np.zeros(len(vocabulary) + 1, np.int64),
@@ -150,6 +141,10 @@ class Memory:
                     shared = any(array is other for other in named.values())
                     if isinstance(array, np.ndarray) and not shared:
                         named[f"{prefix}.{type(structure).__name__.lower()}.{name}"] = array
+            if s.mixer.curvatures is not None:
+                for part, structure in s.mixer.curvatures._asdict().items():
+                    for name in ("moments", "inverse", "bits"):
+                        named[f"{prefix}.curvature.{part}.{name}"] = getattr(structure, name)
         return named
 
     def weights(self) -> bytes:

@@ -1,9 +1,10 @@
 """Mixing of logits (256 to the nat) by weights that are learned after every bit, and what follows.
 
 Several sets of weights, each with a row chosen by a small context, weigh the same inputs; two more,
-chosen likewise, weigh the sets' outputs, and the mean of both is the mixed logit. Two adaptive maps
-correct its probability. At last it is mixed, by Bayes' rule, with even chances, which win where
-there is nothing to predict.
+chosen likewise, weigh the sets' outputs, and the mean of both is the mixed logit. Weights follow
+the gradient or, where there is time, what `curvature` makes of it. Two adaptive maps correct the
+mixed probability. At last it is mixed, by Bayes' rule, with even chances, which win where there is
+nothing to predict.
 
 Probabilities have 16 bits, corrected ones 22; weights have 20 bits of fraction, those of the final
 sets 16. Sources: Mahoney
@@ -18,9 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prequential.coding.bits import CODED_BITS, squash
-from prequential.exact.compiled import inline, jit
+from prequential.exact.compiled import inline, jit, optional
 from prequential.exact.scalars import LOGIT_MAX
 from prequential.predictors.tables import IDENTITY, interpolate
+
+curvature = optional("curvature", __package__)
 
 # Sets of weights, and the rows that the context of each chooses from: see `choose`.
 SETS = 7
@@ -69,6 +72,7 @@ class Mixer(NamedTuple):
     corrections: np.ndarray  # (kinds, 1024 + 65536, 33) int32
     doubts: np.ndarray  # (B,) int64: a stream's weight of even chances, 1 is 2^24
     rate: int  # of the rows: a weight moves by so many 2^-14 * input in nats * error
+    curvatures: Any  # `Curvatures`, or packed; None where weights follow the gradient itself
 
 
 class Mixing(NamedTuple):
@@ -112,8 +116,11 @@ class Corrected(NamedTuple):
     second_cell: int
 
 
-def make(inputs: int, kinds: int, streams: int, rate: int) -> Mixer:
-    """Weights for so many inputs, which are all trusted alike."""
+def make(inputs: int, kinds: int, streams: int, rate: int, every: int = 0) -> Mixer:
+    """Weights for so many inputs, which are all trusted alike.
+
+    every: see `Curvature`; 0 for none.
+    """
     rows = int(_SIZES.sum())
     finals, corrections = _FINAL_FIRST + _FINAL_SECOND, _CORRECTION_FIRST + _CORRECTION_SECOND
     return Mixer(
@@ -123,6 +130,14 @@ def make(inputs: int, kinds: int, streams: int, rate: int) -> Mixer:
         np.tile(IDENTITY << _FINER, (kinds, corrections, 1)).astype(np.int32),
         np.full(streams, 1 << 12, np.int64),
         rate,
+        _curvatures(inputs, kinds, every) if every else None,
+    )
+
+
+def _curvatures(inputs: int, kinds: int, every: int) -> Any:
+    return curvature.Curvatures(
+        curvature.make(_whole(inputs), kinds, every, curvature.INPUTS),
+        curvature.make(SETS, kinds, every, curvature.OUTPUTS),
     )
 
 
@@ -194,8 +209,39 @@ def correct(mixer: Any, at: Any, b: Any, logit: Any) -> Any:
 @inline
 def learn_weights(mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any, bit: Any) -> None:
     """The rows that were used follow the gradient of the codelength; position counts bytes."""
+    _learn(mixer.curvatures, mixer, mixing, kind, mixed, position, bit)
+
+
+@inline
+def _learn(
+    known: Any, mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any, bit: Any
+) -> None:
+    """The same; known are the curvatures, or None."""
+    if known is None:
+        _move(mixer, mixing, kind, mixed, position, bit, mixing.inputs, mixing.outputs)
+    else:
+        of_inputs, of_outputs = curvature.Curvature(*known[0]), curvature.Curvature(*known[1])
+        p = squash(mixed.logit)
+        curvature.turn(of_inputs, kind, mixing.inputs)
+        curvature.learn(of_inputs, kind, mixing.inputs, p)
+        curvature.turn(of_outputs, kind, mixing.outputs)
+        curvature.learn(of_outputs, kind, mixing.outputs, p)
+        _move(mixer, mixing, kind, mixed, position, bit, of_inputs.turned, of_outputs.turned)
+
+
+@inline
+def _move(
+    mixer: Any,
+    mixing: Any,
+    kind: Any,
+    mixed: Any,
+    position: Any,
+    bit: Any,
+    inputs: Any,
+    outputs: Any,
+) -> None:
+    """Move the weights of inputs and of the sets' outputs along these."""
     weights, uses, finals = mixer.weights[kind], mixer.uses[kind], mixer.finals[kind]
-    inputs, outputs = mixing.inputs, mixing.outputs
     target = bit * 65535
     rate = _FINAL_RATE + _FINAL_BOOST // (_FINAL_USES + position)
     first_error = (target - squash(mixed.first)) * rate

@@ -40,7 +40,8 @@ def _memory_of(config: Config, vocabulary: Vocabulary, threads: int) -> Memory |
             config, vocabulary, threads
         )
         return lanes
-    return Memory(config.memory, config.streams, vocabulary, parse_grids(config.numbers))
+    grids, curvature_log2 = parse_grids(config.numbers), config.mixer.curvature_log2
+    return Memory(config.memory, config.streams, vocabulary, grids, curvature_log2)
 
 
 class Learner:
