@@ -93,9 +93,9 @@ def _run(
         if index < done:
             continue
         _check_work(name, run, index, reader.bytes_read)
-        if index != resumed:  # a checkpoint has the decoder's state within the payload
-            decoder.load(payload)
         try:
+            if index != resumed:  # a checkpoint has the decoder's state within the payload
+                decoder.load(payload)
             next(frames)
         except DivergenceError as error:
             raise DivergenceError(_diverged(name, f"data in frame {index + 1}")) from error
