@@ -291,13 +291,15 @@ class Config:
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
             memory = (64 + 2 * longer) * self.memory.buckets
             memory += B * (1 + longer) << self.memory.window_log2
-            memory += (80 << min(19, self.memory.window_log2)) + (1 << 24) * self.payload_lanes
-            contexts += len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
-            if self.lanes:  # notes of all that a chunk has
-                memory += 2 * tokens * (8 * contexts + 80) + 8 * self.payload_lanes * B
+            memory += (80 << min(19, self.memory.window_log2)) + (1 << 24)
+            count = len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
+            contexts += count
+            inputs, L = 4 * count + 24, self.payload_lanes
+            curvature = 32 * inputs * inputs * min(1, self.mixer.curvature_log2)
+            memory += (48_000 * inputs + (10 << 20) + curvature) * L  # what lanes mix by
+            notes = 2 * tokens * (8 * count + 80) + 8 * L * B
+            memory += notes * min(1, self.lanes)
             grids = parse_grids(self.numbers)
-            inputs = 4 * (len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS) + 24
-            memory += 32 * inputs * inputs * min(1, self.mixer.curvature_log2)
             memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
         outputs = tokens * (32 * V + 8 * contexts)
         tables = rows * (5 + (9 + (V > SYMBOLS)) * n.slots)
