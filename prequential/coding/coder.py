@@ -127,7 +127,7 @@ class Decoder:
 
     def _add(self, bits: float) -> None:
         self.loss_bits += bits
-        if np.any(self._positions > self._ends):
+        if (self._positions > self._ends).any():
             raise DivergenceError("the payload ends too early for the decoded symbols")
 
 
