@@ -8,17 +8,18 @@ from prequential.coding.coder import ENCODE, Code, Predictor, carry, interval
 from prequential.config import varint
 
 
+def blank(lanes: int = 1, size: int = 0) -> Code:
+    """The code of an encoder that has written nothing, with room for so many bytes a lane."""
+    intervals, buffer = np.array([interval()] * lanes), np.zeros((lanes, size), np.uint8)
+    return Code(intervals, buffer, np.zeros(lanes, np.int64))
+
+
 class Encoder:
     """Codes chunks into bytes; `finish` closes a payload, after which the next one begins."""
 
     def __init__(self, lanes: int = 1) -> None:
         self.loss_bits = 0.0
-        self._buffer = np.zeros((lanes, 1 << 16), np.uint8)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._intervals = np.array([interval() for _ in self._buffer])
-        self._sizes = np.zeros(len(self._buffer), np.int64)
+        self._intervals, self._buffer, self._sizes = blank(lanes, 1 << 16)
 
     def code(self, chunk: np.ndarray, count: int, predictor: Predictor) -> None:
         """Code the first `count` tokens, in time-major order, of the chunk (T, B)."""
@@ -42,7 +43,7 @@ class Encoder:
     def finish(self) -> bytes:
         """The payload so far, each lane closed with as few bytes as name a number in it."""
         lanes = [self._closed(lane) for lane in range(len(self._buffer))]
-        self._reset()
+        self._intervals, _, self._sizes = blank(len(lanes))
         return b"".join([*(varint(len(lane)) for lane in lanes[:-1]), *lanes])
 
     def _closed(self, lane: int) -> bytes:

@@ -20,7 +20,7 @@ import prequential
 
 _MODULES = (
     "adagrad backward bits certain coder columns compiled config contexts curvature embeddings"
-    " forward kernels lanes layout loops matches memory merges mixer multiply ngrams notes numbers"
+    " forward kernels layout loops matches memory merges mixer multiply ngrams notes numbers"
     " pieces resting scalars series shares softmax squares structure tables update vocabulary"
 )
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from prequential.coding.coder import Code, rounded
+from prequential.coding.coder import Code
 from prequential.coding.vocabulary import Vocabulary
 from prequential.config import Config
-from prequential.exact.compiled import outer, pack
-from prequential.predictors import contexts, notes
-from prequential.predictors.memory import Memory, State, code_guessed, state_of
+from prequential.exact.compiled import pack
+from prequential.predictors import notes
+from prequential.predictors.memory import Memory, State, code_tokens
 
 
 class Lanes(Memory):
@@ -29,14 +29,11 @@ class Lanes(Memory):
         B, T, L = config.streams, config.chunk, config.payload_lanes
         super().__init__(config.memory, B, vocabulary, None, config.mixer.curvature_log2)
         (general,) = self.states
-        # Blocks of streams go to the lanes in turn, twice: half of the streams are of every lane.
-        self._block = -(-B // (2 * L))
-        most = T * B if L == 1 else T * 2 * self._block
-        hashes = len(general.found.hashes)
-        self.notes = notes.make(L, most, hashes, B, T)
+        self.notes = notes.make(L, len(general.found.hashes), B, T)
         self.states = [_of_lane(general, notes.of_lane(self.notes, lane)) for lane in range(L)]
-        self._packed = [pack(state) for state in self.states]
+        self._packed = [(pack(state), None) for state in self.states]
         self._noted = pack(self.notes)
+        self._tables, self._matches = pack(general.tables), pack(general.matches)
         self._pool = ThreadPoolExecutor(min(threads, L + 1)) if threads > 1 else None
         self._shares = threads
 
@@ -46,9 +43,9 @@ class Lanes(Memory):
         """Code and note; see `coder.SymbolCoder.code`."""
 
         def of_lane(lane: int) -> float:
-            code.positions[lane], bits = code_lane(
-                mode, symbols, frequencies, first, lane, len(self.states), self._block,
-                self._packed[lane], code.intervals[lane], code.bytes[lane], code.positions[lane],
+            code.positions[lane], bits = code_tokens(
+                mode, symbols, frequencies, first, self._packed[lane], code.intervals[lane],
+                code.bytes[lane], code.positions[lane],
             )  # fmt: skip
             return float(bits)
 
@@ -56,17 +53,15 @@ class Lanes(Memory):
 
     def learn(self) -> None:
         """The chunk is over: the tables learn it."""
-        general = self.states[0]
-        of_tables, of_matches = pack(general.tables), pack(general.matches)
 
         def take_in(share: int) -> None:
             if share < 0:
-                notes.take_in_strings(of_matches, self._noted)
+                notes.take_in_strings(self._matches, self._noted)
             else:
-                notes.take_in_bytes(of_tables, self._noted, share, self._shares)
+                notes.take_in_bytes(self._tables, self._noted, share, self._shares)
 
         self._each(take_in, range(-1, self._shares))
-        self.notes.until[:] = general.matches.position
+        self.notes.until[:] = self.states[0].matches.position
         self.notes.counts[:] = 0
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -108,33 +103,3 @@ def _of_lane(general: State, own: notes.Notes) -> State:
         certain=copies(general.certain) if general.certain is not None else None,
         notes=own,
     )
-
-
-@outer
-def code_lane(
-    mode: Any,
-    symbols: Any,
-    frequencies: Any,
-    first: Any,
-    lane: Any,
-    lanes: Any,
-    block: Any,
-    packed: Any,
-    coder: Any,
-    buffer: Any,
-    size: Any,
-) -> Any:
-    """(size, bits) of the symbols that are a lane's: see `coder.SymbolCoder.code`."""
-    state = state_of(packed)
-    bits = 0.0
-    for i in range(len(symbols)):
-        b = (first + i) % len(state.history.bytes)
-        if b // block % lanes == lane:
-            token, size, spent = code_guessed(
-                mode, np.int64(symbols[i]), frequencies[i], b, state, state.certain, state.notes,
-                coder, buffer, size,
-            )  # fmt: skip
-            symbols[i] = token
-            contexts.push_token(state.history, b, token)
-            bits += rounded(spent)
-    return size, bits

@@ -37,6 +37,7 @@ from prequential.predictors.tables import Found, Tables
 
 if TYPE_CHECKING:
     from prequential.grids import Grid
+
 numbers, noted = (optional(name, __package__) for name in ("numbers", "notes"))
 
 _HALF = 32768
@@ -297,19 +298,28 @@ def code_tokens(
     buffer: Any,
     size: Any,
 ) -> Any:
-    """(size, bits): see `coder.SymbolCoder.code`; packed is a memory's."""
+    """(size, bits): see `coder.SymbolCoder.code`; packed is a memory's, or a lane's."""
     general, within = packed
     state = state_of(general)
     bits = 0.0
     for i in range(len(symbols)):
         b = (first + i) % len(state.history.bytes)
-        token, size, spent = _code_either(
-            mode, np.int64(symbols[i]), frequencies[i], b, state, within, coder, buffer, size
-        )
-        symbols[i] = token
-        contexts.push_token(state.history, b, token)
-        bits += rounded(spent)
+        if _is_own(state.notes, b):
+            token, size, spent = _code_either(
+                mode, np.int64(symbols[i]), frequencies[i], b, state, within, coder, buffer, size
+            )
+            symbols[i] = token
+            contexts.push_token(state.history, b, token)
+            bits += rounded(spent)
     return size, bits
+
+
+@inline
+def _is_own(notes: Any, b: Any) -> Any:
+    """Whether stream b is coded here: a lane has its share of them, a whole memory all."""
+    if notes is None:
+        return True
+    return noted.is_own(notes, b)
 
 
 @inline
@@ -330,13 +340,13 @@ def _code_either(
         if numbers.inside(other.numbers, b, state.matches.position[b]):
             _sum_before(expected, state.below)
             return _code_token(mode, token, b, other, coder, buffer, size)
-    return code_guessed(
+    return _code_guessed(
         mode, token, expected, b, state, state.certain, state.notes, coder, buffer, size
     )
 
 
 @inline
-def code_guessed(
+def _code_guessed(
     mode: Any,
     token: Any,
     expected: Any,

@@ -28,11 +28,16 @@ class Notes(NamedTuple):
     sure: np.ndarray  # (L, N) bool: it was nearly certain, and the tables were not asked
     until: np.ndarray  # (L, B) int64: how much of each stream every lane may read
     margin: int  # bytes of a past that may be overwritten before the chunk after this one is over
+    block: int  # neighbouring streams that a lane has
+    lanes: int
+    lane: int  # whose notes these are
 
 
-def make(lanes: int, most: int, contexts: int, streams: int, chunk: int) -> Notes:
+def make(lanes: int, contexts: int, streams: int, chunk: int) -> Notes:
     """Nothing is noted yet."""
-    rows = lanes, most
+    # Blocks of streams go to the lanes in turn, twice: half of the streams are of every lane.
+    block = -(-streams // (2 * lanes))
+    rows = lanes, 2 * block * chunk
     return Notes(
         np.zeros((lanes, 1), np.int64),
         np.zeros((*rows, contexts), np.uint64),
@@ -44,12 +49,22 @@ def make(lanes: int, most: int, contexts: int, streams: int, chunk: int) -> Note
         np.zeros(rows, np.bool_),
         np.zeros((lanes, streams), np.int64),
         2 * chunk,
+        block,
+        lanes,
+        0,
     )
 
 
 def of_lane(notes: Notes, lane: int) -> Notes:
     """One lane's part."""
-    return Notes(*(array[lane] for array in notes[:-1]), notes.margin)  # type: ignore[call-arg]
+    arrays = (array[lane] for array in notes[:-4])
+    return Notes(*arrays, notes.margin, notes.block, notes.lanes, lane)  # type: ignore[call-arg]
+
+
+@inline
+def is_own(notes: Any, b: Any) -> Any:
+    """Whether stream b is one of the lane's."""
+    return b // notes.block % notes.lanes == notes.lane
 
 
 @inline

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prequential.coding import formats
-from prequential.coding.coder import ENCODE, Code, interval
+from prequential.coding.coder import ENCODE
 from prequential.coding.elements import Arranged
+from prequential.coding.encoder import blank
 from prequential.coding.vocabulary import SINGLE_BYTES
 from prequential.config import BYTES, Config
 from prequential.grids import Grid, text_of
@@ -81,9 +82,8 @@ def _bytes(sample: np.ndarray, grids: list[Grid], config: Config) -> int:
     memory = Memory(config.memory, 1, SINGLE_BYTES, grids)
     symbols = Arranged(sample, grids)[0 : len(sample)]
     frequencies = np.ones((1 << 10, 256), np.int32)
-    written, position = np.zeros((1, 24 * len(sample) + 8), np.uint8), np.zeros(1, np.int64)
-    code = Code(np.array([interval()]), written, position)
+    code = blank(size=24 * len(sample) + 8)
     for start in range(0, len(symbols), len(frequencies)):
         part = symbols[start : start + len(frequencies)].copy()
         memory.code(ENCODE, part, frequencies, 0, code)
-    return int(position[0])
+    return int(code.positions[0])

@@ -18,7 +18,8 @@ from prequential.archive.container import ArchiveReader, Header, Tokens
 from prequential.archive.writer import ArchiveWriter
 from prequential.cli import main
 from prequential.coding import pieces, tokenizer
-from prequential.coding.coder import MEASURE, TOTAL_BITS, Code, interval
+from prequential.coding.coder import MEASURE, TOTAL_BITS
+from prequential.coding.encoder import blank
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config, MemoryConfig
 from prequential.errors import ArchiveError, DivergenceError
@@ -102,12 +103,10 @@ def test_bytes_as_a_vocabulary_are_coded_as_bytes_are(monkeypatch: pytest.Monkey
     ends = np.full((len(data), 256), 1 << 16, np.int32)
     # 255 bytes and one longer piece that never occurs: the same bits, but for the end of "zz".
     longer = Vocabulary(tuple(sorted([*SINGLE_BYTES.pieces[:255], b"\xfe\xfe"])))
-    nowhere = np.zeros((1, 0), np.uint8)
-    code = Code(np.array([interval()]), nowhere, np.zeros(1, np.int64))
     sizes = []
     for vocabulary in (SINGLE_BYTES, longer):
         memory = Memory(config, 1, vocabulary)
-        sizes.append(memory.code(MEASURE, data.copy(), ends, 0, code))
+        sizes.append(memory.code(MEASURE, data.copy(), ends, 0, blank()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
 
 

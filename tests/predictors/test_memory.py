@@ -13,7 +13,8 @@ from samples import noise, small, text
 
 from prequential import codec
 from prequential.coding import bits
-from prequential.coding.coder import ENCODE, Code, interval
+from prequential.coding.coder import ENCODE
+from prequential.coding.encoder import blank
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config, load
 from prequential.exact import scalars
@@ -44,15 +45,11 @@ def test_tables_are_the_ones_of_the_format() -> None:
     assert hashlib.sha256(tables).hexdigest()[:32] == "df5b7a373f96a5a91abbd7dfc8016562"
 
 
-def room() -> Code:
-    return Code(np.array([interval()]), np.zeros((1, 200), np.uint8), np.zeros(1, np.int64))
-
-
 def test_tokens_are_remembered() -> None:
     """For contexts of tokens, which the memory's list may name."""
     made = Memory(mixing().resolve(4).memory, 2, SINGLE_BYTES)
     symbols, frequencies = np.array([3, 5, 4, 6]), np.ones((4, 256), np.int32)
-    made.code(ENCODE, symbols, frequencies, 0, room())
+    made.code(ENCODE, symbols, frequencies, 0, blank(size=200))
     assert made.history.state.tokens[:, :2].tolist() == [[4, 3], [6, 5]]
 
 
@@ -71,7 +68,7 @@ def test_the_sample_teaches_tables_and_mixer_alone() -> None:
         assert bool(state.mixer.uses.any()) == bool(sample)
         symbols = np.frombuffer(b"for other versions of this file", np.uint8).astype(np.int64)
         frequencies = np.ones((len(symbols), 256), np.int32)
-        codelengths.append(made.code(ENCODE, symbols, frequencies, 0, room()))
+        codelengths.append(made.code(ENCODE, symbols, frequencies, 0, blank(size=200)))
     assert codelengths[0] < 0.7 * codelengths[1]
 
 
