@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, overload
 
 import numpy as np
@@ -39,7 +40,7 @@ from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
 from prequential.training import decoding, finding, given, learned
 from prequential.training import prior as priors
-from prequential.training.apart import Apart
+from prequential.training.alone import Alone
 from prequential.training.given import Given
 from prequential.training.prior import Prior
 from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
@@ -304,7 +305,7 @@ def measure(
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
     archive = ArchiveWriter(io.BytesIO(), header)
     meter = Meter(config.payload_lanes)
-    with exact(options.device):
+    with exact(options.device, config):
         run = Run(header, config, options, symbols, vocabulary, meter, started, None, first)
         tell = _itemise(run, told, apart)
         for _ in run.frames():
@@ -345,7 +346,7 @@ def encode(
     header, config, symbols, vocabulary, first = described(data, config, seed, options)
     writer = ArchiveWriter(archive, header)
     encoder = Encoder(config.payload_lanes)
-    with exact(options.device):
+    with exact(options.device, config):
         run = Run(header, config, options, symbols, vocabulary, encoder, started, writer, first)
         tell = _itemise(run, told)
         for _ in run.frames():
@@ -421,7 +422,7 @@ def learn(
     header = Header(size, seed, bytes(SHORT_SHA256_BYTES), config, prior, tokens, files)
     nothing = np.zeros(0, np.uint8 if tokens is None else np.uint16)
     meter = Meter(config.payload_lanes)
-    with exact(options.device):
+    with exact(options.device, config):
         run = Run(
             header, config, options, nothing, cutting.vocabulary, meter, started, None,
             cutting.given,
@@ -548,7 +549,7 @@ def _itemise(run: Run, told: Told, apart: bool = False) -> Callable[[], object]:
         given.learn(run)
     memory, count = run.learner.memory, len(run.symbols)
     lengths = memory.states[0].matches.pointers.length if memory is not None else None
-    parts = Apart(run.learner) if apart else None
+    parts = import_module(".apart", decoding.__package__).Apart(run.learner) if apart else None
     items = Itemised(run.learner.symbol_coder, lengths, count, parts)
     run.learner.symbol_coder = items
     order, offsets = coding_order(count, run.config.streams), np.arange(count + 1)
@@ -592,6 +593,7 @@ def report_of(
     code = codesize.code_bytes(codesize.parts(header))
     prior = run.options.prior.compressed_bytes if run and run.options.prior else 0
     size = header.original_bytes
+    networks = None if run is None or isinstance(run.learner, Alone) else run.learner
     return Report(
         original_bytes=size,
         archive_bytes=archive_bytes,
@@ -615,8 +617,8 @@ def report_of(
         config=config_tree(header.config),
         sha256=header.sha256.hex(),
         weights_digest=digest.hex(),
-        parameters=sum(w.value.numel() for w in run.learner.model.weights) if run else 0,
+        parameters=sum(w.value.numel() for w in networks.model.weights) if networks else 0,
         weights_bytes=sum(a.nbytes for a in run.learner.learned().values()) if run else 0,
-        steps=run.learner.optimizer.steps if run else 0,
+        steps=networks.optimizer.steps if networks else 0,
         versions=versions(header.numerics_version, CONTAINER_VERSION),
     )

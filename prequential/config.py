@@ -120,9 +120,12 @@ class NgramConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Counts of the past, mixed after every bit; `kind = "none"` leaves the literal scheme."""
+    """Counts of the past, mixed after every bit.
 
-    kind: str = field(default="mix", metadata={"choices": ("none", "mix")})
+    `kind = "none"` leaves the literal scheme, `"alone"` nothing but the memory.
+    """
+
+    kind: str = field(default="mix", metadata={"choices": ("none", "mix", "alone")})
     contexts: tuple[str, ...] = (
         "o2", "o3", "o4", "o5", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
         "a5", "e0", "f6", "g4", "g8", "h0", "k0", "n0", "q0", "p3", "u1", "d3",
@@ -252,6 +255,12 @@ class Config:
         """How many parts a payload of this resolved config has."""
         return max(1, min(self.lanes, self.streams))
 
+    @property
+    def floats(self) -> bool:
+        """Whether floats reach the bits: those of networks, of numbers or of a curvature."""
+        alone = self.memory.kind == "alone"
+        return not alone or self.numbers != "" or self.mixer.curvature_log2 > 0
+
     def following(self, byte_count: int, token_count: int, given_bytes: int = 0) -> Config:
         """The inverse of `resolve`: a size is 0 where the input's length gives the same.
 
@@ -284,6 +293,7 @@ class Config:
         """
         m, n, V = self.model, self.ngrams, vocabulary
         B, tokens = self.streams, self.streams * self.chunk
+        alone = self.memory.kind == "alone"
         embeddings = (V + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
         rows = len(n.contexts) << n.rows_log2
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
@@ -310,12 +320,13 @@ class Config:
         entered = tokens + r.least  # at most, before it learns
         recurrence = cells * (said + 9 * V + 54 * r.cells + 120 * entered)
         outputs += 4 * (tokens + entered) * V
-        return (
-            embeddings + tables + memory + outputs + recurrence + 43_000 * B + self.device_bytes(V)
-        )
+        networks = embeddings + tables + outputs + recurrence + self.device_bytes(V)
+        return memory + 43_000 * B + (0 if alone else networks)
 
     def device_bytes(self, vocabulary: int = SYMBOLS) -> int:
         """As much of `memory_bytes` as is the transformer's, which may lie on a GPU."""
+        if self.memory.kind == "alone":
+            return 0
         m, V, B = self.model, vocabulary, self.streams
         weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
         largest = 48 * m.width * max(3 * m.width, m.hidden, V)  # of one matrix, while it is made
@@ -347,6 +358,8 @@ class Config:
         if self.memory.kind != "none":
             memory = bytes_per_token * (12e-6 + 2e-6 * len(self.memory.contexts))
             memory *= 1 + min(1, self.mixer.curvature_log2)
+        if self.memory.kind == "alone":
+            return memory
         return step + columns + tables + memory + replays * (step + tables)
 
     def to_bytes(self) -> bytes:

@@ -27,8 +27,10 @@ _ROOT = "training/decoding"
 # What decoding takes only where there are any.
 _NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
 _LANES, _CURVATURE = "predictors/lanes", "predictors/curvature"
+_LEARNER, _HOST = "training/learner", "training/host"
 NONE = frozenset[str]()
-ALL = frozenset([_NUMBERS, GIVEN, _MERGES, _LANES, _CURVATURE])
+NETWORKS = frozenset([_LEARNER, _HOST])
+ALL = NETWORKS | {_NUMBERS, GIVEN, _MERGES, _LANES, _CURVATURE}
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -62,6 +64,8 @@ def parts(header: Header) -> frozenset[str]:
     """What decoding an archive takes and others do not, such as pictures and sound."""
     config = header.config
     needed = {
+        _LEARNER: config is not None and config.memory.kind != "alone",
+        _HOST: config is not None and config.floats,
         _NUMBERS: config is not None and config.numbers != "",
         GIVEN: header.given != (),
         _LANES: config is not None and config.lanes > 0,

@@ -32,10 +32,11 @@ def encode(options: Options, source: str) -> None:
     if source == STDIO:
         raise ConfigError("--distributed: every process reads the input: give a file")
     config = options.model()
+    if config.memory.kind == "alone":
+        raise ConfigError("--distributed: a memory alone has no transformer to share the work of")
     from prequential import codec
     from prequential.training import run as runs
     from prequential.training import team
-    from prequential.training.learner import Learner
 
     target = options.output or default_target(source, decoding=False)
     with (
@@ -43,7 +44,7 @@ def encode(options: Options, source: str) -> None:
         open_input(source) as original,
         options.open_given() as given,
     ):
-        shared = partial(team.SharedLearner, ranks) if ranks.size > 1 else Learner
+        shared = partial(team.SharedLearner, ranks) if ranks.size > 1 else runs.new_learner
         run = partial(
             codec.encode,
             original.data,

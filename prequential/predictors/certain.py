@@ -1,6 +1,7 @@
 """Bytes that are nearly certain: coded in one decision, without tables or mixer.
 
-What the learner expects most is guessed. How often that was wrong is counted by how sure the
+What the learner expects most is guessed, or what the long match does where there is no other
+learner. How often that was wrong is counted by how sure the
 learner was and what the long match said. Where it hardly ever was, the guess takes one decision
 instead of eight, and nothing but histories learns from it: the contexts have nothing left to learn
 there. Where such a guess is wrong after all, the byte is coded as any other. Source: escapes to a
@@ -43,11 +44,16 @@ class Guess(NamedTuple):
     p: int  # out of 2^22, that it comes; 0: not certain enough
 
 
-def make(bits: int) -> Certain:
-    """At first the learner is believed, within a factor of two, as if it were tried before."""
+def make(bits: int, alone: bool = False) -> Certain:
+    """At first the learner is believed, within a factor of two, as if it were tried before.
+
+    Alone there is none, and the match is to show what it knows.
+    """
     wrong = np.minimum(1 << np.arange(_FRACTION - TOTAL_BITS, _FRACTION + 1), _WHOLE >> 1)
     misses = np.repeat(wrong, _AGREEMENTS)
-    return Certain(misses, np.full(len(misses), _TRIED, np.int64), bits)
+    if alone:
+        misses[:] = _WHOLE >> 1
+    return Certain(misses, np.full(len(misses), 0 if alone else _TRIED, np.int64), bits)
 
 
 @jit
@@ -64,7 +70,9 @@ def _most_frequent(frequencies: Any) -> Any:
 
 @inline
 def guess(certain: Any, frequencies: Any, match: Any) -> Any:
-    """The guess by a learner's frequencies (256,) and the long match."""
+    """The guess by a learner's frequencies (256,), or None, and the long match."""
+    if frequencies is None:
+        return _answer(certain, match.expected & 255, match.bucket)
     byte = _most_frequent(frequencies)
     rest = (1 << TOTAL_BITS) - np.int64(frequencies[byte])
     agreement: Any = np.int64(0)
@@ -73,6 +81,12 @@ def guess(certain: Any, frequencies: Any, match: Any) -> Any:
         steps = _AGREEMENTS - 2
         agreement = 2 + length * steps // _LENGTHS if match.expected - 256 == byte else np.int64(1)
     kind = octave(rest, TOTAL_BITS) * _AGREEMENTS + agreement
+    return _answer(certain, byte, kind)
+
+
+@inline
+def _answer(certain: Any, byte: Any, kind: Any) -> Any:
+    """The guess, and whether such guesses are nearly certain."""
     miss = certain.misses[kind]
     p: Any = np.int64(0)
     if miss < _WHOLE >> certain.bits:

@@ -1,9 +1,9 @@
 """How what is mixed goes together, so that weights learn in all directions alike.
 
 Inputs of a mixer are strongly correlated: most contexts say the same, and what tells them apart is
-small; still more so the outputs of its sets. By the gradient alone weights learn the sum of all
-soon and the differences late. Here the step on each row of weights is turned by the inverse of the
-second moments of what they weigh, which all rows share:
+small. By the gradient alone weights learn the sum of all soon and the differences late. Here the
+step on each row of weights is turned by the inverse of the inputs' second moments, which all rows
+share:
 
     turned = s (F + r I)^-1 x,    F = the sum of p (1 - p) x x^T over the bits so far
 
@@ -22,8 +22,8 @@ import numpy as np
 
 from prequential.exact.compiled import apart, inline
 
-# Of inputs and of outputs: r, in means of F's diagonal, and a factor of s.
-INPUTS, OUTPUTS = (3.0, 0.6), (0.01, 0.5)
+_RIDGE = 3.0  # r, in means of F's diagonal
+_GAIN = 0.6  # a factor of s
 _KEEP = np.float32(0.98)  # of the moments, an inversion
 _FIRST = 256  # bits before the first inversion; then whenever they have doubled, up to `every`
 _LEAST = 64  # what is nearly certain says nothing: p (1 - p) of 2^-10 and less
@@ -42,18 +42,9 @@ class Curvature(NamedTuple):
     system: np.ndarray  # (n, n) float64
     turned: np.ndarray  # (n,) int32: along which the weights move
     every: int  # bits between inversions
-    ridge: float
-    gain: float
 
 
-class Curvatures(NamedTuple):
-    """Those of a mixer."""
-
-    inputs: Any  # `Curvature`, or packed
-    outputs: Any  # of its sets
-
-
-def make(n: int, kinds: int, every: int, constants: tuple[float, float]) -> Curvature:
+def make(n: int, kinds: int, every: int) -> Curvature:
     """At first a step is along x itself."""
     return Curvature(
         np.zeros((kinds, n, n), np.float32),
@@ -63,7 +54,6 @@ def make(n: int, kinds: int, every: int, constants: tuple[float, float]) -> Curv
         np.zeros((n, n)),
         np.zeros(n, np.int32),
         every,
-        *constants,
     )
 
 
@@ -111,7 +101,7 @@ def invert(curvature: Any, kind: Any) -> None:
         trace += np.float64(moments[i, i])
     if not trace > 0:
         return
-    ridge = curvature.ridge * trace / np.float64(n)
+    ridge = _RIDGE * trace / np.float64(n)
     for i in range(n):
         for j in range(n):
             system[i, j] = np.float64(moments[i, j])
@@ -134,7 +124,7 @@ def invert(curvature: Any, kind: Any) -> None:
     known = 0.0  # the trace of the inverse times F
     for i in range(n):
         known += 1.0 - ridge * system[i, i]
-    scale = curvature.gain * trace / known
+    scale = _GAIN * trace / known
     for i in range(n):
         for j in range(n):
             inverse[i, j] = np.float32(scale * system[i, j])

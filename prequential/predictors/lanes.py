@@ -44,8 +44,8 @@ class Lanes(Memory):
 
         def of_lane(lane: int) -> float:
             code.positions[lane], bits = code_tokens(
-                mode, symbols, frequencies, first, self._packed[lane], code.intervals[lane],
-                code.bytes[lane], code.positions[lane],
+                mode, symbols, None if self.alone else frequencies, first, self._packed[lane],
+                code.intervals[lane], code.bytes[lane], code.positions[lane],
             )  # fmt: skip
             return float(bits)
 

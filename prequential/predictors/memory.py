@@ -18,6 +18,7 @@ context models (the PAQ family).
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,14 @@ import numpy as np
 from prequential.coding.bits import CODED_BITS, code_bit, stretch
 from prequential.coding.coder import MEASURE, TOTAL_BITS, Code, rounded
 from prequential.coding.vocabulary import Spelling, Vocabulary
-from prequential.config import MORE_CONTEXTS, OWN_CONTEXTS, SYMBOLS, MemoryConfig
+from prequential.config import (
+    MORE_CONTEXTS,
+    OWN_CONTEXTS,
+    SYMBOLS,
+    Config,
+    MemoryConfig,
+    parse_grids,
+)
 from prequential.exact.compiled import inline, jit, optional, outer, pack
 from prequential.predictors import certain, contexts, matches, mixer, tables
 from prequential.predictors.certain import Certain
@@ -73,6 +81,7 @@ class Memory:
         curvature_log2: int = 0,
     ) -> None:
         """grids are where numbers are, if anywhere; curvature_log2 is `MixerConfig`'s."""
+        self.alone = config.kind == "alone"
         every = 1 << curvature_log2 if curvature_log2 else 0
         self.history = History(streams, vocabulary)
         self.grids = grids
@@ -92,11 +101,11 @@ class Memory:
             tables.room(count),
             mixer.room(self.inputs),
             np.zeros(len(vocabulary) + 1, np.int64),
-            certain.make(config.certain) if bytewise and config.certain else None,
+            certain.make(config.certain, self.alone) if bytewise and config.certain else None,
             None,
         )
         if bytewise:
-            _read(general)
+            _read(general, self.alone)
         self.states = [general]
         if grids:
             self.states.append(numbers.structure(general, grids, streams))
@@ -118,10 +127,13 @@ class Memory:
     def code(
         self, mode: int, symbols: np.ndarray, frequencies: np.ndarray, first: int, code: Code
     ) -> float:
-        """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's."""
+        """Code and learn; see `coder.SymbolCoder.code`. frequencies are the expert's.
+
+        A memory that is alone has none, and asks for none.
+        """
         code.positions[0], bits = code_tokens(
-            mode, symbols, frequencies, first, self.packed, code.intervals[0], code.bytes[0],
-            code.positions[0],
+            mode, symbols, None if self.alone else frequencies, first, self.packed,
+            code.intervals[0], code.bytes[0], code.positions[0],
         )  # fmt: skip
         return float(bits)
 
@@ -142,10 +154,9 @@ class Memory:
                     shared = any(array is other for other in named.values())
                     if isinstance(array, np.ndarray) and not shared:
                         named[f"{prefix}.{type(structure).__name__.lower()}.{name}"] = array
-            if s.mixer.curvatures is not None:
-                for part, structure in s.mixer.curvatures._asdict().items():
-                    for name in ("moments", "inverse", "bits"):
-                        named[f"{prefix}.curvature.{part}.{name}"] = getattr(structure, name)
+            if s.mixer.curvature is not None:
+                for name in ("moments", "inverse", "bits"):
+                    named[f"{prefix}.curvature.{name}"] = getattr(s.mixer.curvature, name)
         return named
 
     def weights(self) -> bytes:
@@ -155,18 +166,42 @@ class Memory:
         return b"".join(weights.astype("<i4").tobytes() for weights in used)
 
 
-def _read(state: State) -> None:
+def memory_of(config: Config, vocabulary: Vocabulary, threads: int) -> Memory:
+    """The memory that a resolved config asks for."""
+    if config.lanes:
+        lanes: Memory = import_module(".lanes", __package__).Lanes(config, vocabulary, threads)
+        return lanes
+    grids, curvature_log2 = parse_grids(config.numbers), config.mixer.curvature_log2
+    return Memory(config.memory, config.streams, vocabulary, grids, curvature_log2)
+
+
+def _read(state: State, alone: bool) -> None:
     """Let the tables and the mixer of a state learn the sample, with a past of its own."""
     symbols = np.frombuffer(SAMPLE, np.uint8).copy()
     tokens = len(state.below) - 1
-    alone = state._replace(
+    apart = state._replace(
         history=History(1).state,
         matches=matches.make(1, 10, 1),
         mixer=state.mixer._replace(doubts=state.mixer.doubts[:1].copy()),
     )
-    frequencies = np.full((len(symbols), tokens), (1 << TOTAL_BITS) // tokens, np.int32)
+    even = np.full((len(symbols), tokens), (1 << TOTAL_BITS) // tokens, np.int32)
     room = np.zeros(4, np.uint64), np.zeros(16, np.uint8)
-    code_tokens(MEASURE, symbols, frequencies, 0, (pack(alone), None), *room, 0)
+    code_tokens(MEASURE, symbols, None if alone else even, 0, (pack(apart), None), *room, 0)
+
+
+@inline
+def _expected(frequencies: Any, i: Any) -> Any:
+    """What an expert expects of token i, if there is one."""
+    if frequencies is None:
+        return None
+    return frequencies[i]
+
+
+@inline
+def _heed(expected: Any, below: Any) -> None:
+    """below (V + 1,) = how likely the expert takes all tokens before each, and all, to be."""
+    if expected is not None:
+        _sum_before(expected, below)
 
 
 @jit
@@ -241,12 +276,15 @@ def _push(state: Any, parsed: Any, notes: Any, b: Any, byte: Any, starts: Any, s
 
 
 @inline
-def _expert_inputs(below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
-    """x (3,) = what the learner's distribution says of cut..high among low..high, and 4 nats."""
-    p = ((below[high] - below[cut]) << 16) // (below[high] - below[low])
-    x[0] = stretch(min(max(p, 1), 65535))
-    x[1] = (p - _HALF) >> 5
+def _expert_inputs(expected: Any, below: Any, low: Any, cut: Any, high: Any, x: Any) -> None:
+    """x (3,) = what the expert's distribution says of cut..high among low..high, and 4 nats."""
+    x[0] = 0
+    x[1] = 0
     x[2] = 1024
+    if expected is not None:
+        p = ((below[high] - below[cut]) << 16) // (below[high] - below[low])
+        x[0] = stretch(min(max(p, 1), 65535))
+        x[1] = (p - _HALF) >> 5
 
 
 @inline
@@ -306,8 +344,9 @@ def code_tokens(
         b = (first + i) % len(state.history.bytes)
         if _is_own(state.notes, b):
             token, size, spent = _code_either(
-                mode, np.int64(symbols[i]), frequencies[i], b, state, within, coder, buffer, size
-            )
+                mode, np.int64(symbols[i]), _expected(frequencies, i), b, state, within, coder,
+                buffer, size,
+            )  # fmt: skip
             symbols[i] = token
             contexts.push_token(state.history, b, token)
             bits += rounded(spent)
@@ -334,12 +373,12 @@ def _code_either(
     buffer: Any,
     size: Any,
 ) -> Any:
-    """Code with the structure that the next token is for; expected (V,) is the learner's."""
+    """Code with the structure that the next token is for; expected (V,) is the expert's or None."""
     if within is not None:
         other = state_of(within)
         if numbers.inside(other.numbers, b, state.matches.position[b]):
-            _sum_before(expected, state.below)
-            return _code_token(mode, token, b, other, coder, buffer, size)
+            _heed(expected, state.below)
+            return _code_token(mode, token, expected, b, other, coder, buffer, size)
     return _code_guessed(
         mode, token, expected, b, state, state.certain, state.notes, coder, buffer, size
     )
@@ -373,8 +412,8 @@ def _code_guessed(
                 _push(state, state.contexts, notes, b, np.uint8(guess.byte), True, True)
                 certain.learn(Certain(*sure), guess, guess.byte)
                 return guess.byte, size, spent
-    _sum_before(expected, state.below)
-    token, size, more = _code_token(mode, token, b, state, coder, buffer, size)
+    _heed(expected, state.below)
+    token, size, more = _code_token(mode, token, expected, b, state, coder, buffer, size)
     if sure is not None:
         certain.learn(Certain(*sure), guess, token)
     return token, size, spent + more
@@ -382,9 +421,12 @@ def _code_guessed(
 
 @inline
 def _code_token(
-    mode: Any, known: Any, b: Any, state: Any, coder: Any, buffer: Any, size: Any
+    mode: Any, known: Any, expert: Any, b: Any, state: Any, coder: Any, buffer: Any, size: Any
 ) -> Any:
-    """(token, size, bits) of the next token of stream b, which is `known` to an encoder."""
+    """(token, size, bits) of the next token of stream b, which is `known` to an encoder.
+
+    expert (V,) are the frequencies that `state.below` has summed, or None.
+    """
     history, spelling, below = state.history, state.spelling, state.below
     known_numbers, notes = state.numbers, state.notes
     found, mixing, offsets = state.found, state.mixing, spelling.offsets
@@ -421,7 +463,7 @@ def _code_token(
                 tables.inputs(state.tables, ends, found, x)
                 tables.run_inputs(state.tables, ends, found, k, byte, x[3 * C + 3 :])
                 expected = matches.inputs(state.matches, ends, match, k, byte, x[4 * C + 3 :])
-                _expert_inputs(below, low, cut, high, x[4 * C + 5 :])
+                _expert_inputs(expert, below, low, cut, high, x[4 * C + 5 :])
                 _number_inputs(known_numbers, b, unit, k, byte, x[4 * C + 8 :])
                 at = Situation(ends, max(k, 0), done, last, letters, place, expected.grade)
                 trust = tables.trust(found)

@@ -38,6 +38,8 @@ _ROW_USES = 1024
 _FINAL_RATE = 256
 _FINAL_BOOST = 3 * 256 * 8192
 _FINAL_USES = 8192
+# Steps along what the outputs of all sets have in common, and along what tells them apart.
+_SLOWER, _FASTER = 4, 6
 _FINAL_FIRST, _FINAL_SECOND = 2048, 1024  # rows of the two final sets
 _CORRECTION_FIRST, _CORRECTION_SECOND = 1024, 1 << 16  # maps of the two corrections
 _FINER = CODED_BITS - 16
@@ -72,7 +74,7 @@ class Mixer(NamedTuple):
     corrections: np.ndarray  # (kinds, 1024 + 65536, 33) int32
     doubts: np.ndarray  # (B,) int64: a stream's weight of even chances, 1 is 2^24
     rate: int  # of the rows: a weight moves by so many 2^-14 * input in nats * error
-    curvatures: Any  # `Curvatures`, or packed; None where weights follow the gradient itself
+    curvature: Any  # `Curvature`, or packed; None where weights follow the gradient itself
 
 
 class Mixing(NamedTuple):
@@ -130,14 +132,7 @@ def make(inputs: int, kinds: int, streams: int, rate: int, every: int = 0) -> Mi
         np.tile(IDENTITY << _FINER, (kinds, corrections, 1)).astype(np.int32),
         np.full(streams, 1 << 12, np.int64),
         rate,
-        _curvatures(inputs, kinds, every) if every else None,
-    )
-
-
-def _curvatures(inputs: int, kinds: int, every: int) -> Any:
-    return curvature.Curvatures(
-        curvature.make(_whole(inputs), kinds, every, curvature.INPUTS),
-        curvature.make(SETS, kinds, every, curvature.OUTPUTS),
+        curvature.make(_whole(inputs), kinds, every) if every else None,
     )
 
 
@@ -209,55 +204,55 @@ def correct(mixer: Any, at: Any, b: Any, logit: Any) -> Any:
 @inline
 def learn_weights(mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any, bit: Any) -> None:
     """The rows that were used follow the gradient of the codelength; position counts bytes."""
-    _learn(mixer.curvatures, mixer, mixing, kind, mixed, position, bit)
+    _learn(mixer.curvature, mixer, mixing, kind, mixed, position, bit)
 
 
 @inline
 def _learn(
     known: Any, mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any, bit: Any
 ) -> None:
-    """The same; known are the curvatures, or None."""
+    """The same; known is the curvature, or None."""
     if known is None:
-        _move(mixer, mixing, kind, mixed, position, bit, mixing.inputs, mixing.outputs)
+        _move(mixer, mixing, kind, mixed, position, bit, mixing.inputs)
     else:
-        of_inputs, of_outputs = curvature.Curvature(*known[0]), curvature.Curvature(*known[1])
-        p = squash(mixed.logit)
-        curvature.turn(of_inputs, kind, mixing.inputs)
-        curvature.learn(of_inputs, kind, mixing.inputs, p)
-        curvature.turn(of_outputs, kind, mixing.outputs)
-        curvature.learn(of_outputs, kind, mixing.outputs, p)
-        _move(mixer, mixing, kind, mixed, position, bit, of_inputs.turned, of_outputs.turned)
+        found = curvature.Curvature(*known)
+        curvature.turn(found, kind, mixing.inputs)
+        curvature.learn(found, kind, mixing.inputs, squash(mixed.logit))
+        _move(mixer, mixing, kind, mixed, position, bit, found.turned)
 
 
 @inline
 def _move(
-    mixer: Any,
-    mixing: Any,
-    kind: Any,
-    mixed: Any,
-    position: Any,
-    bit: Any,
-    inputs: Any,
-    outputs: Any,
+    mixer: Any, mixing: Any, kind: Any, mixed: Any, position: Any, bit: Any, along: Any
 ) -> None:
-    """Move the weights of inputs and of the sets' outputs along these."""
+    """Move the weights of inputs along these, and those of the sets' outputs.
+
+    Outputs are nearly alike. What they have in common would be learned at once, and what tells them
+    apart so late that it hardly counts: steps along the one are shortened, and along the other
+    lengthened, as their second moments are.
+    """
     weights, uses, finals = mixer.weights[kind], mixer.uses[kind], mixer.finals[kind]
-    target = bit * 65535
+    target, outputs = bit * 65535, mixing.outputs
     rate = _FINAL_RATE + _FINAL_BOOST // (_FINAL_USES + position)
     first_error = (target - squash(mixed.first)) * rate
     second_error = (target - squash(mixed.second)) * rate
     first, second = finals[mixed.first_row], finals[mixed.second_row]
+    common = np.int64(0)
+    for s in range(SETS):
+        common += outputs[s]
+    common = common // SETS
     for s in range(SETS):
         row = mixing.rows[s]
         row_rate = mixer.rate * 16 + mixer.rate * 16 * _ROW_BOOST // (_ROW_USES + uses[row])
         uses[row] += 1
         step = np.int32(((target - mixing.chances[s]) * row_rate + 1024) >> 11)
         w = weights[row]
-        for j in range(len(inputs)):
-            product = np.int32(inputs[j] * step)  # of 32 bits: whole vectors of them
+        for j in range(len(along)):
+            product = np.int32(along[j] * step)  # of 32 bits: whole vectors of them
             w[j] += np.int32(np.int32(product + 1024) >> 11)
-        first[s] += np.int32((outputs[s] * first_error + (1 << 24)) >> 25)
-        second[s] += np.int32((outputs[s] * second_error + (1 << 24)) >> 25)
+        turned = common // _SLOWER + (outputs[s] - common) * _FASTER
+        first[s] += np.int32((turned * first_error + (1 << 24)) >> 25)
+        second[s] += np.int32((turned * second_error + (1 << 24)) >> 25)
 
 
 @inline

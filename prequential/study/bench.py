@@ -36,7 +36,7 @@ from prequential.predictors.contexts import History
 from prequential.recurrence.resting import Resting
 from prequential.study.plain import Plain, PlainTrainer
 from prequential.training import columns, loop
-from prequential.training.learner import Learner
+from prequential.training.run import new_learner
 from prequential.training.step import CompiledStep
 from prequential.training.threads import Threads
 from prequential.transformer import backward, forward, update
@@ -240,9 +240,9 @@ class _Bench:
 
     def works(self, threads: int) -> dict[str, Callable[[], None]]:
         """Each kind of work, with a state of its own, on the chunks of the present round."""
-        exact = Learner(self.config, 0, "cpu", threads)
-        encoding = Learner(self.config, 0, "cpu", threads)
-        decoding = Learner(self.config, 0, "cpu", threads)
+        exact = new_learner(self.config, 0, "cpu", threads)
+        encoding = new_learner(self.config, 0, "cpu", threads)
+        decoding = new_learner(self.config, 0, "cpu", threads)
         lanes = self.config.payload_lanes
         encoder, decoder = Encoder(lanes), Decoder(lanes)
 
@@ -271,10 +271,10 @@ class _Bench:
         return works if threads == 1 else {**works, APART: self._apart(threads)}
 
     def _apart(self, threads: int) -> Callable[[], None]:
-        learners = [Learner(self.config, 0, "cpu", 1) for _ in range(threads)]
+        learners = [new_learner(self.config, 0, "cpu", 1) for _ in range(threads)]
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
-        def encode(learner: Learner) -> None:
+        def encode(learner: loop.Learner) -> None:
             with torch.inference_mode():
                 loop.run(self._counted(self.chunks), Encoder(self.config.payload_lanes), learner)
 

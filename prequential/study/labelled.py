@@ -25,8 +25,7 @@ from prequential.coding.coder import MEASURE, Code, SymbolCoder
 from prequential.coding.itemised import coding_order
 from prequential.config import AUTO, BYTES, Config, load
 from prequential.errors import ArchiveError, ConfigError
-from prequential.training.learner import Learner
-from prequential.training.run import Options
+from prequential.training.run import Options, new_learner
 
 MARK = b"PQL1"  # no version byte of a .pq archive
 _HASH_BYTES = 8
@@ -159,11 +158,11 @@ def _identity(inputs: Sequence[bytes]) -> bytes:
     return sha.digest()[:_HASH_BYTES]
 
 
-def _learner(data: np.ndarray[Any, Any], known: np.ndarray[Any, Any]) -> Callable[..., Learner]:
+def _learner(data: np.ndarray[Any, Any], known: np.ndarray[Any, Any]) -> Callable[..., Any]:
     """What makes a learner that codes beside what is known of data (n,) uint8."""
 
-    def make(config: Config, *arguments: Any) -> Learner:
-        learner = Learner(config, *arguments)
+    def make(config: Config, seed: int, *more: Any) -> Any:
+        learner = new_learner(config, seed, *more)
         order = coding_order(len(data), config.streams)
         learner.symbol_coder = _Beside(learner.symbol_coder, known[order], data[order])
         learner.decode_columns = None  # its loop knows no other coder

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,11 @@ from prequential.errors import ConfigError, FileError, PrequentialError
 from prequential.study import child
 from prequential.training import given
 from prequential.training.given import Given
-from prequential.training.learner import Learner
 from prequential.training.run import Kept, Options, Run, exact
+
+if TYPE_CHECKING:
+    from prequential.training.alone import Alone
+    from prequential.training.learner import Learner
 
 _RESULT = "<dq"
 
@@ -130,7 +133,7 @@ def lengths(
             continue
         found = codec.described(np.frombuffer(content, np.uint8), config, seed, how)
         groups.setdefault(found.config.to_bytes(), []).append((i, found))
-    with exact("cpu"):
+    with exact("cpu", config):
         for group in groups.values():
             if not first and len(group) > 1:
                 _code(_run(group[0][1], how))  # so that the forks find all loops loaded
@@ -147,7 +150,7 @@ def _run(found: codec.Described, options: Options) -> Run:
     return Run(header, config, options, symbols, vocabulary, encoder, time.monotonic(), None, first)
 
 
-def _learned(found: codec.Described, options: Options) -> Learner:
+def _learned(found: codec.Described, options: Options) -> Learner | Alone:
     """A learner of this config that has learned the given."""
     run = _run(found, options)
     if run.given_steps:
@@ -165,11 +168,13 @@ class _Known:
         """Nothing is to be kept."""
 
 
-def _task(found: codec.Described, learner: Learner, options: Options) -> Callable[[], bytes]:
+def _task(
+    found: codec.Described, learner: Learner | Alone, options: Options
+) -> Callable[[], bytes]:
     """What codes one thing, and changes the learner."""
     kept: Kept = _Known()
 
-    def go_on(*arguments: Any) -> Learner:
+    def go_on(*arguments: Any) -> Learner | Alone:
         learner.past = arguments[4]
         return learner
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from prequential.errors import ConfigError
+from prequential.training.alone import Alone
 from prequential.training.learner import Learner
 from prequential.training.step import CompiledStep
 
@@ -19,12 +20,14 @@ from prequential.training.step import CompiledStep
 class Apart:
     """Reads a learner's logits, between a prediction and the next step."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner | Alone) -> None:
         """A learner of one thread: of several, others might be at the next step already.
 
         Raises:
             ConfigError: it keeps its logits elsewhere.
         """
+        if not isinstance(learner, Learner):
+            raise ConfigError("there are no predictors but the memory, whose costs all are")
         if not isinstance(learner.step, CompiledStep):
             raise ConfigError("predictors are looked at one by one on the CPU only: --device cpu")
         self._learner = learner

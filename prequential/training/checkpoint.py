@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -29,12 +29,13 @@ from prequential.errors import ArchiveError, ConfigError, FileError
 if TYPE_CHECKING:  # not loaded here, so that bad input is refused at once
     import torch
 
+    from prequential.training.alone import Alone
     from prequential.training.learner import Learner
     from prequential.training.run import Run
 
     _View = np.ndarray | torch.Tensor
 
-LAYOUT = 7  # raised when the tensors or their names change
+LAYOUT = 8  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 # What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
@@ -146,7 +147,7 @@ def save(file: BinaryIO, run: Run, identity: Mapping[str, Any]) -> None:
         "steps_done": run.steps_done,
         "frames_done": run.frames_done,
         "seconds": time.monotonic() - run.started,
-        "draws": run.learner.draw.count,
+        "draws": _draws(run),
         **{name: _numbers(part, names) for name, (part, names) in _parts(run).items()},
     }
     write(file, arrays, manifest)
@@ -168,8 +169,6 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
                     f" give what it was made with, or {remedy}"
                 )
             found = fill(file, _state(run.learner))
-        run.learner.step.quantise()
-        run.learner.recurrence.quantise()
         _go_on(run, manifest, found)
 
 
@@ -223,7 +222,7 @@ def learned(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays = {name: _on_host(view) for name, view in _state(run.learner).items()}
     parts = {name: part for name, part in _parts(run).items() if name != "coder"}
     numbers = {name: _numbers(part, names) for name, (part, names) in parts.items()}
-    return arrays, {"draws": run.learner.draw.count, **numbers}
+    return arrays, {"draws": _draws(run), **numbers}
 
 
 def put_back(run: Run, arrays: Any, numbers: Mapping[str, Any]) -> None:
@@ -233,26 +232,45 @@ def put_back(run: Run, arrays: Any, numbers: Mapping[str, Any]) -> None:
             _fill(name, view, arrays[name])
     else:
         fill(arrays, _state(run.learner))
-    run.learner.step.quantise()
-    run.learner.recurrence.quantise()
-    run.learner.draw.skip(int(numbers["draws"]) - run.learner.draw.count)
+    _follow(run, int(numbers["draws"]))
     for name, (part, names) in _parts(run).items():
         for key in _numbers(part, names) if name != "coder" else ():
             setattr(part, key, numbers[name][key])
 
 
-def _state(learner: Learner) -> dict[str, _View]:
+def _draws(run: Run) -> int:
+    """Numbers that a learner of networks has drawn."""
+    networks = _networks(run.learner)
+    return networks.draw.count if networks else 0
+
+
+def _networks(learner: Learner | Alone) -> Learner | None:
+    """The learner, unless it has none."""
+    return cast("Learner", learner) if hasattr(learner, "step") else None
+
+
+def _follow(run: Run, draws: int) -> None:
+    """What else follows from arrays that were put back, and from numbers drawn so far."""
+    if networks := _networks(run.learner):
+        networks.step.quantise()
+        networks.recurrence.quantise()
+        networks.draw.skip(draws - networks.draw.count)
+
+
+def _state(learner: Learner | Alone) -> dict[str, _View]:
     """Views of all that is learned or remembered; the rest is computed anew in every chunk."""
-    learner.step.settle()
-    views: dict[str, _View] = {**learner.embeddings.arrays(), **learner.ngrams.arrays()}
-    if learner.memory is not None:
-        views |= learner.memory.arrays()
-    for w in learner.model.weights:
+    views: dict[str, _View] = {} if learner.memory is None else {**learner.memory.arrays()}
+    networks = _networks(learner)
+    if networks is None:
+        return views
+    networks.step.settle()
+    views |= networks.embeddings.arrays() | networks.ngrams.arrays()
+    for w in networks.model.weights:
         for part in ("value", "mean", "square"):
             views[f"model.{w.name}.{part}"] = getattr(w, part)
-    views |= {f"cache.{i}": cache for i, cache in enumerate(learner.model.caches())}
-    views |= learner.history.arrays() | learner.recurrence.arrays()
-    views |= learner.cells.waiting()
+    views |= {f"cache.{i}": cache for i, cache in enumerate(networks.model.caches())}
+    views |= networks.history.arrays() | networks.recurrence.arrays()
+    views |= networks.cells.waiting()
     return views
 
 
@@ -267,7 +285,7 @@ def _go_on(run: Run, manifest: Mapping[str, Any], found: Mapping[str, np.ndarray
     """Everything of a run but its learner's arrays."""
     run.steps_done, run.frames_done = int(manifest["steps_done"]), int(manifest["frames_done"])
     run.started -= float(manifest["seconds"])
-    run.learner.draw.skip(int(manifest["draws"]))
+    _follow(run, int(manifest["draws"]))
     for name, (part, names) in _parts(run).items():
         for key in _numbers(part, names):
             setattr(part, key, manifest[name][key])
@@ -322,10 +340,13 @@ def _differences(kept: str, wanted: str) -> list[str]:
 def _parts(run: Run) -> dict[str, tuple[object, tuple[str, ...]]]:
     """By name, whatever of a run keeps numbers or arrays from chunk to chunk, and which."""
     coder = run.coder, _CODERS[type(run.coder).__name__]
-    optimizer = run.learner.optimizer, _OPTIMIZER
-    recurrence = run.learner.recurrence, _RECURRENCE
+    networks = _networks(run.learner)
+    if networks is None:
+        return {"coder": coder}
+    optimizer = networks.optimizer, _OPTIMIZER
+    recurrence = networks.recurrence, _RECURRENCE
     return {
-        "learner": (run.learner, _LEARNER),
+        "learner": (networks, _LEARNER),
         "optimizer": optimizer,
         "recurrence": recurrence,
         "coder": coder,

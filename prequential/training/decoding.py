@@ -53,7 +53,7 @@ def decode(
     if header.config is None:
         _copy(reader, data, decoded)
     else:
-        with exact(options.device):
+        with exact(options.device, header.config):
             symbols = np.zeros(header.tokens.count, np.uint16) if header.tokens else data
             decoder = Decoder(header.config.payload_lanes)
             run = Run(

@@ -10,18 +10,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 import torch
 
 from prequential.coding.coder import TOTAL_BITS, Code, Direct, SymbolCoder
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
-from prequential.config import HISTORY_BYTES, Config, parse_grids
-from prequential.exact import softmax
+from prequential.config import HISTORY_BYTES, Config
+from prequential.exact import selftest, softmax
 from prequential.predictors.contexts import History
 from prequential.predictors.embeddings import Embeddings
-from prequential.predictors.memory import Memory
+from prequential.predictors.memory import memory_of
 from prequential.predictors.ngrams import Ngrams
 from prequential.recurrence.resting import Resting
 from prequential.training import columns
@@ -29,19 +28,6 @@ from prequential.training.replay import Draw, Past
 from prequential.training.step import CompiledStep, Step, new_step
 from prequential.training.threads import Threads
 from prequential.transformer.optimizer import Optimizer
-
-
-def _memory_of(config: Config, vocabulary: Vocabulary, threads: int) -> Memory | None:
-    """The memory that a resolved config asks for, if any."""
-    if config.memory.kind == "none":
-        return None
-    if config.lanes:
-        lanes: Memory = import_module("prequential.predictors.lanes").Lanes(
-            config, vocabulary, threads
-        )
-        return lanes
-    grids, curvature_log2 = parse_grids(config.numbers), config.mixer.curvature_log2
-    return Memory(config.memory, config.streams, vocabulary, grids, curvature_log2)
 
 
 class Learner:
@@ -64,6 +50,8 @@ class Learner:
         """
         B, T, V = config.streams, config.chunk, len(vocabulary.pieces)
         self.B = B
+        if config.model.layers:
+            selftest.require(device, selftest.OF_ATTENTION)
         self.history = History(B, vocabulary)
         self.embeddings = Embeddings(config.model, B, T, seed, V)
         self.threads = Threads(threads)
@@ -72,7 +60,8 @@ class Learner:
         self.cells = Resting(config, seed, V)
         self.recurrence = self.cells.network
         self.ngrams = Ngrams(config.ngrams, B, T, V, self.cells.entered.logits)
-        self.memory = _memory_of(config, vocabulary, threads)
+        there = config.memory.kind != "none"
+        self.memory = memory_of(config, vocabulary, threads) if there else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         at_once = isinstance(self.step, CompiledStep) and not config.lanes
         self.decode_columns = self._decode_columns if at_once else None
@@ -155,6 +144,10 @@ class Learner:
                 self._replay(self.draw.below(self._past_count), self.past)
         self._past_count += 1
         self.threads.stop()
+
+    def rest(self, elsewhere: bool) -> None:
+        """Whether the cells rest in the next chunk, as others know better."""
+        self.cells.rest(elsewhere)
 
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""

@@ -6,25 +6,23 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from prequential.archive.container import FRAME_BYTES, SHORT_SHA256_BYTES, Header, Limits
 from prequential.coding.coder import Decoder
 from prequential.coding.vocabulary import Vocabulary
 from prequential.config import Config, parse_grids
 from prequential.errors import ConfigError
-from prequential.exact import selftest
 from prequential.progress import Progress, ProgressCallback
 from prequential.training import loop
 from prequential.training import prior as priors
-from prequential.training.learner import Learner
+from prequential.training.alone import Alone
 from prequential.training.prior import Prior
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from prequential.coding.encoder import Encoder
     from prequential.coding.meter import Meter
     from prequential.training.given import Given
+    from prequential.training.learner import Learner
 
 # The second thread updates the n-gram tables while the first one takes the transformer's step.
 DEFAULT_THREADS = 2
@@ -90,7 +89,7 @@ class Options:
     kept: Kept | None = None
     in_memory: bool = False  # the original counts against the limit of memory
     # Makes a learner that computes the same bits in another way.
-    new_learner: Callable[..., Learner] | None = None
+    new_learner: Callable[..., Learner | Alone] | None = None
 
 
 class Cut:
@@ -137,10 +136,8 @@ class Run:
             self.cuts.append(Cut(symbols, every, B, T))
             every += len(symbols)
         each = self.config.seconds_per_token(len(self.vocabulary), self.bytes_per_token)
-        if self.config.model.layers:
-            selftest.require(options.device, selftest.OF_ATTENTION)
         threads = options.threads or (1 if every * each <= _LONG_SECONDS else self._threads())
-        self.learner = (options.new_learner or _learner_of(options.device))(
+        self.learner: Learner | Alone = (options.new_learner or new_learner)(
             self.config, self.header.seed, options.device, threads, self._past, self.vocabulary
         )
         if options.prior is not None:
@@ -186,7 +183,7 @@ class Run:
             cut, within = self._cut(step)
             if within == 0 and self.learner.memory is not None:
                 self.learner.memory.start_at([cut.before + start for start, _ in cut.streams])
-            self.learner.cells.rest(self._of_numbers(cut, within))
+            self.learner.rest(self._of_numbers(cut, within))
             parts, chunk, count = self._chunk(cut, within)
             if not decoding:
                 _copy(parts, chunk)
@@ -238,15 +235,19 @@ class Run:
             self.options.progress(Progress(done, size, bits, seconds))
 
 
-def _learner_of(device: str) -> Callable[..., Learner]:
-    """A GPU's is faster there. To decode, the other will do."""
+def new_learner(config: Config, seed: int, device: str, *more: Any) -> Learner | Alone:
+    """The learner of a resolved config; more is as `Learner` takes it.
+
+    A GPU's is faster there. To decode, the other will do.
+    """
+    if config.memory.kind == "alone":
+        return Alone(config, seed, device, *more)
+    kind: Callable[..., Learner] | None = None
     if device == "cuda":
         with suppress(ModuleNotFoundError):
-            faster: Callable[..., Learner] = import_module(
-                "prequential.training.device"
-            ).DeviceLearner
-            return faster
-    return Learner
+            kind = import_module("prequential.training.device").DeviceLearner
+    kind = kind or import_module(".learner", __package__).Learner
+    return kind(config, seed, device, *more)
 
 
 def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
@@ -256,57 +257,17 @@ def _copy(parts: list[np.ndarray], chunk: np.ndarray) -> None:
 
 
 @contextmanager
-def exact(device: str) -> Iterator[None]:
-    """PyTorch and NumPy as the arithmetic needs them, whatever a host program has set; restored.
+def exact(device: str, config: Config) -> Iterator[None]:
+    """The host as the arithmetic of a config needs it, whatever a program has set; restored.
 
     Raises:
         ConfigError: no such device.
         PlatformError: this platform's arithmetic is not what the bits rest on.
     """
-    with (
-        np.errstate(all="ignore"),
-        _host_settings(device),
-        torch.inference_mode(),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-    ):
-        selftest.require(device)
+    with np.errstate(all="ignore"), ExitStack() as stack:
+        if config.floats or device != "cpu":
+            stack.enter_context(import_module(".host", __package__).exact(device))
         yield
-
-
-@contextmanager
-def _host_settings(device: str = "cpu") -> Iterator[None]:
-    """Neutralise what can be; the self-test refuses the rest.
-
-    A GPU's tensor cores take float32 rounded to TF32, whose 11 bits hold the integers here.
-    """
-    threads = torch.get_num_threads()
-    precision = _matmul_precision()
-    deterministic = torch.get_deterministic_debug_mode()
-    flush = float(np.float32(2.0**-126) * np.float32(0.5)) == 0.0
-    torch.set_num_threads(1)
-    if precision is not None:
-        torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
-    # Every algorithm is deterministic here, including those that PyTorch would refuse. (Its other
-    # function for this imports a compiler, which takes a second.)
-    torch.set_deterministic_debug_mode(0)
-    torch.set_flush_denormal(False)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(flush)
-        torch.set_deterministic_debug_mode(deterministic)
-        if precision is not None:
-            torch.set_float32_matmul_precision(precision)
-        torch.set_num_threads(threads)
-
-
-def _matmul_precision() -> str | None:
-    """PyTorch's setting; None where the host has made it per backend, which cannot be mixed."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return None  # harmless: integers up to 127 also fit bfloat16 and TF32
 
 
 def check_memory(
@@ -321,8 +282,9 @@ def check_memory(
     """
     tokens = len(vocabulary.pieces)
     needed = held_bytes + (config.memory_bytes(tokens) if config else 0)
-    if config and device == "cuda" and torch.cuda.is_available():
-        there, free = config.device_bytes(tokens), torch.cuda.mem_get_info()[0]
+    free = import_module(".host", __package__).free_bytes() if device == "cuda" else None
+    if config and free is not None:
+        there = config.device_bytes(tokens)
         needed -= there
         if there > free:
             raise ConfigError(

@@ -26,7 +26,7 @@ def some_inputs(count: int, seed: int = 0) -> np.ndarray:
 
 
 def test_moments_are_weighed_by_doubt_and_inverted_with_a_ridge() -> None:
-    c = curvature.make(N, 2, 1 << 20, curvature.INPUTS)
+    c = curvature.make(N, 2, 1 << 20)
     x, moments = some_inputs(255), np.zeros((N, N))
     for i, row in enumerate(x):
         p = (i + 1) * 256
@@ -45,7 +45,7 @@ def test_moments_are_weighed_by_doubt_and_inverted_with_a_ridge() -> None:
 
 
 def test_moments_of_nothing_leave_the_steps_as_they_are() -> None:
-    c = curvature.make(N, 1, 256, curvature.INPUTS)
+    c = curvature.make(N, 1, 256)
     for p in (0, 65535) * 300:
         curvature.learn(c, 0, some_inputs(1)[0], p)
     assert not c.moments.any()
@@ -53,7 +53,7 @@ def test_moments_of_nothing_leave_the_steps_as_they_are() -> None:
 
 
 def test_the_inverse_is_made_at_doublings_and_then_regularly() -> None:
-    c, made = curvature.make(N, 1, 1024, curvature.INPUTS), []
+    c, made = curvature.make(N, 1, 1024), []
     for i, row in enumerate(some_inputs(4096)):
         before = c.inverse.copy()
         curvature.learn(c, 0, row, 30_000)
@@ -63,7 +63,7 @@ def test_the_inverse_is_made_at_doublings_and_then_regularly() -> None:
 
 
 def test_inputs_are_turned_by_the_inverse_and_held_in_range() -> None:
-    c = curvature.make(N, 1, 256, curvature.INPUTS)
+    c = curvature.make(N, 1, 256)
     rng = np.random.default_rng(4)
     c.inverse[0] = rng.normal(size=(N, N)) * 4
     c.inverse[0] += c.inverse[0].T
