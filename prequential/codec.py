@@ -617,8 +617,8 @@ def report_of(
         config=config_tree(header.config),
         sha256=header.sha256.hex(),
         weights_digest=digest.hex(),
-        parameters=sum(w.value.numel() for w in networks.model.weights) if networks else 0,
+        parameters=networks.parameters if networks else 0,
         weights_bytes=sum(a.nbytes for a in run.learner.learned().values()) if run else 0,
-        steps=networks.optimizer.steps if networks else 0,
+        steps=networks.steps if networks else 0,
         versions=versions(header.numerics_version, CONTAINER_VERSION),
     )

@@ -86,7 +86,7 @@ def _bounded(default: Any, low: float, high: float) -> Any:
 class ModelConfig:
     """The transformer: `layers` blocks of attention and MLP on rows of `width` numbers.
 
-    With no layers it is what embeddings of the last token and of contexts say to the logits.
+    With no layers there is none, and nothing else here counts.
     """
 
     width: int = _bounded(16, 16, 1024)
@@ -256,6 +256,11 @@ class Config:
         return max(1, min(self.lanes, self.streams))
 
     @property
+    def has_transformer(self) -> bool:
+        """Whether there is one: layers, beside more than a memory alone."""
+        return self.model.layers > 0 and self.memory.kind != "alone"
+
+    @property
     def floats(self) -> bool:
         """Whether floats reach the bits: those of networks, of numbers or of a curvature."""
         alone = self.memory.kind == "alone"
@@ -293,8 +298,8 @@ class Config:
         """
         m, n, V = self.model, self.ngrams, vocabulary
         B, tokens = self.streams, self.streams * self.chunk
-        alone = self.memory.kind == "alone"
-        embeddings = (V + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
+        alone, there = self.memory.kind == "alone", min(1, m.layers)
+        embeddings = there * (V + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
         rows = len(n.contexts) << n.rows_log2
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
@@ -325,7 +330,7 @@ class Config:
 
     def device_bytes(self, vocabulary: int = SYMBOLS) -> int:
         """As much of `memory_bytes` as is the transformer's, which may lie on a GPU."""
-        if self.memory.kind == "alone":
+        if not self.has_transformer:
             return 0
         m, V, B = self.model, vocabulary, self.streams
         weights = (m.layers * (4 * m.width + 2 * m.hidden) + V) * m.width * 24
@@ -340,12 +345,14 @@ class Config:
         """About how long a decoder of this resolved config takes for a token, on two cores."""
         m, n, V = self.model, self.ngrams, vocabulary
         tokens = self.streams * self.chunk
-        matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + V * m.width
+        there = min(1, m.layers)
+        matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + there * V * m.width
         keys = m.layers * (m.window + self.chunk) * (m.width + 16 * m.heads)
         # Of one step: calls a chunk, the update of every weight, products and scores a token.
         calls = 2e-4 * (1 + m.layers)
         step = (calls + 7e-10 * matrices) / tokens
-        step += 1.7e-10 * matrices + 1e-9 * keys + 3e-9 * m.width * (len(m.inputs) + m.conv)
+        step += 1.7e-10 * matrices + 1e-9 * keys
+        step += there * 3e-9 * m.width * (len(m.inputs) + m.conv)
         # A replay reads as many chunks again, forward only, and takes a step.
         reach = 1 + max(m.window, HISTORY_BYTES) // self.chunk
         replays = (self.epochs - 1) * (1 + 0.4 * reach)

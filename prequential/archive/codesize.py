@@ -27,10 +27,12 @@ _ROOT = "training/decoding"
 # What decoding takes only where there are any.
 _NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
 _LANES, _CURVATURE = "predictors/lanes", "predictors/curvature"
-_LEARNER, _HOST = "training/learner", "training/host"
+_LEARNER, _HOSTTEST = "training/learner", "exact/hosttest"
+_STEP, _ASSIST, _HOST = "training/step", "training/assist", "training/host"
 NONE = frozenset[str]()
-NETWORKS = frozenset([_LEARNER, _HOST])
-ALL = NETWORKS | {_NUMBERS, GIVEN, _MERGES, _LANES, _CURVATURE}
+NETWORKS = frozenset([_LEARNER, _HOSTTEST])
+TRANSFORMER = NETWORKS | {_STEP, _ASSIST, _HOST}
+ALL = TRANSFORMER | {_NUMBERS, GIVEN, _MERGES, _LANES, _CURVATURE}
 
 
 def closure(*roots: str) -> dict[str, bytes]:
@@ -65,7 +67,8 @@ def parts(header: Header) -> frozenset[str]:
     config = header.config
     needed = {
         _LEARNER: config is not None and config.memory.kind != "alone",
-        _HOST: config is not None and config.floats,
+        _HOSTTEST: config is not None and config.floats,
+        **dict.fromkeys([_STEP, _ASSIST, _HOST], config is not None and config.has_transformer),
         _NUMBERS: config is not None and config.numbers != "",
         GIVEN: header.given != (),
         _LANES: config is not None and config.lanes > 0,

@@ -98,10 +98,13 @@ def _show(result: Result) -> None:
         cells = (shares.get(name, 0.0) for shares in result.stages.values())
         stages.add_row(name, *(f"{100 * share:.1f} %" for share in cells))
     terminal.show(stages)
-    share = result.step_gflops / result.sgemm_gflops
+    if result.step_gflops:  # there is a transformer
+        share = result.step_gflops / result.sgemm_gflops
+        terminal.out(
+            f"\nexact step: {result.step_gflops:.1f} GFLOP/s in matrix products,"
+            f" {100 * share:.0f} % of this machine's sgemm ({result.sgemm_gflops:.1f}, one thread)"
+        )
     terminal.out(
-        f"\nexact step: {result.step_gflops:.1f} GFLOP/s in matrix products,"
-        f" {100 * share:.0f} % of this machine's sgemm ({result.sgemm_gflops:.1f}, one thread)"
-        f"\nchunks of {result.tokens_per_chunk} tokens; {result.rounds} rounds, in turns;"
+        f"chunks of {result.tokens_per_chunk} tokens; {result.rounds} rounds, in turns;"
         f" warm-up and first chunks {result.first_chunk_seconds:.1f} s"
     )

@@ -32,8 +32,11 @@ def encode(options: Options, source: str) -> None:
     if source == STDIO:
         raise ConfigError("--distributed: every process reads the input: give a file")
     config = options.model()
-    if config.memory.kind == "alone":
-        raise ConfigError("--distributed: a memory alone has no transformer to share the work of")
+    if config.memory.kind == "alone" or not config.model.layers:
+        raise ConfigError(
+            "--distributed: what processes share is a transformer, which this preset has not:"
+            " use --preset literal or gpu, or --set model.layers=N"
+        )
     from prequential import codec
     from prequential.training import run as runs
     from prequential.training import team

@@ -19,9 +19,10 @@ import numba
 import prequential
 
 _MODULES = (
-    "adagrad backward bits certain coder columns compiled config contexts curvature embeddings"
-    " forward kernels layout loops matches memory merges mixer multiply ngrams notes numbers"
-    " pieces resting scalars series shares softmax squares structure tables update vocabulary"
+    "adagrad assist backward bits certain coder columns compiled config contexts curvature dense"
+    " embeddings forward kernels layout loops matches memory merges mixer multiply ngrams notes"
+    " numbers pieces resting scalars series shares softmax squares structure sums tables update"
+    " vocabulary"
 )
 
 

@@ -48,7 +48,7 @@ class Embeddings:
         count = len(config.inputs)
         shape = (tokens + (count << config.input_rows_log2), config.width)
         table = np.zeros(shape, np.float32)
-        table[:tokens] = uniform((tokens, config.width), bound, seed, _SEED_INDEX + index).numpy()
+        table[:tokens] = uniform((tokens, config.width), bound, seed, _SEED_INDEX + index)
         self.squares = np.zeros(shape, np.float32)
         self.state = EmbeddingState(
             parse(config.inputs),

@@ -14,9 +14,8 @@ import numpy as np
 
 from prequential.exact import kernels, multiply, shares
 from prequential.exact.compiled import inline, jit, outer
+from prequential.exact.dense import piece_of, through
 from prequential.recurrence.structure import dense_of, network
-from prequential.transformer.backward import through
-from prequential.transformer.update import piece_of
 
 
 @outer

@@ -25,9 +25,9 @@ import numpy as np
 from prequential.config import SYMBOLS, WEIGHT_BOUND, ModelConfig, RecurrenceConfig
 from prequential.exact import bounds, kernels, shares
 from prequential.exact.compiled import pack
+from prequential.exact.dense import pieces_of
 from prequential.predictors.embeddings import Embeddings
 from prequential.recurrence import loops, structure
-from prequential.transformer.update import pieces_of
 
 Call = Callable[[], object]
 

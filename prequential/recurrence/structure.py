@@ -86,7 +86,7 @@ def make(config: RecurrenceConfig, streams: int, columns: int, seed: int, tokens
     head = dense(L, V)
     bound = 1.0 / math.sqrt(max(1, L) * H)
     for layer in range(L):
-        head.value[layer] = uniform((V, H), bound, seed, _SEED_INDEX + layer).numpy()
+        head.value[layer] = uniform((V, H), bound, seed, _SEED_INDEX + layer)
     return Network(
         dense(L, 3 * H),
         dense(max(0, L - 1), 3 * H),

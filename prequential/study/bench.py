@@ -35,7 +35,7 @@ from prequential.predictors import memory, ngrams
 from prequential.predictors.contexts import History
 from prequential.recurrence.resting import Resting
 from prequential.study.plain import Plain, PlainTrainer
-from prequential.training import columns, loop
+from prequential.training import columns, loop, sums
 from prequential.training.run import new_learner
 from prequential.training.step import CompiledStep
 from prequential.training.threads import Threads
@@ -77,7 +77,7 @@ class Result:
     first_chunk_seconds: float
     speeds: list[Speed]
     ratios: dict[str, float]
-    step_gflops: float
+    step_gflops: float  # 0 where there is no transformer
     sgemm_gflops: float
     stages: dict[str, dict[str, float]]  # of work -> stage -> share of its time
 
@@ -124,7 +124,8 @@ def run(
                     work()
                     seconds[key].append(time.perf_counter() - started)
             # The same learners go on: in new ones, the tables' first pages would weigh most.
-            clocks = {name: _Clock() for name in ("exact learner", "encode", "decode")}
+            names = ("exact learner", "encode", "decode")
+            clocks = {name: _Clock() for name in names if (name, threads[0]) in works}
             products = _products_seconds(config)
             told("a profile")
             for index in range(PROFILED):
@@ -148,6 +149,7 @@ def run(
         for (name, n), s in counted.items()
     ]
     flops = chunks * step_flops(config.model, config.streams, config.chunk)
+    step = counted.get(("exact step", threads[0]))
     return Result(
         config=asdict(config),
         tokens_per_chunk=tokens_per_chunk,
@@ -155,7 +157,7 @@ def run(
         first_chunk_seconds=first,
         speeds=rates,
         ratios=_ratios(counted, threads),
-        step_gflops=float(flops / np.median(counted["exact step", threads[0]]) / 1e9),
+        step_gflops=0.0 if step is None else float(flops / np.median(step) / 1e9),
         sgemm_gflops=statistics.median(gflops[1:]),
         stages={name: clock.shares() for name, clock in clocks.items()},
     )
@@ -172,9 +174,12 @@ def _ratios(
         ("decode / encode", "decode", "encode"),
     ):
         for n in threads:
-            found[f"{name}, {n} threads"] = float(np.median(seconds[a, n] / seconds[b, n]))
+            if (b, n) in seconds:
+                found[f"{name}, {n} threads"] = float(np.median(seconds[a, n] / seconds[b, n]))
     for n in threads[1:]:
         for name in ("exact learner", "encode", "decode"):
+            if (name, n) not in seconds:
+                continue
             ratio = float(np.median(seconds[name, threads[0]] / seconds[name, n]))
             found[f"{name}, {n} threads over {threads[0]}"] = ratio
         if threads[0] == 1:
@@ -260,14 +265,16 @@ class _Bench:
             loop.run(self._counted(empty), decoder, decoding)
             assert all(map(np.array_equal, empty, self.chunks)), "the decoder differs"
 
-        works = {
-            "plain step": self._plain_step(threads),
-            "exact step": self._exact_step(),
-            "plain learner": self._plain_learner(threads),
-            "exact learner": learn,
-            "encode": encode,
-            "decode": decode,
-        }
+        works = {"encode": encode, "decode": decode}
+        if self.config.memory.kind != "alone":
+            works = {"exact learner": learn, **works}
+            if self.config.model.layers:
+                works = {
+                    "plain step": self._plain_step(threads),
+                    "exact step": self._exact_step(),
+                    "plain learner": self._plain_learner(threads),
+                    **works,
+                }
         return works if threads == 1 else {**works, APART: self._apart(threads)}
 
     def _apart(self, threads: int) -> Callable[[], None]:
@@ -310,7 +317,7 @@ class _Bench:
     def _exact_step(self) -> Callable[[], None]:
         c = self.config
         net = Transformer(c.model, c.streams, c.chunk, 0, "cpu")
-        step, optimizer = CompiledStep(net, Threads(1)), Optimizer(c.optimizer)
+        step = CompiledStep(net, Optimizer(c.optimizer), Threads(1))
         rows = self._rows().numpy()
         none = ngrams.Ngrams(replace(c.ngrams, contexts=()), c.streams, c.chunk).state
         frequencies = np.zeros((self.tokens, SYMBOLS), np.int32)
@@ -318,10 +325,10 @@ class _Bench:
 
         def work() -> None:
             for chunk in self.chunks:
-                step.forward(rows, 0, none, frequencies)
+                step.forward(rows, 0, c.chunk, none, frequencies)
                 step.settle()
                 softmax.gradient(frequencies, chunk.reshape(-1), self.tokens, TOTAL_BITS, dlogits)
-                step.learn(dlogits, optimizer.advance(self.tokens))
+                step.learn(dlogits, self.tokens)
                 step.advance(c.chunk)
 
         return work
@@ -377,6 +384,7 @@ OPTIMIZER = "optimizer"
 COLUMNS = "a decoder's columns, all from embeddings to coder"
 _STAGES: list[tuple[str, Any, str]] = [
     (FORWARD, forward, "forward"),
+    (FORWARD, sums, "_forward"),
     (BACKWARD, backward, "backward"),
     (BACKWARD, kernels, "convolve_backward"),
     (OPTIMIZER, update, "update"),
@@ -399,7 +407,8 @@ def _products_seconds(config: Config) -> dict[str, float]:
     """
     m, n = config.model, config.streams * config.chunk
     one_layer = [(3 * m.width, m.width), (m.width, m.width), (m.hidden, m.width)]
-    shapes = m.layers * [*one_layer, (m.width, m.hidden)] + [(SYMBOLS, m.width)]
+    shapes = m.layers * [*one_layer, (m.width, m.hidden)]
+    shapes += min(1, m.layers) * [(SYMBOLS, m.width)]
     seconds = dict.fromkeys((FORWARD, BACKWARD, OPTIMIZER), 0.0)
     for outputs, inputs in shapes:
         x, dy = np.ones((n, inputs), np.float32), np.ones((n, outputs), np.float32)

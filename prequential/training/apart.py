@@ -14,7 +14,6 @@ import numpy as np
 from prequential.errors import ConfigError
 from prequential.training.alone import Alone
 from prequential.training.learner import Learner
-from prequential.training.step import CompiledStep
 
 
 class Apart:
@@ -28,11 +27,13 @@ class Apart:
         """
         if not isinstance(learner, Learner):
             raise ConfigError("there are no predictors but the memory, whose costs all are")
-        if not isinstance(learner.step, CompiledStep):
+        if not learner.step.at_once:
             raise ConfigError("predictors are looked at one by one on the CPU only: --device cpu")
         self._learner = learner
-        self._logits = learner.step.network.logits  # (T * B, V): the sum
-        self.names = ["n-gram tables", "transformer" if learner.model.blocks else "embeddings"]
+        self._logits = learner.step.logits  # (T * B, V): the sum
+        self.names = ["n-gram tables"]
+        if learner.model:
+            self.names.append("transformer")
         if learner.recurrence.config.layers:
             self.names.insert(1, "cells")
 
@@ -41,10 +42,12 @@ class Apart:
         rows = slice(first, first + len(symbols))
         tables = np.zeros((len(symbols), self._logits.shape[1]), np.float32)
         self._learner.ngrams.add_logits(tables, first // self._learner.B)
-        parts = [tables, self._logits[rows] - tables]
+        parts = [tables]
+        if self._learner.model:
+            parts.append(self._logits[rows] - tables)
         cells = self._learner.recurrence.network.logits
         if self._learner.recurrence.config.layers:  # which the tables have added
-            parts = [tables - cells[rows], cells[rows], parts[1]]
+            parts = [tables - cells[rows], cells[rows], *parts[1:]]
         return np.array([_bits(part.astype(np.float64), symbols) for part in parts])
 
 

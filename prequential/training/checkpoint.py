@@ -39,7 +39,7 @@ LAYOUT = 8  # raised when the tensors or their names change
 SHARE = 0.02  # of the run's time that checkpoints may take
 _FIRST_BYTES_PER_SECOND = 1e8  # assumed of the disk before anything was written
 # What is kept of a run beside what its learner has learned: numbers and arrays, by attribute.
-_LEARNER = ("_past_count",)
+_LEARNER = ("_past_count", "steps")
 _OPTIMIZER = ("steps", "_power1", "_power2")
 _RECURRENCE = ("steps", "_power")
 _CODERS = {
@@ -264,11 +264,13 @@ def _state(learner: Learner | Alone) -> dict[str, _View]:
     if networks is None:
         return views
     networks.step.settle()
-    views |= networks.embeddings.arrays() | networks.ngrams.arrays()
-    for w in networks.model.weights:
-        for part in ("value", "mean", "square"):
-            views[f"model.{w.name}.{part}"] = getattr(w, part)
-    views |= {f"cache.{i}": cache for i, cache in enumerate(networks.model.caches())}
+    views |= networks.ngrams.arrays()
+    if networks.model and networks.embeddings:
+        views |= networks.embeddings.arrays()
+        for w in networks.model.weights:
+            for part in ("value", "mean", "square"):
+                views[f"model.{w.name}.{part}"] = getattr(w, part)
+        views |= {f"cache.{i}": cache for i, cache in enumerate(networks.model.caches())}
     views |= networks.history.arrays() | networks.recurrence.arrays()
     views |= networks.cells.waiting()
     return views
@@ -343,14 +345,14 @@ def _parts(run: Run) -> dict[str, tuple[object, tuple[str, ...]]]:
     networks = _networks(run.learner)
     if networks is None:
         return {"coder": coder}
-    optimizer = networks.optimizer, _OPTIMIZER
-    recurrence = networks.recurrence, _RECURRENCE
-    return {
+    parts: dict[str, tuple[object, tuple[str, ...]]] = {
         "learner": (networks, _LEARNER),
-        "optimizer": optimizer,
-        "recurrence": recurrence,
+        "recurrence": (networks.recurrence, _RECURRENCE),
         "coder": coder,
     }
+    if networks.model:
+        parts["optimizer"] = networks.step.optimizer, _OPTIMIZER
+    return parts
 
 
 def _numbers(part: object, names: tuple[str, ...]) -> dict[str, int | float]:

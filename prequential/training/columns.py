@@ -4,8 +4,7 @@ It does what the loop of `coder.Decoder.code` does with a learner's methods, by 
 functions. A column of one stream is a single token and takes some 40 microseconds, of which calls
 from Python, with dozens of arrays each, would be another 15.
 
-A second thread takes its part in every column, a few microseconds of work at a time, and begins the
-backward pass while the first one decodes.
+Where there is a transformer, a second thread may take its part in every column: see `assist`.
 """
 
 from __future__ import annotations
@@ -15,18 +14,20 @@ from typing import Any
 from prequential.coding import coder
 from prequential.coding.coder import DECODE, TOTAL_BITS
 from prequential.exact import shares, softmax
-from prequential.exact.compiled import apart, outer
+from prequential.exact.compiled import apart, inline, optional, outer
 from prequential.predictors import embeddings, memory, ngrams
 from prequential.predictors.contexts import history_of, push_column
 from prequential.recurrence import resting
-from prequential.transformer import backward, forward
-from prequential.transformer.layout import linear_of, network
+from prequential.training import sums
+
+assist = optional("assist", __package__)
 
 
 @apart
 def locate(history: Any, column: Any, inputs: Any, cells: Any, entered: Any, tables: Any) -> None:
     """Remember what the predictions of a column follow from, which comes next in the history."""
-    embeddings.locate(history, column, inputs)
+    if inputs is not None:
+        embeddings.locate(history, column, inputs)
     ngrams.locate(history, column, tables)
     sure = ngrams.is_sure(column, len(history.bytes), tables)
     resting.locate(history, column, sure, cells, entered)
@@ -38,10 +39,10 @@ def take_in(
 ) -> None:
     """Locate the columns of a known chunk (T, B), and append them to the history.
 
-    History, inputs, of the transformer and of the recurrence, what has entered the latter, and
-    tables are packed.
+    History, inputs, of the transformer, if any, and of the recurrence, what has entered the latter,
+    and tables are packed.
     """
-    history, inputs = history_of(history), embeddings.state_of(inputs)
+    history, inputs = history_of(history), _inputs_of(inputs)
     cells, entered = embeddings.state_of(cells), resting.entered_of(entered)
     tables = ngrams.state_of(tables)
     for t in range(len(chunk)):
@@ -49,36 +50,38 @@ def take_in(
         push_column(history, spelling, chunk[t])
 
 
-@outer
-def assist(
-    columns: Any,
+@inline
+def _inputs_of(packed: Any) -> Any:
+    """Input embeddings again, if there are any."""
+    if packed is None:
+        return None
+    return embeddings.state_of(packed)
+
+
+@inline
+def _enter(packed: Any, t: Any, inputs: Any, entrance: Any) -> None:
+    """Column t enters the transformer, if there is one."""
+    if packed is not None:
+        assist.enter(packed, t, inputs, entrance)
+
+
+@inline
+def _predict(
+    packed: Any,
+    t: Any,
+    streams: Any,
     counters: Any,
     pieces: Any,
-    packed: Any,
     room: Any,
     tables: Any,
-    frequencies: Any,
     known: Any,
+    frequencies: Any,
 ) -> None:
-    """What a second thread does beside `decode`: pieces of columns.
-
-    It begins the backward pass, `known`, as far as columns are decoded. Phase 0 of the counters
-    says how many are entered.
-    """
-    net = network(packed)
-    layers = net.layers
-    of_backward, _, dlogits, dx = known
-    for t in range(columns):
-        shares.wait(counters, 0, t + 1)
-        phase = 1 + t * forward.phases(layers, pieces)
-        forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
-        if t > 0 and t % forward.COLUMNS == 0:
-            piece = shares.claim(of_backward, 0)
-            # All may be decoded, and even learned, by now.
-            if piece * forward.COLUMNS < columns:
-                backward.rows(net, layers, piece, dlogits, dx)
-                shares.done(of_backward, 0)
-    shares.wait(counters, 0, columns + 1)
+    """Frequencies of column t, with a transformer or without; room is the logits' (N, V) then."""
+    if packed is None:
+        sums.predict(t * streams, (t + 1) * streams, known, room, frequencies)
+    else:
+        assist.predict(packed, t, counters, pieces, room, tables, known, frequencies)
 
 
 @outer
@@ -107,29 +110,25 @@ def decode(
     """Decode the first `count` tokens, in time-major order, of the chunk (T, B), in place.
 
     history, inputs, cells, entered, recurrence, past and tables are the `packed` of the parts of a
-    learner; recurrence and past are None where there is none. What follows `position` is as
-    `assist` and `forward` take it; entrance (N, D) is where rows enter, frequencies (N, V) int32
+    learner; inputs, recurrence and past are None where there are none, packed where there is no
+    transformer. What follows `position` is as `assist` and `forward` take it; entrance (N, D) is
+    where rows enter, frequencies (N, V) int32
     receives those of every token, and dlogits (N, V) the gradient. Returns (position, bits) as
     `coder.SymbolCoder.code`; what is behind the payload's end is not decoded.
     """
-    net = network(packed)
-    head = linear_of(net.head, 0)
-    history, inputs = history_of(history), embeddings.state_of(inputs)
+    history, located = history_of(history), _inputs_of(inputs)
     known = ngrams.state_of(tables)
     of_cells, of_entered = embeddings.state_of(cells), resting.entered_of(entered)
     columns, streams = chunk.shape
     bits = 0.0
     for t in range(columns):
         a, b = t * streams, (t + 1) * streams
-        locate(history, t, inputs, of_cells, of_entered, known)
-        embeddings.gather_rows(inputs.table, inputs.rows[t], entrance[a:b])
-        forward.convolve(net.inputs, net.taps, streams, a, b, net.x)
+        locate(history, t, located, of_cells, of_entered, known)
+        _enter(packed, t, inputs, entrance)
         shares.done(counters, 0)
         if recurrence is not None:
             resting.predict(recurrence, cells, entered, t, t + 1)
-        phase = 1 + t * forward.phases(net.layers, pieces)
-        forward.forward(counters, phase, t, t + 1, pieces, packed, room, tables, frequencies)
-        forward.finish(head, a, b, known, net.logits, frequencies)
+        _predict(packed, t, streams, counters, pieces, room, tables, known, frequencies)
         symbols = chunk[t, : min(streams, count - a)]
         expected = frequencies[a:b]
         if past is None:

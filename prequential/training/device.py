@@ -102,11 +102,16 @@ class DeviceLearner(Learner):
         self.seconds: dict[str, float] = defaultdict(float)
         self.threads = _Coding(self._timed)
         self._on_gpu = device == "cuda"
-        self._stacks = stacked(self.model.weights)
-        (rows, width), tokens = self.model.x.shape, self.frequencies.shape[1]
+        assert self.model is not None  # as `new_learner` sees to
+        assert self.embeddings is not None
+        self._model, self._inputs_of = self.model, self.embeddings
+        self._stacks = stacked(self._model.weights)
+        (rows, width), tokens = self._model.x.shape, self.frequencies.shape[1]
         self._inputs, self._input_gradient = self._pair(rows, width), self._pair(rows, width)
         self._logits, self._gradient = self._pair(rows, tokens), self._pair(rows, tokens)
-        self._constants = self._pair(6 if self.optimizer.config.name == "adam" else 1)
+        assert self.step.optimizer
+        self._optimizer = self.step.optimizer
+        self._constants = self._pair(6 if self._optimizer.config.name == "adam" else 1)
         self._graphs = graphs or Graphs()
         self._helpers = ThreadPoolExecutor(self._parts)
         self._ahead = ThreadPoolExecutor(1)  # predicts while another half is decoded
@@ -116,7 +121,7 @@ class DeviceLearner(Learner):
 
     def _pair(self, *shape: int) -> Pair:
         here = torch.zeros(shape, pin_memory=self._on_gpu)
-        return Pair(here, torch.zeros(shape, device=self.model.x.device))
+        return Pair(here, torch.zeros(shape, device=self._model.x.device))
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
@@ -158,7 +163,7 @@ class DeviceLearner(Learner):
 
     def _predict_rows(self, a: int, b: int) -> None:
         """Frequencies of the chunk's located rows a..b, whole columns or a part of one."""
-        state = self.embeddings.state
+        state = self._inputs_of.state
         rows = state.rows.reshape(-1, state.rows.shape[2])
         inputs, logits = self._inputs.here.numpy(), self._logits.here.numpy()
         with self._timed("tables: look up"):
@@ -166,7 +171,9 @@ class DeviceLearner(Learner):
         with self._timed("GPU: forward, and its copies"):
             on_device = self._inputs.send(slice(a, b))
             column, stream = divmod(a, self.B)
-            result = self._graphs.run((a, b), lambda: self.model.forward(on_device, column, stream))
+            result = self._graphs.run(
+                (a, b), lambda: self._model.forward(on_device, column, stream)
+            )
             self._receive(result, self._logits.here[a:b])()
 
         def finish(i: int, j: int) -> None:
@@ -209,7 +216,7 @@ class DeviceLearner(Learner):
         """Locate and predict some streams of a column."""
         a, b = column * self.B + first, column * self.B + end
         tables = self.ngrams.state
-        inputs = self.embeddings.state, self.recurrence.embeddings.state
+        inputs = self._inputs_of.state, self.recurrence.embeddings.state
         with torch.inference_mode():
             if end - first == self.B:
                 columns.locate(self.history.state, column, *inputs, self.cells.entered, tables)
@@ -230,9 +237,10 @@ class DeviceLearner(Learner):
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
         n, targets = chunk.size, chunk.reshape(-1)
+        self.steps += 1
         if tables and self.memory is not None:
             self.threads.beside(self.memory.learn)  # behind the coder
-        self._constants.here.copy_(torch.from_numpy(self.optimizer.advance(count)))
+        self._constants.here.copy_(torch.from_numpy(self._optimizer.advance(count)))
         dlogits = self._gradient.here.numpy()
 
         def gradient(i: int, j: int) -> None:
@@ -244,7 +252,7 @@ class DeviceLearner(Learner):
             self._deal(gradient, 0, n)
         with self._timed("GPU: step, and its copies"):
             constants, on_device = self._constants.send(), self._gradient.send(slice(0, n))
-            dx = self._graphs.run(("backward", n), lambda: self.model.backward(on_device))
+            dx = self._graphs.run(("backward", n), lambda: self._model.backward(on_device))
             wait = self._receive(dx, self._input_gradient.here[:n], self._copies)
             # Nobody waits for the rest: the next forward pass comes behind it.
             self._graphs.run(("update", n), lambda: self._update(constants, len(chunk)))
@@ -256,7 +264,7 @@ class DeviceLearner(Learner):
         with self._timed("tables: learn"):
             rows = self._input_gradient.here.numpy()[:count]
             width = rows.shape[1]
-            learn = self.embeddings.learn
+            learn = self._inputs_of.learn
             self._deal(lambda i, j: learn(rows, i, j), 0, width)
             stepped = self.cells.learn(dlogits[:n], count, at_once=not tables)
         with self._timed("encoder: wait for coder and tables"):
@@ -267,5 +275,5 @@ class DeviceLearner(Learner):
     def _update(self, constants: Tensor, finished: int) -> Tensor:
         for stack in self._stacks:
             update_of(constants)(stack)
-        self.model.advance(finished)
+        self._model.advance(finished)
         return constants

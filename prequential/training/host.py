@@ -1,4 +1,4 @@
-"""What floats that reach the bits ask of the host: settings that nothing else may have changed."""
+"""What a transformer asks of PyTorch: settings that nothing else may have changed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from prequential.config import Config
 from prequential.exact import selftest
 
 
 @contextmanager
-def exact(device: str) -> Iterator[None]:
+def exact(device: str, config: Config) -> Iterator[None]:
     """PyTorch as the arithmetic needs it, whatever a host program has set; restored.
 
     Raises:
         ConfigError: no such device.
-        PlatformError: this platform's arithmetic is not what the bits rest on.
+        PlatformError: this platform's arithmetic is not what a transformer's bits rest on.
     """
     with (
         _settings(device),
@@ -25,7 +26,9 @@ def exact(device: str) -> Iterator[None]:
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
     ):
-        selftest.require(device)
+        if config.has_transformer or device != "cpu":
+            selftest.require(device)
+            selftest.require(device, selftest.OF_ATTENTION if config.has_transformer else ())
         yield
 
 

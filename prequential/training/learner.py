@@ -12,12 +12,11 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import torch
 
 from prequential.coding.coder import TOTAL_BITS, Code, Direct, SymbolCoder
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import HISTORY_BYTES, Config
-from prequential.exact import selftest, softmax
+from prequential.exact import softmax
 from prequential.predictors.contexts import History
 from prequential.predictors.embeddings import Embeddings
 from prequential.predictors.memory import memory_of
@@ -25,9 +24,8 @@ from prequential.predictors.ngrams import Ngrams
 from prequential.recurrence.resting import Resting
 from prequential.training import columns
 from prequential.training.replay import Draw, Past
-from prequential.training.step import CompiledStep, Step, new_step
+from prequential.training.sums import Step, new_step
 from prequential.training.threads import Threads
-from prequential.transformer.optimizer import Optimizer
 
 
 class Learner:
@@ -50,22 +48,24 @@ class Learner:
         """
         B, T, V = config.streams, config.chunk, len(vocabulary.pieces)
         self.B = B
-        if config.model.layers:
-            selftest.require(device, selftest.OF_ATTENTION)
         self.history = History(B, vocabulary)
-        self.embeddings = Embeddings(config.model, B, T, seed, V)
+        # What enters the transformer, if there is one.
+        there = config.model.layers > 0
+        self.embeddings = Embeddings(config.model, B, T, seed, V) if there else None
         self.threads = Threads(threads)
         self.step = new_step(config, V, seed, device, self.threads)
         self.model = self.step.model
+        self._weights = self.model.weights if self.model else []
+        self._caches = self.model.caches() if self.model else []
         self.cells = Resting(config, seed, V)
         self.recurrence = self.cells.network
         self.ngrams = Ngrams(config.ngrams, B, T, V, self.cells.entered.logits)
         there = config.memory.kind != "none"
         self.memory = memory_of(config, vocabulary, threads) if there else None
         self.symbol_coder: SymbolCoder = self.memory or Direct()
-        at_once = isinstance(self.step, CompiledStep) and not config.lanes
+        at_once = self.step.at_once and not config.lanes
         self.decode_columns = self._decode_columns if at_once else None
-        self.optimizer = Optimizer(config.optimizer)
+        self.steps = 0  # taken
         self.frequencies = np.zeros((T * B, V), np.int32)
         self._dlogits: np.ndarray | None = None  # of a chunk that was decoded
         self.past = past
@@ -85,7 +85,7 @@ class Learner:
         """
         self.threads.start()
         columns.take_in(
-            self.history.packed, self.history.spelling, chunk, self.embeddings.packed,
+            self.history.packed, self.history.spelling, chunk, self._packed_inputs,
             *self.cells.packed, self.ngrams.packed,
         )  # fmt: skip
         forward, frequencies = self._forward(0, len(chunk))
@@ -99,8 +99,8 @@ class Learner:
         """Frequencies (B, V) int32 of the next column, given the columns observed before."""
         self.threads.start()
         columns.locate(
-            self.history.state, column, self.embeddings.state, self.recurrence.embeddings.state,
-            self.cells.entered, self.ngrams.state,
+            self.history.state, column, self.embeddings and self.embeddings.state,
+            self.recurrence.embeddings.state, self.cells.entered, self.ngrams.state,
         )  # fmt: skip
         _, frequencies = self._forward(column, column + 1)
         self.step.settle()
@@ -112,22 +112,25 @@ class Learner:
         They are complete when what comes with them has been called, or the step is settled.
         """
         self.cells.predict(first, end)
-        rows = self.embeddings.gather(first, end)
-        forward = self.step.forward(rows, first, self.ngrams.state, self.frequencies)
+        rows = self.embeddings.gather(first, end) if self.embeddings else None
+        forward = self.step.forward(rows, first, end, self.ngrams.state, self.frequencies)
         return forward, self.frequencies[first * self.B : end * self.B]
 
     def _decode_columns(self, chunk: np.ndarray, count: int, code: Code) -> float:
-        assert isinstance(self.step, CompiledStep)
         self.threads.start()
         decode = partial(
             columns.decode, chunk, count, self.history.packed, self.history.spelling,
-            self.embeddings.packed, *self.cells.packed, self.recurrence.packed,
+            self._packed_inputs, *self.cells.packed, self.recurrence.packed,
             self.memory and self.memory.packed, code.intervals[0], code.bytes[0], code.positions[0],
         )  # fmt: skip
         (code.positions[0], bits), self._dlogits = self.step.decode(
             len(chunk), self.ngrams.state, self.frequencies, decode
         )
         return bits
+
+    @property
+    def _packed_inputs(self) -> tuple[object, ...] | None:
+        return self.embeddings.packed if self.embeddings else None
 
     def observe(self, symbols: np.ndarray) -> None:
         """Take in a decoded column (B,)."""
@@ -149,11 +152,18 @@ class Learner:
         """Whether the cells rest in the next chunk, as others know better."""
         self.cells.rest(elsewhere)
 
+    @property
+    def parameters(self) -> int:
+        """Dense weights of both networks."""
+        dense = self.recurrence.network[:3]
+        own = sum(kind.value.size for kind in dense)
+        return own + sum(weight.value.numel() for weight in self._weights)
+
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
         self.step.settle()
         arrays = self._tables()
-        for weight in self.model.weights:
+        for weight in self._weights:
             arrays[f"model.{weight.name}"] = weight.value.cpu().numpy()
         return arrays
 
@@ -162,22 +172,22 @@ class Learner:
         self.step.settle()
         for name, table in self._tables().items():
             table[...] = arrays[name]
-        for weight in self.model.weights:
-            weight.start(torch.from_numpy(arrays[f"model.{weight.name}"]))
+        for weight in self._weights:
+            weight.start(arrays[f"model.{weight.name}"])
         self.step.quantise()
         self.recurrence.quantise()
 
     def _tables(self) -> dict[str, np.ndarray]:
-        tables = {
-            **self.embeddings.arrays(), **self.ngrams.arrays(), **self.recurrence.arrays()
-        }  # fmt: skip
+        tables = self.ngrams.arrays() | self.recurrence.arrays()
+        if self.embeddings:
+            tables |= self.embeddings.arrays()
         return {name: table for name, table in tables.items() if not name.endswith("squares")}
 
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the dense weights and gates, which depend on everything else."""
         self.step.settle()
         sha = hashlib.sha256()
-        for weight in self.model.weights:
+        for weight in self._weights:
             sha.update(weight.value.cpu().numpy().astype("<f4").tobytes())
         tables = self.ngrams.state.tables
         for gates in (tables.gates, tables.biases):
@@ -197,11 +207,10 @@ class Learner:
         """
         host = [*self.history.arrays().values(), *self.recurrence.state()]
         host.append(self.cells.entered.missed)
-        caches = list(self.model.caches())
-        kept = [array.copy() for array in host], [cache.clone() for cache in caches]
+        kept = [array.copy() for array in host], [cache.clone() for cache in self._caches]
         for array in host:
             array[...] = 0
-        for cache in caches:
+        for cache in self._caches:
             cache.zero_()
         for earlier in range(max(0, index - self._reach), index):
             chunk, _ = past(earlier)
@@ -213,7 +222,7 @@ class Learner:
         self._learn(chunk, count)
         for array, there in zip(host, kept[0], strict=True):
             array[...] = there
-        for cache, saved in zip(caches, kept[1], strict=True):
+        for cache, saved in zip(self._caches, kept[1], strict=True):
             cache.copy_(saved)
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
@@ -221,7 +230,8 @@ class Learner:
 
         Whether the cells, which may wait for more of what is new, have taken theirs.
         """
-        constants, targets = self.optimizer.advance(count), chunk.reshape(-1)
+        targets = chunk.reshape(-1)
+        self.steps += 1
         self.step.settle()
         dlogits, self._dlogits = self._dlogits, None
         decoded = dlogits is not None
@@ -232,12 +242,13 @@ class Learner:
             # They learn independently of the networks. Where the chunk was decoded, another
             # thread is at the transformer's backward pass already.
             learn = partial(self._learn_tables, dlogits, targets, count)
-            if decoded and self.model.blocks:
+            if decoded and self.model:
                 learn()
             else:
                 self.threads.beside(learn)
-        rows = self.step.learn(dlogits, constants)
-        self.embeddings.learn(rows[:count])
+        rows = self.step.learn(dlogits, count)
+        if self.embeddings and rows is not None:
+            self.embeddings.learn(rows[:count])
         learned = self._learn_cells(dlogits, targets, count, at_once=not tables)
         self.step.advance(len(chunk))
         self.threads.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -243,7 +244,7 @@ def new_learner(config: Config, seed: int, device: str, *more: Any) -> Learner |
     if config.memory.kind == "alone":
         return Alone(config, seed, device, *more)
     kind: Callable[..., Learner] | None = None
-    if device == "cuda":
+    if device == "cuda" and config.has_transformer:
         with suppress(ModuleNotFoundError):
             kind = import_module("prequential.training.device").DeviceLearner
     kind = kind or import_module(".learner", __package__).Learner
@@ -265,8 +266,11 @@ def exact(device: str, config: Config) -> Iterator[None]:
         PlatformError: this platform's arithmetic is not what the bits rest on.
     """
     with np.errstate(all="ignore"), ExitStack() as stack:
-        if config.floats or device != "cpu":
-            stack.enter_context(import_module(".host", __package__).exact(device))
+        # A host program that has PyTorch may have set how the processor rounds.
+        if config.has_transformer or device != "cpu" or "torch" in sys.modules:
+            stack.enter_context(import_module(".host", __package__).exact(device, config))
+        if config.floats and not config.has_transformer:
+            import_module("prequential.exact.hosttest").require()
         yield
 
 

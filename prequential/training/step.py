@@ -9,7 +9,7 @@ in `kernels` as in `tensors`. `team.SharedStep` divides either of them over proc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,76 +18,54 @@ from prequential.coding.coder import TOTAL_BITS
 from prequential.config import Config
 from prequential.exact import kernels, shares, softmax
 from prequential.exact.compiled import pack
+from prequential.exact.dense import pieces_of
 from prequential.exact.scalars import group_of
 from prequential.predictors import ngrams
 from prequential.predictors.ngrams import NgramState
-from prequential.training import columns
+from prequential.training import assist as assistance
+from prequential.training.sums import Call, Rows, Step
 from prequential.training.threads import Threads
-from prequential.transformer import backward, forward, layout, update
+from prequential.transformer import backward, forward, layout, stacking, update
 from prequential.transformer.model import Transformer
-from prequential.transformer.optimizer import update_of
-
-Call = Callable[[], object]
+from prequential.transformer.optimizer import Optimizer, update_of
 
 
-class Step(Protocol):
-    """Predicts the columns of a chunk of B streams, and learns it."""
-
-    model: Transformer
-
-    def forward(
-        self, rows: np.ndarray, first: int, tables: NgramState, frequencies: np.ndarray
-    ) -> Call:
-        """What finds frequencies (T * B, V) int32 of columns from `first` on, for rows (n, D).
-
-        They are complete when it has been called, or `settle`. tables is the state of the n-grams,
-        which have located the columns.
-        """
-        ...
-
-    def settle(self) -> None:
-        """Complete what other threads may be at, a step and then a forward pass: this one joins."""
-        ...
-
-    def learn(self, dlogits: np.ndarray, constants: np.ndarray) -> np.ndarray:
-        """One step at dlogits (n, V): the gradient (n, D) of the rows that entered."""
-        ...
-
-    def advance(self, columns: int) -> None:
-        """Move the caches past a finished chunk of so many columns."""
-        ...
-
-    def quantise(self) -> None:
-        """Follow weights that were set from outside: the products take quantised ones."""
-        ...
-
-
-def new_step(config: Config, tokens: int, seed: int, device: str, threads: Threads) -> Step:
-    """A transformer from the seed and the step on it; the only place where its form is chosen."""
+def new(config: Config, tokens: int, seed: int, device: str, threads: Threads) -> Step:
+    """A transformer from the seed and the step on it."""
     B, T = config.streams, config.chunk
     group = group_of(B, config.optimizer.groups)
-    return step_of(Transformer(config.model, B, T, seed, device, tokens, group), threads)
+    model = Transformer(config.model, B, T, seed, device, tokens, group)
+    return step_of(model, Optimizer(config.optimizer), threads)
 
 
-def step_of(model: Transformer, threads: Threads) -> CompiledStep | PortableStep:
-    """The compiled form on the CPU, unless nothing is compiled."""
-    compiled = shares.COMPILED and model.x.device.type == "cpu"
-    return CompiledStep(model, threads) if compiled else PortableStep(model)
+def step_of(
+    model: Transformer, optimizer: Optimizer, threads: Threads
+) -> CompiledStep | PortableStep:
+    """The compiled form on the CPU, unless nothing is compiled; the only place that chooses."""
+    if shares.COMPILED and model.x.device.type == "cpu":
+        return CompiledStep(model, optimizer, threads)
+    return PortableStep(model, optimizer)
 
 
 class PortableStep:
     """The transformer in PyTorch, on any device."""
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
+    at_once = False
+
+    def __init__(self, model: Transformer, optimizer: Optimizer) -> None:
+        self.model, self.optimizer = model, optimizer
+        rows, tokens = len(model.x), len(model.head.weight.value)
+        self.logits = np.zeros((rows, tokens), np.float32)
         self.device = model.x.device
 
     def forward(
-        self, rows: np.ndarray, first: int, tables: NgramState, frequencies: np.ndarray
+        self, rows: Rows, first: int, end: int, tables: NgramState, frequencies: np.ndarray
     ) -> Call:
         """See `Step`: they are complete at once."""
+        assert rows is not None
         on_device, a = torch.from_numpy(rows).to(self.device), first * self.model.B
-        logits = self.model.forward(on_device, first).cpu().numpy()
+        logits = self.logits[a : a + len(rows)]
+        logits[:] = self.model.forward(on_device, first).cpu().numpy()
         ngrams.add_logits(tables, a, logits)
         softmax.frequencies(logits, TOTAL_BITS, frequencies[a : a + len(rows)])
         return self.settle
@@ -95,8 +73,13 @@ class PortableStep:
     def settle(self) -> None:
         """See `Step`: nothing waits."""
 
-    def learn(self, dlogits: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    def decode(self, *_: Any) -> tuple[tuple[int, float], np.ndarray]:
+        """See `Step`: not here."""
+        raise NotImplementedError
+
+    def learn(self, dlogits: np.ndarray, count: int) -> Rows:
         """See `Step`."""
+        constants = self.optimizer.advance(count)
         on_device = torch.from_numpy(dlogits).to(self.device)
         return self.model.backward(on_device, update_of(constants)).cpu().numpy()
 
@@ -113,14 +96,17 @@ class PortableStep:
 class CompiledStep:
     """Loops on the model's buffers, stacked; threads share their work."""
 
-    def __init__(self, model: Transformer, threads: Threads) -> None:
-        self.model, self._threads = model, threads
-        self.network = net = layout.stack(model)
+    at_once = True
+
+    def __init__(self, model: Transformer, optimizer: Optimizer, threads: Threads) -> None:
+        self.model, self.optimizer, self._threads = model, optimizer, threads
+        self.network = net = stacking.stack(model)
+        self.logits = net.logits
         self._kinds = layout.kinds(net)
-        self.pieces = update.pieces_of(self._kinds)
+        self.pieces = pieces_of(self._kinds)
         self.packed, self.kinds = pack(net), pack(self._kinds)
         self._heads = None if net.blocks is None else pack(net.blocks.heads)
-        self._taps = layout.taps(model)
+        self._taps = stacking.taps(model)
         self._room = forward.scratch(net, 1)  # of one column, which threads share
         # Rows enter where the convolution reads them, or else the residual stream itself.
         self._entrance = net.inputs[len(net.inputs) - len(net.x) :] if len(net.inputs) else net.x
@@ -135,13 +121,12 @@ class CompiledStep:
                 kernels.quantise_rows(*layer)
 
     def forward(
-        self, rows: np.ndarray, first: int, tables: NgramState, frequencies: np.ndarray
+        self, rows: Rows, first: int, end: int, tables: NgramState, frequencies: np.ndarray
     ) -> Call:
         """See `Step`. Any number of threads may make the call."""
         B = self.model.B
-        a, b = first * B, first * B + len(rows)
-        self._entrance[a:b] = rows
-        before, end, packed = self._pending, b // B, pack(tables)
+        self._entrance[first * B : end * B] = rows
+        before, packed = self._pending, pack(tables)
         counters = shares.phases(forward.phases(self.network.layers, 0))
 
         def call() -> None:
@@ -165,13 +150,8 @@ class CompiledStep:
         frequencies: np.ndarray,
         decode: Callable[..., tuple[int, float]],
     ) -> tuple[tuple[int, float], np.ndarray]:
-        """Decode so many columns: the result of `decode`, and dlogits (n, V) for `learn`.
-
-        `decode` is `columns.decode`, but for what it is called with here, and fills in dlogits.
-        Another thread takes its part, and begins the backward pass, where there are layers: without
-        them it would only wait.
-        """
-        assisted = self._threads.together and self.network.layers > 0
+        """See `Step`. Another thread takes its part, and begins the backward pass."""
+        assisted = self._threads.together
         pieces = 2 if assisted else 1
         dlogits = np.empty((count * self.model.B, len(self.network.logits[0])), np.float32)
         self._known = known = self.backward_of(dlogits)
@@ -181,7 +161,7 @@ class CompiledStep:
 
         def assist() -> None:
             before()
-            columns.assist(count, *shared, known)
+            assistance.assist(count, *shared, known)
             backward.backward(*known)
 
         if assisted:
@@ -198,8 +178,9 @@ class CompiledStep:
         dx = np.zeros((len(dlogits), len(self.network.x[0])), np.float32)
         return shares.phases(backward.phases(self.network.layers)), self.packed, dlogits, dx
 
-    def learn(self, dlogits: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    def learn(self, dlogits: np.ndarray, count: int) -> Rows:
         """See `Step`. The step on the weights may wait, for threads to share it."""
+        constants = self.optimizer.advance(count)
         known, self._known = self._known, ()
         known = known or self.backward_of(dlogits)
         arguments = (

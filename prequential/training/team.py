@@ -28,16 +28,18 @@ from prequential.config import Config
 from prequential.errors import ConfigError
 from prequential.exact import softmax
 from prequential.exact.compiled import jit, outer
+from prequential.exact.dense import piece_of
 from prequential.exact.scalars import GROUPS, group_of, unit_of
 from prequential.predictors import ngrams
 from prequential.predictors.ngrams import Located, NgramState
 from prequential.training.learner import Learner
 from prequential.training.replay import Past
 from prequential.training.step import CompiledStep, step_of
+from prequential.training.sums import Rows
 from prequential.training.threads import Task, Threads
 from prequential.transformer import backward, update
 from prequential.transformer.model import Convolution, Transformer, keep
-from prequential.transformer.optimizer import update_of
+from prequential.transformer.optimizer import Optimizer, update_of
 
 
 class Team:
@@ -118,6 +120,8 @@ class _Later(Threads):
 class SharedStep:
     """A `Step` on a rank's streams; `learn` completes the frequencies of the others', too."""
 
+    at_once = False
+
     def __init__(
         self, team: Team, config: Config, tokens: int, seed: int, device: str, threads: Threads
     ) -> None:
@@ -130,7 +134,8 @@ class SharedStep:
         # The convolution is cheap, so all ranks compute that of all streams, and before the rest.
         blocks, convolution = copy(model), model.convolution
         blocks.convolution = None
-        self.inner, self.model = step_of(blocks, threads), model
+        self.optimizer = Optimizer(config.optimizer)
+        self.inner, self.model = step_of(blocks, self.optimizer, threads), model
         if convolution is not None:
             model.convolution = Convolution(convolution.weight, B, T)
         self._products = [
@@ -138,6 +143,7 @@ class SharedStep:
         ]
         self._parameters = sum(weight.value.numel() for weight in self._products)
         self._frequencies = np.zeros((0, tokens), np.int32)
+        self.logits = self.inner.logits
 
     def settle(self) -> None:
         """See `Step`: nothing waits."""
@@ -151,17 +157,18 @@ class SharedStep:
         self.model.advance(columns)
 
     def forward(
-        self, rows: np.ndarray, first: int, tables: NgramState, frequencies: np.ndarray
+        self, rows: Rows, first: int, end: int, tables: NgramState, frequencies: np.ndarray
     ) -> Callable[[], object]:
         """See `Step`; but those of other ranks' streams are 0."""
-        a, b = first * self.streams, first * self.streams + len(rows)
+        assert rows is not None
+        a, b = first * self.streams, end * self.streams
         entered = self.model.enter(torch.from_numpy(rows).to(self.model.x.device), first)
         own = self._owned(entered).flatten(0, 1).cpu().numpy()
         located = Located(*(self._owned(x).reshape(-1, *x.shape[1:]) for x in tables.located))
         every = np.empty((len(located.last), frequencies.shape[1]), np.int32)
         others = self._owned(tables.others).reshape(-1, tables.others.shape[1])
         tables_of_own = tables._replace(located=located, others=others)
-        self.inner.forward(own, first, tables_of_own, every)()
+        self.inner.forward(own, first, end, tables_of_own, every)()
         # For what the tables find of the other streams.
         ngrams.add_logits(tables, a, np.zeros((len(rows), every.shape[1]), np.float32))
         self._frequencies = frequencies[a:b]
@@ -170,8 +177,13 @@ class SharedStep:
         owned[:] = every[a : a + len(own)].reshape(owned.shape)
         return self.settle
 
-    def learn(self, dlogits: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    def decode(self, *_: Any) -> tuple[tuple[int, float], np.ndarray]:
+        """See `Step`: a single process decodes."""
+        raise NotImplementedError
+
+    def learn(self, dlogits: np.ndarray, count: int) -> Rows:
         """See `Step`: one message travels."""
+        constants = self.optimizer.advance(count)
         frequencies, n, width = self._frequencies, len(dlogits), self.model.x.shape[1]
         columns, device = n // self.streams, self.model.x.device
         sizes = [frequencies.size, n * width, self._parameters]
@@ -252,7 +264,7 @@ def _gradients(
 ) -> None:
     """gradients (P,) int32 = the weights' gradients over so many rows, piece by piece."""
     for i in range(len(pieces)):
-        piece = update.piece_of(pieces, i)
+        piece = piece_of(pieces, i)
         _gradient(update.kind_of(packed, piece.kind), piece, tokens, streams, group, gradients)
 
 
@@ -269,7 +281,7 @@ def _gradient(
 def _descend(pieces: Any, packed: Any, unit: Any, gradients: Any, c: Any) -> None:
     """One step at gradients (P,) int32 times unit."""
     for i in range(len(pieces)):
-        piece = update.piece_of(pieces, i)
+        piece = piece_of(pieces, i)
         _step(update.kind_of(packed, piece.kind), piece, unit, gradients, c)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 from prequential.exact import shares
 
 Task = Callable[[], object]
@@ -17,12 +15,7 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self._others = count - 1
-        # By default a thread's products would be split over threads of their own, busily waiting.
-        self._pool = (
-            ThreadPoolExecutor(self._others, initializer=torch.set_num_threads, initargs=(1,))
-            if self._others
-            else None
-        )
+        self._pool = ThreadPoolExecutor(self._others) if self._others else None
         self._pace = shares.Pace()
         self._tasks: list[tuple[Future[object], Task]] = []
 

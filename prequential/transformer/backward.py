@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from prequential.exact import kernels, scalars, shares
+from prequential.exact import kernels, shares
 from prequential.exact.compiled import apart, inline, jit, outer
+from prequential.exact.dense import through
 from prequential.transformer.forward import COLUMNS
 from prequential.transformer.layout import blocks_of, heads_of, linear_of, network
 
@@ -99,19 +100,6 @@ def _linear(dy: Any, a: Any, b: Any, linear: Any, dx: Any) -> Any:
         for j in range(dy.shape[1]):
             linear.dy[a + i, j] = dy[i, j] * f
     return through(dy, linear.scale, linear.weight, dx)
-
-
-@jit
-def through(dy: Any, scale: Any, weight: Any, dx: Any) -> Any:
-    """dx (n, K) integers and their row scales (n,): dy (n, M) behind weight (M, K) * scale (M,)."""
-    scaled = np.empty(dy.shape[1], np.float32)
-    by_row, row_scale = np.empty(dy.shape, np.float32), np.empty(len(dy), np.float32)
-    for i in range(len(dy)):
-        for j in range(len(scaled)):
-            scaled[j] = dy[i, j] * scale[j]
-        row_scale[i] = scalars.quantise_row(scaled, by_row[i])
-    kernels.matmul(by_row, weight, dx)
-    return row_scale
 
 
 @jit

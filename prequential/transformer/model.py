@@ -258,7 +258,7 @@ class Transformer:
         def weight(name: str, outputs: int, inputs: int, gain: float) -> Weight:
             bound = gain * math.sqrt(3.0 / inputs)  # variance gain^2 / inputs
             value = uniform((outputs, inputs), bound, seed, len(self.weights))
-            self.weights.append(Weight(name, value.to(device)))
+            self.weights.append(Weight(name, torch.from_numpy(value).to(device)))
             return self.weights[-1]
 
         # What writes into the residual stream starts at zero: the net starts as the identity.

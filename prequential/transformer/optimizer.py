@@ -35,9 +35,9 @@ class Weight:
         """Follow a change of value; an optimizer step does so by itself."""
         tensors.quantise_rows(self.value, self.quantised, self.scale)
 
-    def start(self, value: Tensor) -> None:
+    def start(self, value: np.ndarray) -> None:
         """Begin from value (M, K) instead."""
-        self.value.copy_(value.clamp(-WEIGHT_BOUND, WEIGHT_BOUND))
+        self.value.copy_(torch.from_numpy(value).clamp(-WEIGHT_BOUND, WEIGHT_BOUND))
         self.quantise()
 
 

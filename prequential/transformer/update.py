@@ -1,56 +1,19 @@
 """The optimizer's step on the CPU, compiled: `optimizer` on the stacked arrays.
 
-The weights are walked in pieces of some rows (`pieces_of`), by threads that share them or, where
-ranks share streams (`training.team`), first for the gradients and then for the step.
+The weights are walked in pieces of some rows (`dense.pieces_of`), by threads that share them or,
+where ranks share streams (`training.team`), first for the gradients and then for the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
 from prequential.exact import kernels, shares
 from prequential.exact.compiled import inline, jit, outer
+from prequential.exact.dense import piece_of
 from prequential.transformer.layout import Linear
-
-_NUMBERS = 4096  # of a piece, about
-
-
-class Piece(NamedTuple):
-    """Some rows of a weight."""
-
-    kind: int  # in the order that `kind_of` is given
-    layer: int
-    first: int
-    end: int
-    at: int  # numbers in the pieces before
-
-
-class _Kind(Protocol):
-    @property
-    def value(self) -> np.ndarray: ...
-
-
-def pieces_of(kinds: Iterable[_Kind]) -> np.ndarray:
-    """Every `Piece` of all weights but the convolution's: (pieces, 5) int64."""
-    found, at = [], 0
-    for kind, linear in enumerate(kinds):
-        layers, outputs, inputs = linear.value.shape
-        rows = max(1, _NUMBERS // max(1, inputs))
-        for layer in range(layers):
-            for first in range(0, outputs, rows):
-                end = min(first + rows, outputs)
-                found.append(Piece(kind, layer, first, end, at))
-                at += (end - first) * inputs
-    return np.array(found)
-
-
-@inline
-def piece_of(pieces: Any, i: Any) -> Any:
-    """The i-th of them."""
-    return Piece(pieces[i, 0], pieces[i, 1], pieces[i, 2], pieces[i, 3], pieces[i, 4])
 
 
 @inline
