@@ -75,11 +75,12 @@ def _predict(
     room: Any,
     tables: Any,
     known: Any,
+    logits: Any,
     frequencies: Any,
 ) -> None:
-    """Frequencies of column t, with a transformer or without; room is the logits' (N, V) then."""
+    """Frequencies of column t, with a transformer or without; logits (N, V) has room for them."""
     if packed is None:
-        sums.predict(t * streams, (t + 1) * streams, known, room, frequencies)
+        sums.predict(t * streams, (t + 1) * streams, known, logits, frequencies)
     else:
         assist.predict(packed, t, counters, pieces, room, tables, known, frequencies)
 
@@ -104,6 +105,7 @@ def decode(
     room: Any,
     tables: Any,
     frequencies: Any,
+    logits: Any,
     entrance: Any,
     dlogits: Any,
 ) -> Any:
@@ -111,8 +113,8 @@ def decode(
 
     history, inputs, cells, entered, recurrence, past and tables are the `packed` of the parts of a
     learner; inputs, recurrence and past are None where there are none, packed where there is no
-    transformer. What follows `position` is as `assist` and `forward` take it; entrance (N, D) is
-    where rows enter, frequencies (N, V) int32
+    transformer. What follows `position` is as `assist` and `forward` take it; logits (N, V) are
+    room, entrance (N, D) is where rows enter, frequencies (N, V) int32
     receives those of every token, and dlogits (N, V) the gradient. Returns (position, bits) as
     `coder.SymbolCoder.code`; what is behind the payload's end is not decoded.
     """
@@ -128,7 +130,7 @@ def decode(
         shares.done(counters, 0)
         if recurrence is not None:
             resting.predict(recurrence, cells, entered, t, t + 1)
-        _predict(packed, t, streams, counters, pieces, room, tables, known, frequencies)
+        _predict(packed, t, streams, counters, pieces, room, tables, known, logits, frequencies)
         symbols = chunk[t, : min(streams, count - a)]
         expected = frequencies[a:b]
         if past is None:

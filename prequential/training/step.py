@@ -168,7 +168,7 @@ class CompiledStep:
             self._threads.join(assist, 1)
         try:
             self.settle()
-            return decode(*shared, self._entrance, dlogits), dlogits
+            return decode(*shared, self.logits, self._entrance, dlogits), dlogits
         finally:
             # Whatever has happened, an assistant is not to wait for more columns.
             shares.release(counters, 0)

@@ -143,8 +143,9 @@ class Sums:
         """See `Step`."""
         self.settle()
         dlogits = np.empty((count * self._B, self.logits.shape[1]), np.float32)
-        none = shares.phases(1), 0, None
-        return decode(*none, self.logits, pack(tables), frequencies, None, dlogits), dlogits
+        none = shares.phases(1), 0, None, None
+        result = decode(*none, pack(tables), frequencies, self.logits, None, dlogits)
+        return result, dlogits
 
     def learn(self, dlogits: np.ndarray, count: int) -> Rows:
         """See `Step`: n-grams and cells learn by themselves."""

@@ -22,7 +22,7 @@ def test_the_plain_transformer_is_the_same_net() -> None:
     exact, plain = Transformer(config.model, B, T, 1, "cpu"), Plain(config.model, B, T)
     generator = torch.Generator().manual_seed(0)
     for weight in exact.weights:
-        weight.start(0.3 * torch.randn(weight.value.shape, generator=generator))
+        weight.start((0.3 * torch.randn(weight.value.shape, generator=generator)).numpy())
         plain.weights[weight.name].data.copy_(weight.value)
     assert set(plain.weights) == {weight.name for weight in exact.weights}
     with torch.no_grad():
