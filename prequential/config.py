@@ -120,12 +120,11 @@ class NgramConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Counts of the past, mixed after every bit.
+    """Counts of the past, mixed after every bit; `kind = "none"` leaves the literal scheme."""
 
-    `kind = "none"` leaves the literal scheme, `"alone"` nothing but the memory.
-    """
-
-    kind: str = field(default="mix", metadata={"choices": ("none", "mix", "alone")})
+    kind: str = field(default="mix", metadata={"choices": ("none", "mix")})
+    # 1: nothing else predicts, no network and no n-grams.
+    alone: int = _bounded(0, 0, 1)
     contexts: tuple[str, ...] = (
         "o2", "o3", "o4", "o5", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
         "a5", "e0", "f6", "g4", "g8", "h0", "k0", "n0", "q0", "p3", "u1", "d3",
@@ -258,12 +257,12 @@ class Config:
     @property
     def has_transformer(self) -> bool:
         """Whether there is one: layers, beside more than a memory alone."""
-        return self.model.layers > 0 and self.memory.kind != "alone"
+        return self.model.layers > 0 and not self.memory.alone
 
     @property
     def floats(self) -> bool:
         """Whether floats reach the bits: those of networks, of numbers or of a curvature."""
-        alone = self.memory.kind == "alone"
+        alone = self.memory.alone
         return not alone or self.numbers != "" or self.mixer.curvature_log2 > 0
 
     def following(self, byte_count: int, token_count: int, given_bytes: int = 0) -> Config:
@@ -298,7 +297,7 @@ class Config:
         """
         m, n, V = self.model, self.ngrams, vocabulary
         B, tokens = self.streams, self.streams * self.chunk
-        alone, there = self.memory.kind == "alone", min(1, m.layers)
+        alone, there = self.memory.alone, min(1, m.layers)
         embeddings = there * (V + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
         rows = len(n.contexts) << n.rows_log2
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
@@ -365,7 +364,7 @@ class Config:
         if self.memory.kind != "none":
             memory = bytes_per_token * (12e-6 + 2e-6 * len(self.memory.contexts))
             memory *= 1 + min(1, self.mixer.curvature_log2)
-        if self.memory.kind == "alone":
+        if self.memory.alone:
             return memory
         return step + columns + tables + memory + replays * (step + tables)
 
@@ -511,6 +510,8 @@ def _check_together(config: Any, source: str) -> None:
             f"{source}: model.width = {config.width} is not a multiple of"
             f" model.heads = {config.heads}"
         )
+    if isinstance(config, MemoryConfig) and config.alone and config.kind == "none":
+        raise ConfigError(f"{source}: memory.alone = 1, but memory.kind = 'none': nothing predicts")
     if isinstance(config, Config):
         bytewise = config.memory.kind != "none" and config.tokenizer in (BYTES, AUTO)
         if parse_grids(config.numbers) and not bytewise:

@@ -24,7 +24,7 @@ from prequential.archive.container import Header
 
 _LOCK = RLock()
 _ROOT = "training/decoding"
-# What decoding takes only where there are any.
+# What decoding takes only where there are any. Nothing of it where a memory is alone.
 _NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
 _LANES, _CURVATURE = "predictors/lanes", "predictors/curvature"
 _LEARNER, _HOSTTEST = "training/learner", "exact/hosttest"
@@ -66,7 +66,7 @@ def parts(header: Header) -> frozenset[str]:
     """What decoding an archive takes and others do not, such as pictures and sound."""
     config = header.config
     needed = {
-        _LEARNER: config is not None and config.memory.kind != "alone",
+        _LEARNER: config is not None and not config.memory.alone,
         _HOSTTEST: config is not None and config.floats,
         **dict.fromkeys([_STEP, _ASSIST, _HOST], config is not None and config.has_transformer),
         _NUMBERS: config is not None and config.numbers != "",
@@ -78,7 +78,7 @@ def parts(header: Header) -> frozenset[str]:
     return frozenset(part for part, is_needed in needed.items() if is_needed)
 
 
-def packed(parts: frozenset[str] = NONE) -> bytes:
+def packed(parts: frozenset[str] = NETWORKS) -> bytes:
     """The closure as one LZMA stream: for each file a line "name size", then its bytes."""
     with _LOCK:  # or threads that start together would each do it
         return _packed(parts)
@@ -93,8 +93,8 @@ def _packed(parts: frozenset[str]) -> bytes:
     return lzma.compress(joined, format=lzma.FORMAT_ALONE, filters=[lzma1])
 
 
-def code_bytes(parts: frozenset[str] = NONE) -> int:
-    """Compressed bytes of the closure, with the parts that not every archive needs.
+def code_bytes(parts: frozenset[str] = NETWORKS) -> int:
+    """Compressed bytes of the closure, with parts that not every archive needs: of most, networks.
 
     Packing takes more than a second, so their number is kept beside the compiled modules, under a
     digest of all sources, where that folder can be written.
@@ -123,7 +123,7 @@ def _code_bytes(parts: frozenset[str]) -> int:
     return size
 
 
-def listing(parts: frozenset[str] = NONE) -> list[tuple[str, int, int]]:
+def listing(parts: frozenset[str] = NETWORKS) -> list[tuple[str, int, int]]:
     """(file, bytes as written, bytes that are packed) of the closure."""
     return [
         (f"{path}.py", len(source), len(bare(source))) for path, source in _files(parts).items()

@@ -140,7 +140,7 @@ except KeyboardInterrupt:
 """
 
 
-def write(archive: bytes, out: BinaryIO, parts: frozenset[str] = codesize.NONE) -> int:
+def write(archive: bytes, out: BinaryIO, parts: frozenset[str] = codesize.TRANSFORMER) -> int:
     """Write the runnable archive around a `.pq` archive; return its size in bytes.
 
     parts are what decoding it takes beyond others: see `codesize.parts`.

@@ -32,7 +32,7 @@ def encode(options: Options, source: str) -> None:
     if source == STDIO:
         raise ConfigError("--distributed: every process reads the input: give a file")
     config = options.model()
-    if config.memory.kind == "alone" or not config.model.layers:
+    if config.memory.alone or not config.model.layers:
         raise ConfigError(
             "--distributed: what processes share is a transformer, which this preset has not:"
             " use --preset literal or gpu, or --set model.layers=N"

@@ -81,7 +81,7 @@ class Memory:
         curvature_log2: int = 0,
     ) -> None:
         """grids are where numbers are, if anywhere; curvature_log2 is `MixerConfig`'s."""
-        self.alone = config.kind == "alone"
+        self.alone = config.alone > 0
         every = 1 << curvature_log2 if curvature_log2 else 0
         self.history = History(streams, vocabulary)
         self.grids = grids

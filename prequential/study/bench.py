@@ -266,7 +266,7 @@ class _Bench:
             assert all(map(np.array_equal, empty, self.chunks)), "the decoder differs"
 
         works = {"encode": encode, "decode": decode}
-        if self.config.memory.kind != "alone":
+        if not self.config.memory.alone:
             works = {"exact learner": learn, **works}
             if self.config.model.layers:
                 works = {

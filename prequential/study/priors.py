@@ -62,7 +62,7 @@ def price(path: str, archive: str | None, options: Options) -> Price:
             f"{shown}: was itself made with a prior or given files, which its decoder would need"
             " as well: name an archive made without"
         )
-    if codesize.parts(header) != codesize.NONE:  # which the code that is counted has not
+    if not codesize.parts(header) <= codesize.TRANSFORMER:  # so the code that is counted has it
         raise ArchiveError(
             f"{shown}: holds pictures or sound, which take more code to decode: make it with"
             " --set numbers= (none)"

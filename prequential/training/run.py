@@ -20,6 +20,8 @@ from prequential.coding.coder import Decoder
 from prequential.coding.vocabulary import Vocabulary
 from prequential.config import Config, parse_grids
 from prequential.errors import ConfigError
+from prequential.exact import compiled
+from prequential.exact.compiled import optional
 from prequential.progress import Progress, ProgressCallback
 from prequential.training import loop
 from prequential.training import prior as priors
@@ -241,12 +243,12 @@ def new_learner(config: Config, seed: int, device: str, *more: Any) -> Learner |
 
     A GPU's is faster there. To decode, the other will do.
     """
-    if config.memory.kind == "alone":
+    if config.memory.alone:
         return Alone(config, seed, device, *more)
     kind: Callable[..., Learner] | None = None
     if device == "cuda" and config.has_transformer:
         with suppress(ModuleNotFoundError):
-            kind = import_module("prequential.training.device").DeviceLearner
+            kind = import_module(".device", __package__).DeviceLearner
     kind = kind or import_module(".learner", __package__).Learner
     return kind(config, seed, device, *more)
 
@@ -267,10 +269,11 @@ def exact(device: str, config: Config) -> Iterator[None]:
     """
     with np.errstate(all="ignore"), ExitStack() as stack:
         # A host program that has PyTorch may have set how the processor rounds.
-        if config.has_transformer or device != "cpu" or "torch" in sys.modules:
-            stack.enter_context(import_module(".host", __package__).exact(device, config))
+        asks = config.has_transformer or device != "cpu" or "torch" in sys.modules
+        if asks and (host := optional("host", __package__)) is not None:
+            stack.enter_context(host.exact(device, config))
         if config.floats and not config.has_transformer:
-            import_module("prequential.exact.hosttest").require()
+            import_module(".hosttest", compiled.__package__).require()
         yield
 
 
