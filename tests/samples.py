@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from prequential import codec
 from prequential.config import Config, load
 from prequential.exact import kernels, shares
+from prequential.training import prior as priors
+from prequential.training.prior import Prior
 
 ROOT = Path(__file__).parent.parent  # of the checkout
 GOLDEN = ROOT / "tests" / "golden"
@@ -38,6 +42,16 @@ def golden_given(name: str) -> list[bytes]:
     """What a golden archive is made after."""
     learned = {"default-given": [text(2000, 9), noise(50)], "literal-pieces": [text(3000, 11)]}
     return learned.get(name, [])
+
+
+def golden_prior(name: str) -> Prior | None:
+    """The weights that a golden archive starts from: those at the end of another run."""
+    if not name.endswith("-prior"):
+        return None
+    weights, data = io.BytesIO(), np.frombuffer(text(1200, 17), np.uint8)
+    config = load("tiny", overrides=["ngrams.rows_log2=10"])
+    codec.encode(data, io.BytesIO(), config=config, weights=weights)
+    return priors.from_bytes(weights.getvalue(), "golden")
 
 
 def small(*overrides: str) -> Config:

@@ -48,14 +48,24 @@ def load(path: str) -> Prior:
     Raises:
         FileError: it cannot be read, or is no safetensors file.
     """
-    shown = ascii(path)[1:-1]
     try:
         with open(path, "rb") as file:
             packed = file.read()
-        arrays = load_tensors(packed)
     except OSError as error:
-        raise FileError(f"{shown}: cannot be read: {error.strerror}") from error
+        raise FileError(f"{ascii(path)[1:-1]}: cannot be read: {error.strerror}") from error
+    return from_bytes(packed, path)
+
+
+def from_bytes(packed: bytes, path: str) -> Prior:
+    """The prior that the file at a path holds.
+
+    Raises:
+        FileError: it is no safetensors file.
+    """
+    try:
+        arrays = load_tensors(packed)
     except (SafetensorError, KeyError, ValueError) as error:
+        shown = ascii(path)[1:-1]
         raise FileError(f"{shown}: is no safetensors file: give one of --save-weights") from error
     name = os.path.basename(path).encode("utf-8", "replace")[:MAX_NAME_BYTES]
     identity = NamedFile(hashlib.sha256(packed).digest(), name.decode(errors="ignore"))
