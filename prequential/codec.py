@@ -341,6 +341,8 @@ def encode(
             does not fit the config.
     """
     started = time.monotonic()
+    if weights is not None and config.memory.alone:
+        raise ConfigError("--save-weights: a memory alone has no weights: use another preset")
     if len(data) == 0:
         return _store(data, archive, seed, sha256_of(data), started, told)
     header, config, symbols, vocabulary, first = described(data, config, seed, options)

@@ -145,11 +145,10 @@ def _show(where: Where) -> None:
     from rich.text import Text
 
     bits, size = where.report.loss_integral_bits, max(1, len(where.data))
-    alone = float(where.costs.learner_bits.sum())
-    terminal.out(
-        f"{printable(where.file)}: {bits:,.0f} bits, {bits / size:.4f} bits/byte;"
-        f" by the networks alone {alone / size:.4f}"
-    )
+    told = f"{printable(where.file)}: {bits:,.0f} bits, {bits / size:.4f} bits/byte"
+    if where.has_networks:
+        told += f"; by the networks alone {where.costs.learner_bits.sum() / size:.4f}"
+    terminal.out(told)
     if where.after:
         terminal.out(f"all this {where.after}")
     kinds = Table(box=None, pad_edge=False)

@@ -28,10 +28,11 @@ def render(where: Where) -> str:
     cards = [
         (f"{bits:,.0f}", "bits in all, the payload"),
         (f"{bits / each:.4f}", "bits per byte"),
-        (f"{where.costs.learner_bits.sum() / each:.4f}", "by the networks alone"),
         (f"{int(np.count_nonzero(where.bits < 0.1)) / each:.1%}", "of bytes below 0.1 bits"),
         (f"{len(where.costs.bits):,}", "tokens"),
     ]
+    if where.has_networks:
+        cards.insert(2, (f"{where.costs.learner_bits.sum() / each:.4f}", "by the networks alone"))
     kinds = "".join(
         f"<tr><td>{escape(kind.name)}</td><td>{kind.bytes:,}</td><td>{kind.bits:,.0f}</td>"
         f"<td>{kind.bits / kind.bytes:.3f}</td><td>{kind.bits / max(bits, 1):.1%}</td></tr>"

@@ -79,6 +79,12 @@ class Where:
         parts += [] if self.prior is None else [f"from the prior {self.prior}"]
         return " ".join(parts)
 
+    @property
+    def has_networks(self) -> bool:
+        """Whether something was learned beside a memory, whose costs all are."""
+        config = self.report.config
+        return config is not None and not config["memory"]["alone"]
+
     @cached_property
     def bits(self) -> np.ndarray:
         """(N,) float64: bits of each byte."""

@@ -79,6 +79,8 @@ def check(prior: Prior, learned: dict[str, np.ndarray], tables: NgramConfig) -> 
         ConfigError: other names, shapes or types, or numbers out of bounds.
     """
     name = prior.identity.name
+    if not learned:
+        raise ConfigError(f"--prior {name}: a memory alone has no weights: use another preset")
     if sorted(prior.arrays) != sorted(learned):
         raise ConfigError(f"--prior {name}: holds other tensors than this config's model")
     for key, target in learned.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from fractions import Fraction
 
@@ -14,8 +15,8 @@ from samples import small, text
 from prequential import codec
 from prequential.cli import entry as cli
 from prequential.errors import PlatformError
-from prequential.exact import scalars, selftest, tensors
-from prequential.training.run import _host_settings
+from prequential.exact import hosttest, scalars, selftest, tensors
+from prequential.training.host import _settings
 
 A, B = selftest.operands(4001, 1), selftest.operands(4001, 2)
 
@@ -76,7 +77,7 @@ def test_reciprocal_root_from_fractions() -> None:
 
 
 def test_every_fact_holds_here_and_quickly() -> None:
-    with _host_settings():
+    with _settings():
         selftest.run()  # loads the compiled loops
         started = time.perf_counter()
         results = selftest.run()
@@ -85,16 +86,19 @@ def test_every_fact_holds_here_and_quickly() -> None:
     assert seconds < 0.2
 
 
-def test_nothing_is_encoded_or_decoded_where_a_fact_fails(monkeypatch) -> None:
-    archive = codec.compress(text(500), 1, small())
+@pytest.mark.parametrize("layers", [0, 1])
+def test_nothing_is_encoded_or_decoded_where_a_fact_fails(monkeypatch, layers) -> None:
+    """With a transformer, and without: then it is NumPy's and the loops' facts that count."""
+    config = small(f"model.layers={layers}")
+    archive = codec.compress(text(500), 1, config)
     monkeypatch.setitem(selftest.ANSWERS, "quotient", "0" * 32)
     message = "does not hold that float32 division is correctly rounded; the usual cause is"
     with pytest.raises(PlatformError, match=message):
-        codec.compress(text(500), 1, small())
+        codec.compress(text(500), 1, config)
     with pytest.raises(PlatformError, match=message):
         codec.decompress(archive)
     with pytest.raises(PlatformError, match=message):
-        codec.codelength(text(500), 1, small())
+        codec.codelength(text(500), 1, config)
 
 
 def broken_matmul(a, b):
@@ -115,6 +119,19 @@ def broken_matmul(a, b):
 def test_a_broken_platform_is_noticed(monkeypatch, target, name, value, fact) -> None:
     monkeypatch.setattr(target, name, value)
     assert fact in [f.name for f, ok in selftest.run() if not ok]
+
+
+@pytest.mark.parametrize("fact", hosttest.HOST, ids=lambda fact: fact.name)
+def test_a_host_without_pytorch_is_tested_too(monkeypatch, fact) -> None:
+    """By each fact that a broken test stands for, one that raises included."""
+    hosttest.require()
+    broken = [fact._replace(holds=lambda: False), fact._replace(holds=lambda: 1 // 0)]
+    for other in broken:
+        with pytest.raises(PlatformError, match=re.escape(fact.claim)):
+            hosttest.require([other])
+    monkeypatch.setattr(hosttest, "ANSWERS", dict.fromkeys(hosttest.ANSWERS, "0" * 32))
+    pinned = fact.name not in ("rounding", "subnormals")
+    assert hosttest.held(fact.holds) != pinned
 
 
 def test_doctor(capsys) -> None:
