@@ -48,6 +48,8 @@ from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # of `collections.abc` from Python 3.12 on
 
+    from prequential.training.learner import Learner
+
 _DEFAULT = Options()
 # What is learned first: bytes, or the path of a file with them.
 Learned = Sequence["Buffer | str | os.PathLike[str]"]
@@ -540,6 +542,13 @@ def _resolved(
     return resolved
 
 
+def _parameters(learner: Learner) -> int:
+    """Dense weights of both networks."""
+    cells = sum(kind.value.size for kind in learner.recurrence.network[:3])
+    weights = learner.model.weights if learner.model else []
+    return cells + sum(weight.value.numel() for weight in weights)
+
+
 def _itemise(run: Run, told: Told, apart: bool = False) -> Callable[[], object]:
     """Have the run's learner note what each symbol costs, once it has learned what is given.
 
@@ -619,7 +628,7 @@ def report_of(
         config=config_tree(header.config),
         sha256=header.sha256.hex(),
         weights_digest=digest.hex(),
-        parameters=networks.parameters if networks else 0,
+        parameters=_parameters(networks) if networks else 0,
         weights_bytes=sum(a.nbytes for a in run.learner.learned().values()) if run else 0,
         steps=networks.steps if networks else 0,
         versions=versions(header.numerics_version, CONTAINER_VERSION),

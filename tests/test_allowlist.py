@@ -278,6 +278,7 @@ NAMES = {
     "np.array_equal": MADE,
     "np.ascontiguousarray": MADE,
     "np.asarray": MADE,
+    "np.broadcast_to": MADE,
     "np.concatenate": MADE,
     "np.empty": MADE,
     "np.empty_like": MADE,

@@ -152,13 +152,6 @@ class Learner:
         """Whether the cells rest in the next chunk, as others know better."""
         self.cells.rest(elsewhere)
 
-    @property
-    def parameters(self) -> int:
-        """Dense weights of both networks."""
-        dense = self.recurrence.network[:3]
-        own = sum(kind.value.size for kind in dense)
-        return own + sum(weight.value.numel() for weight in self._weights)
-
     def learned(self) -> dict[str, np.ndarray]:
         """Everything learned so far, by name, but for the optimizers' state and the memory."""
         self.step.settle()
