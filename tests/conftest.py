@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import prequential
@@ -13,6 +14,10 @@ from prequential.exact import compiled
 
 SILENT = "that passed silently"
 _COUNTS: Counter[str] = Counter()
+
+# How long one example takes is a matter of the machine, and of what else it does.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture
