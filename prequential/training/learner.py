@@ -50,8 +50,8 @@ class Learner:
         self.B = B
         self.history = History(B, vocabulary)
         # What enters the transformer, if there is one.
-        there = config.model.layers > 0
-        self.embeddings = Embeddings(config.model, B, T, seed, V) if there else None
+        entered = config.has_transformer
+        self.embeddings = Embeddings(config.model, B, T, seed, V) if entered else None
         self.threads = Threads(threads)
         self.step = new_step(config, V, seed, device, self.threads)
         self.model = self.step.model
@@ -60,8 +60,8 @@ class Learner:
         self.cells = Resting(config, seed, V)
         self.recurrence = self.cells.network
         self.ngrams = Ngrams(config.ngrams, B, T, V, self.cells.entered.logits)
-        there = config.memory.kind != "none"
-        self.memory = memory_of(config, vocabulary, threads) if there else None
+        literal = config.memory.kind == "none"
+        self.memory = None if literal else memory_of(config, vocabulary, threads)
         self.symbol_coder: SymbolCoder = self.memory or Direct()
         at_once = self.step.at_once and not config.lanes
         self.decode_columns = self._decode_columns if at_once else None
