@@ -204,7 +204,7 @@ def test_every_operation_is_exact(preset: str, overrides: tuple[str, ...], form:
     with form(), AllowList() as listed:
         archive = codec.compress(data, 1, config, threads=1)
         assert codec.decompress(archive, threads=1) == data
-    assert listed.seen
+    assert bool(listed.seen) == config.has_transformer  # or else nothing is PyTorch's
 
 
 @pytest.mark.slow

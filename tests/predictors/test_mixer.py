@@ -95,7 +95,9 @@ def test_weights_follow_the_gradient(bit: int) -> None:
         ):
             error = (bit * 65535 - squash(logit)) * final_rate
             moved = m.finals[at.kind, row] - finals[at.kind, row]
-            assert np.abs(moved - room.outputs * error / 2**25).max() <= 3
+            common = room.outputs.sum() // len(room.outputs)
+            along = common // 4 + 6 * (room.outputs - common)
+            assert np.abs(moved - along * error / 2**25).max() <= 3
         # No other row is touched.
         weights[at.kind, room.rows] = m.weights[at.kind, room.rows]
         finals[at.kind, [mixed.first_row, mixed.second_row]] = m.finals[

@@ -64,7 +64,7 @@ def test_archives_are_the_same_and_decode(
     config = small(*overrides)
     archive = codec.compress(DATA, 3, config)
     captured, launched, places = list[int](), list[int](), list[list[int]]()
-    monkeypatch.setattr(run, "_learner_of", lambda _: with_graphs(captured, launched, places))
+    monkeypatch.setattr(run, "new_learner", with_graphs(captured, launched, places))
     monkeypatch.setattr(device, "_LEAST", 3)
     with portable():
         assert codec.compress(DATA, 3, config) == archive
@@ -79,7 +79,7 @@ def test_columns_are_captured_once_and_launched_again(monkeypatch: pytest.Monkey
     config = small("streams=2", "recurrence.layers=0").resolve(len(DATA))
     archive = codec.compress(DATA, 3, config)
     captured, launched, places = list[int](), list[int](), list[list[int]]()
-    monkeypatch.setattr(run, "_learner_of", lambda _: with_graphs(captured, launched, places))
+    monkeypatch.setattr(run, "new_learner", with_graphs(captured, launched, places))
     with portable():
         assert codec.decompress(archive) == DATA
     # Each stream of each column is a half, and a step two graphs; all run plainly once. The last

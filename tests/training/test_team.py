@@ -110,7 +110,9 @@ def test_one_sum_of_integers_is_all_that_travels(
     assert len(team.sent) == report.steps
     rows = config.streams * config.chunk
     convolution = (config.model.conv - 1) * config.model.width
-    weights = report.parameters - convolution
+    r = config.recurrence  # every rank has all of it
+    cells = r.cells * ((2 * r.layers - 1) * 3 * r.cells + r.layers * 256)
+    weights = report.parameters - convolution - cells
     assert max(team.sent) == weights + rows * (256 + config.model.width)
 
 
