@@ -38,9 +38,8 @@ from prequential.config import AUTO, BYTES, Config, load, parse_grids
 from prequential.errors import ArchiveError, ConfigError, FileError, PrequentialError
 from prequential.progress import ProgressCallback
 from prequential.report import Report, config_tree, versions
-from prequential.training import decoding, finding, given, learned
+from prequential.training import checkpoint, decoding, finding, given, learned
 from prequential.training import prior as priors
-from prequential.training.alone import Alone
 from prequential.training.given import Given
 from prequential.training.prior import Prior
 from prequential.training.run import LIMITS, Bytes, Options, Run, check_memory, exact, sha256_of
@@ -604,7 +603,7 @@ def report_of(
     code = codesize.code_bytes(codesize.parts(header))
     prior = run.options.prior.compressed_bytes if run and run.options.prior else 0
     size = header.original_bytes
-    networks = None if run is None or isinstance(run.learner, Alone) else run.learner
+    networks = checkpoint.networks_of(run.learner) if run else None
     return Report(
         original_bytes=size,
         archive_bytes=archive_bytes,

@@ -297,8 +297,7 @@ class Config:
         """
         m, n, V = self.model, self.ngrams, vocabulary
         B, tokens = self.streams, self.streams * self.chunk
-        alone, there = self.memory.alone, min(1, m.layers)
-        embeddings = there * (V + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
+        embeddings = self.has_transformer * (V + (len(m.inputs) << m.input_rows_log2)) * m.width * 8
         rows = len(n.contexts) << n.rows_log2
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
@@ -325,7 +324,7 @@ class Config:
         recurrence = cells * (said + 9 * V + 54 * r.cells + 120 * entered)
         outputs += 4 * (tokens + entered) * V
         networks = embeddings + tables + outputs + recurrence + self.device_bytes(V)
-        return memory + 43_000 * B + (0 if alone else networks)
+        return memory + 43_000 * B + (0 if self.memory.alone else networks)
 
     def device_bytes(self, vocabulary: int = SYMBOLS) -> int:
         """As much of `memory_bytes` as is the transformer's, which may lie on a GPU."""
@@ -344,7 +343,7 @@ class Config:
         """About how long a decoder of this resolved config takes for a token, on two cores."""
         m, n, V = self.model, self.ngrams, vocabulary
         tokens = self.streams * self.chunk
-        there = min(1, m.layers)
+        there = self.has_transformer
         matrices = m.layers * (4 * m.width + 2 * m.hidden) * m.width + there * V * m.width
         keys = m.layers * (m.window + self.chunk) * (m.width + 16 * m.heads)
         # Of one step: calls a chunk, the update of every weight, products and scores a token.

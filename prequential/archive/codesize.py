@@ -28,10 +28,9 @@ _ROOT = "training/decoding"
 _NUMBERS, GIVEN, _MERGES = "predictors/numbers", "training/given", "coding/merges"
 _LANES, _CURVATURE = "predictors/lanes", "predictors/curvature"
 _LEARNER, _HOSTTEST = "training/learner", "exact/hosttest"
-_STEP, _ASSIST, _HOST = "training/step", "training/assist", "training/host"
 NONE = frozenset[str]()
 NETWORKS = frozenset([_LEARNER, _HOSTTEST])
-TRANSFORMER = NETWORKS | {_STEP, _ASSIST, _HOST}
+TRANSFORMER = NETWORKS | {"training/step", "training/assist", "training/host"}
 ALL = TRANSFORMER | {_NUMBERS, GIVEN, _MERGES, _LANES, _CURVATURE}
 
 
@@ -66,15 +65,18 @@ def parts(header: Header) -> frozenset[str]:
     """What decoding an archive takes and others do not, such as pictures and sound."""
     config = header.config
     needed = {
-        _LEARNER: config is not None and not config.memory.alone,
-        _HOSTTEST: config is not None and config.floats,
-        **dict.fromkeys([_STEP, _ASSIST, _HOST], config is not None and config.has_transformer),
-        _NUMBERS: config is not None and config.numbers != "",
         GIVEN: header.given != (),
-        _LANES: config is not None and config.lanes > 0,
-        _CURVATURE: config is not None and config.mixer.curvature_log2 > 0,
         _MERGES: header.given != () and header.tokens is not None,
     }
+    if config is not None:
+        needed |= {
+            _LEARNER: not config.memory.alone,
+            _HOSTTEST: config.floats,
+            **dict.fromkeys(TRANSFORMER - NETWORKS, config.has_transformer),
+            _NUMBERS: config.numbers != "",
+            _LANES: config.lanes > 0,
+            _CURVATURE: config.mixer.curvature_log2 > 0,
+        }
     return frozenset(part for part, is_needed in needed.items() if is_needed)
 
 

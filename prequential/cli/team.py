@@ -32,7 +32,7 @@ def encode(options: Options, source: str) -> None:
     if source == STDIO:
         raise ConfigError("--distributed: every process reads the input: give a file")
     config = options.model()
-    if config.memory.alone or not config.model.layers:
+    if not config.has_transformer:
         raise ConfigError(
             "--distributed: what processes share is a transformer, which this preset has not:"
             " use --preset literal or gpu, or --set model.layers=N"
@@ -47,7 +47,7 @@ def encode(options: Options, source: str) -> None:
         open_input(source) as original,
         options.open_given() as given,
     ):
-        shared = partial(team.SharedLearner, ranks) if ranks.size > 1 else runs.new_learner
+        shared = partial(team.SharedLearner, ranks) if ranks.size > 1 else None
         run = partial(
             codec.encode,
             original.data,

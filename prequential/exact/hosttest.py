@@ -170,13 +170,14 @@ ROUNDING = HostFact("rounding", "rounding goes to the nearest, ties to even", _H
 SUBNORMALS = HostFact(
     "subnormals", "subnormal numbers are kept, not flushed to zero", _HOST, subnormals
 )
+TABLES = HostFact("tables", "the tables of exp2 and powers of two are the format's", _NUMBA, tables)
 ORDER = HostFact("order", "compiled loops keep the order of operations", _NUMBA, sequential_loops)
 HOST = (
     ROUNDING,
     SUBNORMALS,
     HostFact("elementwise", "float32 sums and products are rounded once each", _NUMPY, elementwise),
     HostFact("division", "float32 division is correctly rounded", _NUMPY, division),
-    HostFact("tables", "the tables of exp2 and powers of two are the format's", _NUMBA, tables),
+    TABLES,
     HostFact("loops", "compiled loops give the format's bits", _NUMBA, loops),
     ORDER,
 )

@@ -1,11 +1,11 @@
 """Bytes that are nearly certain: coded in one decision, without tables or mixer.
 
 What the learner expects most is guessed, or what the long match does where there is no other
-learner. How often that was wrong is counted by how sure the
-learner was and what the long match said. Where it hardly ever was, the guess takes one decision
-instead of eight, and nothing but histories learns from it: the contexts have nothing left to learn
-there. Where such a guess is wrong after all, the byte is coded as any other. Source: escapes to a
-longer code, as in PPM (Cleary & Witten 1984).
+learner. How often that was wrong is counted by how sure the learner was and what the long match
+said. Where it hardly ever was, the guess takes one decision instead of eight, and nothing but
+histories learns from it: the contexts have nothing left to learn there. Where such a guess is wrong
+after all, the byte is coded as any other. Source: escapes to a longer code, as in PPM (Cleary &
+Witten 1984).
 """
 
 from __future__ import annotations

@@ -240,18 +240,18 @@ def put_back(run: Run, arrays: Any, numbers: Mapping[str, Any]) -> None:
 
 def _draws(run: Run) -> int:
     """Numbers that a learner of networks has drawn."""
-    networks = _networks(run.learner)
+    networks = networks_of(run.learner)
     return networks.draw.count if networks else 0
 
 
-def _networks(learner: Learner | Alone) -> Learner | None:
-    """The learner, unless it has none."""
+def networks_of(learner: Learner | Alone) -> Learner | None:
+    """The learner, unless its memory is alone."""
     return cast("Learner", learner) if hasattr(learner, "step") else None
 
 
 def _follow(run: Run, draws: int) -> None:
     """What else follows from arrays that were put back, and from numbers drawn so far."""
-    if networks := _networks(run.learner):
+    if networks := networks_of(run.learner):
         networks.step.quantise()
         networks.recurrence.quantise()
         networks.draw.skip(draws - networks.draw.count)
@@ -260,7 +260,7 @@ def _follow(run: Run, draws: int) -> None:
 def _state(learner: Learner | Alone) -> dict[str, _View]:
     """Views of all that is learned or remembered; the rest is computed anew in every chunk."""
     views: dict[str, _View] = {} if learner.memory is None else {**learner.memory.arrays()}
-    networks = _networks(learner)
+    networks = networks_of(learner)
     if networks is None:
         return views
     networks.step.settle()
@@ -342,7 +342,7 @@ def _differences(kept: str, wanted: str) -> list[str]:
 def _parts(run: Run) -> dict[str, tuple[object, tuple[str, ...]]]:
     """By name, whatever of a run keeps numbers or arrays from chunk to chunk, and which."""
     coder = run.coder, _CODERS[type(run.coder).__name__]
-    networks = _networks(run.learner)
+    networks = networks_of(run.learner)
     if networks is None:
         return {"coder": coder}
     parts: dict[str, tuple[object, tuple[str, ...]]] = {

@@ -268,9 +268,12 @@ def exact(device: str, config: Config) -> Iterator[None]:
         PlatformError: this platform's arithmetic is not what the bits rest on.
     """
     with np.errstate(all="ignore"), ExitStack() as stack:
-        # A host program that has PyTorch may have set how the processor rounds.
-        asks = config.has_transformer or device != "cpu" or "torch" in sys.modules
-        if asks and (host := optional("host", __package__)) is not None:
+        needed, host = config.has_transformer or device != "cpu", None
+        if needed:
+            host = import_module(".host", __package__)
+        elif "torch" in sys.modules:  # a host program may have set by it how the processor rounds
+            host = optional("host", __package__)
+        if host is not None:
             stack.enter_context(host.exact(device, config))
         if config.floats and not config.has_transformer:
             import_module(".hosttest", compiled.__package__).require()

@@ -23,7 +23,7 @@ from prequential.exact.scalars import group_of
 from prequential.predictors import ngrams
 from prequential.predictors.ngrams import NgramState
 from prequential.training import assist as assistance
-from prequential.training.sums import Call, Rows, Step
+from prequential.training.sums import Call, Pending, Rows, Step
 from prequential.training.threads import Threads
 from prequential.transformer import backward, forward, layout, stacking, update
 from prequential.transformer.model import Transformer
@@ -93,24 +93,24 @@ class PortableStep:
             weight.quantise()
 
 
-class CompiledStep:
+class CompiledStep(Pending):
     """Loops on the model's buffers, stacked; threads share their work."""
 
     at_once = True
 
     def __init__(self, model: Transformer, optimizer: Optimizer, threads: Threads) -> None:
+        super().__init__()
         self.model, self.optimizer, self._threads = model, optimizer, threads
         self.network = net = stacking.stack(model)
         self.logits = net.logits
         self._kinds = layout.kinds(net)
         self.pieces = pieces_of(self._kinds)
         self.packed, self.kinds = pack(net), pack(self._kinds)
-        self._heads = None if net.blocks is None else pack(net.blocks.heads)
+        self._heads = pack(net.blocks.heads)
         self._taps = stacking.taps(model)
         self._room = forward.scratch(net, 1)  # of one column, which threads share
         # Rows enter where the convolution reads them, or else the residual stream itself.
         self._entrance = net.inputs[len(net.inputs) - len(net.x) :] if len(net.inputs) else net.x
-        self._pending: Call = _nothing  # what `settle` completes
         self._known: tuple[Any, ...] = ()  # the backward pass of a chunk that was decoded
         self.quantise()
 
@@ -137,11 +137,6 @@ class CompiledStep:
         self._pending = call
         self._threads.join(call)
         return call
-
-    def settle(self) -> None:
-        """See `Step`."""
-        self._pending()
-        self._pending = _nothing
 
     def decode(
         self,
@@ -214,7 +209,3 @@ class CompiledStep:
         net = self.network
         past = len(net.taps) * net.streams
         forward.advance(self._heads, net.inputs, past, net.streams, columns)
-
-
-def _nothing() -> None:
-    pass

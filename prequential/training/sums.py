@@ -103,7 +103,19 @@ def new_step(config: Config, tokens: int, seed: int, device: str, threads: Threa
     return Sums(config, tokens, threads)
 
 
-class Sums:
+class Pending:
+    """What threads may be at that share a step, or a forward pass behind it."""
+
+    def __init__(self) -> None:
+        self._pending: Call = _nothing
+
+    def settle(self) -> None:
+        """See `Step`."""
+        self._pending()
+        self._pending = _nothing
+
+
+class Sums(Pending):
     """The `Step` without a transformer: what has been summed needs none."""
 
     model = None
@@ -111,9 +123,9 @@ class Sums:
     at_once = True
 
     def __init__(self, config: Config, tokens: int, threads: Threads) -> None:
+        super().__init__()
         self._B, self._threads = config.streams, threads
         self.logits = np.zeros((config.chunk * config.streams, tokens), np.float32)
-        self._pending: Call = _nothing
 
     def forward(
         self, rows: Rows, first: int, end: int, tables: NgramState, frequencies: np.ndarray
@@ -127,11 +139,6 @@ class Sums:
         self._pending = call
         self._threads.join(call)
         return call
-
-    def settle(self) -> None:
-        """See `Step`."""
-        self._pending()
-        self._pending = _nothing
 
     def decode(
         self,

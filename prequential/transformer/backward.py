@@ -61,16 +61,13 @@ def rows(net: Any, layer: Any, piece: Any, dlogits: Any, dx: Any) -> None:
 @inline
 def _from_heads(packed: Any, layer: Any, a: Any, b: Any, dx: Any) -> None:
     """dx[a:b] += the gradient through a layer's heads."""
-    if packed is not None:
-        blocks = blocks_of(packed)
-        _norm(blocks.gradient.dheads[a:b], a, b, linear_of(blocks.qkv, layer), dx)
+    blocks = blocks_of(packed)
+    _norm(blocks.gradient.dheads[a:b], a, b, linear_of(blocks.qkv, layer), dx)
 
 
 @inline
 def _to_heads(packed: Any, layer: Any, column: Any, end: Any, a: Any, b: Any, dx: Any) -> None:
     """dx[a:b] += the gradient through a layer's MLP; then that of what its heads put out."""
-    if packed is None:
-        return
     blocks = blocks_of(packed)
     up, down = linear_of(blocks.up, layer), linear_of(blocks.down, layer)
     _mlp(dx, a, b, up, blocks.positive[layer], down)
@@ -122,8 +119,6 @@ def _mlp(dx: Any, a: Any, b: Any, up: Any, positive: Any, down: Any) -> None:
 @inline
 def _heads(counters: Any, phase: Any, packed: Any, layer: Any, columns: Any) -> None:
     """A layer's heads, shared by threads."""
-    if packed is None:
-        return
     blocks = blocks_of(packed)
     groups = len(blocks.slopes)
     g = shares.claim(counters, phase)

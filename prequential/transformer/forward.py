@@ -45,10 +45,8 @@ class Scratch(NamedTuple):
 
 def scratch(net: Network, columns: int) -> tuple[np.ndarray, ...]:
     """A `Scratch` for so many columns at once, packed."""
-    sizes = 0, 0, 0
-    if net.blocks is not None:
-        rows, blocks = columns * net.streams, net.blocks
-        sizes = rows * net.x.shape[1], columns * len(blocks.slopes), rows * blocks.positive.shape[2]
+    rows, blocks = columns * net.streams, net.blocks
+    sizes = rows * net.x.shape[1], columns * len(blocks.slopes), rows * blocks.positive.shape[2]
     return tuple(np.empty(size, np.float32) for size in sizes)
 
 
@@ -120,8 +118,6 @@ def stage(net: Any, number: Any, part: Any, room: Any) -> None:
 @inline
 def _layer(x: Any, packed: Any, layer: Any, kind: Any, part: Any, room: Any) -> None:
     """A part of one stage of a layer."""
-    if packed is None:
-        return
     blocks = blocks_of(packed)
     if kind == _PROJECT:
         _project(x, linear_of(blocks.qkv, layer), heads_of(blocks.heads, layer), part)
@@ -301,15 +297,8 @@ def finish(head: Any, a: Any, b: Any, tables: Any, logits: Any, frequencies: Any
 
 @outer
 def advance(packed: Any, inputs: Any, past: Any, streams: Any, columns: Any) -> None:
-    """Slide the windows of heads, and the convolution's rows, past the first columns."""
-    _slide_heads(packed, columns)
+    """Slide the windows of heads, packed, and the convolution's rows, past the first columns."""
     kernels.slide(inputs, columns * streams, past)
-
-
-@inline
-def _slide_heads(packed: Any, columns: Any) -> None:
-    if packed is None:
-        return
     heads = Heads(*packed)
     window = heads.key.shape[1] - heads.query.shape[1]
     for layer in range(len(heads.key)):

@@ -71,7 +71,7 @@ class Network(NamedTuple):
     """A transformer, as the loops take it."""
 
     layers: int
-    blocks: Blocks | None  # as it is packed, within a loop; None of no layers, see `blocks_of`
+    blocks: Blocks  # as it is packed, within a loop: see `blocks_of`
     head: Linear  # D to V, a single layer
     inputs: np.ndarray  # (past + N, D): rows before the convolution; past = taps * B
     taps: np.ndarray  # (taps, D): the convolution; none, and no inputs, where there is none
@@ -89,10 +89,7 @@ def network(packed: Any) -> Any:
 
 @inline
 def blocks_of(packed: Any) -> Any:
-    """The `Blocks` again. What takes them asks first, as its argument, whether there are any.
-
-    Where there are none, it is then compiled without all that blocks need.
-    """
+    """The `Blocks` again, by those parts of a loop that take them."""
     qkv, out, up, down, heads, gradient = packed[:6]
     return Blocks(
         Linear(*qkv), Linear(*out), Linear(*up), Linear(*down), Heads(*heads),
@@ -123,4 +120,4 @@ def heads_of(heads: Any, layer: Any) -> Any:
 
 def kinds(net: Network) -> tuple[Linear, ...]:
     """All its linear layers."""
-    return (net.head, *(net.blocks[:4] if net.blocks else ()))
+    return net.head, *net.blocks[:4]

@@ -18,10 +18,9 @@ def stack(model: Transformer) -> Network:
     What lasts from chunk to chunk is shared: the model's weights and caches become views.
     """
     x, convolution = model.x.numpy(), model.convolution
-    head = _linears([model.head], len(x))
-    blocks = _blocks(model) if model.blocks else None
+    head, blocks = _linears([model.head], len(x)), _blocks(model)
     return Network(
-        len(blocks.qkv.weight) if blocks else 0,
+        len(blocks.qkv.weight),
         blocks,
         head,
         convolution.x.numpy() if convolution else _zeros((0, x.shape[1])),
