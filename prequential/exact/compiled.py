@@ -21,8 +21,8 @@ import prequential
 _MODULES = (
     "adagrad assist backward bits certain coder columns compiled config contexts curvature dense"
     " embeddings forward kernels layout loops matches memory merges mixer multiply ngrams notes"
-    " numbers pieces resting scalars series shares softmax squares structure sums tables update"
-    " vocabulary"
+    " numbers pieces resting scalars series shares softmax squares structure sums tables tile"
+    " update vocabulary"
 )
 
 
@@ -75,6 +75,8 @@ def pack(structure: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(pack(part) if isinstance(part, tuple) else part for part in structure)
 
 
+# For loops that make no arrays: views of those they are given cost nothing then.
+uncounted = partial(jit, counted=False)
 # For loops that Python calls, whose arrays have no owner then, for all that they call: references
 # are not counted, by an atomic instruction each, which took a sixth of a decoder's column.
 outer = partial(jit, counted=False, apart=True)

@@ -10,7 +10,7 @@ import numpy as np
 from prequential.exact import kernels, scalars
 from prequential.exact.compiled import inline, jit
 
-_NUMBERS = 4096  # of a piece, about
+_NUMBERS = 8192  # of a piece, about
 
 
 class Piece(NamedTuple):

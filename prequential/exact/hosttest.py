@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prequential.config import MAX_TERMS, OPERAND_MAX
 from prequential.errors import PlatformError
-from prequential.exact import adagrad, kernels, scalars, softmax
+from prequential.exact import adagrad, kernels, multiply, scalars, softmax
 
 _HOST = "a host program that set flush-to-zero or another rounding direction"
 _NUMPY = "a NumPy build compiled with fast-math or for another processor"
@@ -152,6 +153,18 @@ def norms(operations: Any, made: Callable[[np.ndarray], Any]) -> list[Any]:
     return [*found, dx]
 
 
+def products() -> bool:
+    """Compiled products of integers up to 127, of as many terms as there may be: odd sums."""
+    rows = np.full((5, MAX_TERMS), OPERAND_MAX, np.int16)
+    rows[:, 0] = np.arange(5)
+    weight, total = np.full((161, MAX_TERMS), OPERAND_MAX, np.int8), OPERAND_MAX**2
+    forward, turned = np.empty((5, 161), np.float32), np.empty((5, 161), np.float32)
+    multiply.in_int32(rows, weight, 0, forward)
+    multiply.in_float32(rows.astype(np.float32), np.ascontiguousarray(weight.T), turned)
+    expected = (MAX_TERMS - 1) * total + OPERAND_MAX * np.arange(5)[:, None]
+    return bool((forward == expected).all() and (turned == expected).all())
+
+
 def sequential_loops() -> bool:
     """Loops of single float operations, and the integer frequencies."""
     table, squares = operands(64, 6).reshape(8, 8), np.abs(operands(64, 7)).reshape(8, 8)
@@ -178,6 +191,7 @@ HOST = (
     HostFact("elementwise", "float32 sums and products are rounded once each", _NUMPY, elementwise),
     HostFact("division", "float32 division is correctly rounded", _NUMPY, division),
     TABLES,
+    HostFact("products", "compiled products of integers are exact", _NUMBA, products),
     HostFact("loops", "compiled loops give the format's bits", _NUMBA, loops),
     ORDER,
 )

@@ -14,7 +14,7 @@ import numpy as np
 
 from prequential.config import WEIGHT_BOUND
 from prequential.exact import multiply, scalars
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import jit, uncounted
 from prequential.exact.scalars import quantise_row
 
 _BOUND = np.float32(WEIGHT_BOUND)
@@ -27,10 +27,10 @@ _DROPPED = np.int32(scalars.EXP2_ONE_BITS - scalars.SHARE_BITS)
 @jit
 def matmul(a: Any, b: Any, out: Any) -> None:
     """out (N, M) = a (N, K) @ b (K, M), integers; b may be of a narrow type."""
-    multiply.in_float32(a, b, np.arange(len(b)), out)
+    multiply.in_float32(a, b, out)
 
 
-@jit
+@uncounted
 def quantise_rows(x: Any, quantised: Any, scale: Any) -> None:
     """x (N, K) -> integers of magnitude <= 127 and one power of two per row, x ~ q * scale."""
     for i in range(x.shape[0]):
@@ -65,15 +65,17 @@ def weight_gradient(dy: Any, xq: Any, streams: Any, group: Any, products: Any, s
     total = np.zeros(products.shape, np.int32)
     for b in range(0, streams, each):
         count = min(each, streams - b)
-        rows = np.empty(columns * count, np.int64)
-        own = np.empty((len(rows), outputs), np.float32)
+        own = np.empty((columns * count, outputs), np.float32)
+        rows = np.empty((columns * count, products.shape[1]), np.float32)
         for i in range(len(rows)):
-            rows[i] = r = i // count * streams + b + i % count
+            r = i // count * streams + b + i % count
             for m in range(outputs):
                 own[i, m] = dy[r, m]
+            for k in range(products.shape[1]):
+                rows[i, k] = xq[r, k]
         quantised = np.empty(own.shape, np.float32)
         quantise_columns(own, quantised, scale)
-        multiply.in_float32(np.ascontiguousarray(quantised.T), xq, rows, part)
+        multiply.in_float32(np.ascontiguousarray(quantised.T), rows, part)
         for i in range(outputs):
             f = scale[i] / unit
             for k in range(products.shape[1]):
@@ -133,17 +135,17 @@ def merge_heads(mixed: Any, scale: Any, quantised: Any, row_scale: Any) -> None:
         row_scale[i] = quantise_row(o, quantised[i])
 
 
-@jit
+@uncounted
 def rsqrt(x: Any) -> Any:
     """1 / sqrt(x), of one number."""
-    y = scalars.float_of(scalars.RSQRT_SEED - (scalars.bits_of(x) >> 1))
+    y = scalars.float_of(scalars.RSQRT_SEED - np.int32(scalars.bits_of(x) >> 1))
     half = x * _HALF
     for _ in range(3):
         y = y * (_THREE_HALVES - (half * y) * y)
     return y
 
 
-@jit
+@uncounted
 def norm_quantise(x: Any, quantised: Any, scale: Any, inverse_rms: Any) -> None:
     """RMS norm of quantised rows: x (N, K) / rms ~ q * scale, with scale = s * inverse_rms."""
     rows, columns = x.shape
@@ -184,7 +186,7 @@ def norm_backward(
             dx[i, j] += r * (dy[j] - quantised[i, j] * slope)
 
 
-@jit
+@uncounted
 def scale_outer(products: Any, row: Any, column: Any, out: Any) -> None:
     """out (N, M) = products * row[:, None] * column[None, :]."""
     rows, columns = products.shape
@@ -194,7 +196,7 @@ def scale_outer(products: Any, row: Any, column: Any, out: Any) -> None:
             out[i, j] = products[i, j] * r * column[j]
 
 
-@jit
+@uncounted
 def add_scaled_outer(products: Any, row: Any, column: Any, first: Any, out: Any) -> None:
     """out[:, first : first + M] += products (N, M) * row[:, None] * column[None, :]."""
     rows, columns = products.shape
@@ -221,7 +223,7 @@ def relu_squared(
         scale[i] = quantise_row(squared, quantised[i])
 
 
-@jit
+@uncounted
 def relu_squared_backward(products: Any, row: Any, positive: Any, out: Any) -> None:
     """out = products * row[:, None] * (2 * positive)."""
     rows, columns = products.shape
@@ -492,7 +494,7 @@ def convolve_backward(dy: Any, x: Any, taps: Any, streams: int, dx: Any, gradien
             gradient[k - 1, j] = np.float32(totals[j]) * scale[j]
 
 
-@jit
+@uncounted
 def cell(
     gates: Any,
     scale: Any,
@@ -524,7 +526,7 @@ def cell(
             out[b, j] = o * s
 
 
-@jit
+@uncounted
 def cell_backward(
     active: Any, before: Any, squashed: Any, dout: Any, dstate: Any, dseen: Any
 ) -> None:
@@ -543,7 +545,7 @@ def cell_backward(
             dstate[b, j] = d * f
 
 
-@jit
+@uncounted
 def slide(rows: Any, step: int, kept: int) -> None:
     """rows[:kept] = rows[step : step + kept], which may overlap."""
     for i in range(kept):
@@ -551,7 +553,7 @@ def slide(rows: Any, step: int, kept: int) -> None:
             rows[i, j] = rows[i + step, j]
 
 
-@jit
+@uncounted
 def descend(
     value: Any,
     mean: Any,

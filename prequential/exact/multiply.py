@@ -7,61 +7,102 @@ from typing import Any
 import numpy as np
 
 from prequential.config import MAX_TERMS
-from prequential.exact.compiled import jit
+from prequential.exact import tile
+from prequential.exact.compiled import jit, uncounted
+
+# So many rows and more pay for a weight that is turned, or whose integers become float32, first.
+_MANY = 16
 
 
 @jit
 def in_int32(xq: Any, weight: Any, first: Any, out: Any) -> None:
     """out (n, first + M), from `first` on = rows xq (n, K) int16 @ weight (M, K)^T, int8 or int16.
 
-    The compiler makes of it the processor's multiply-add of pairs of int16.
+    K is at most MAX_TERMS.
     """
-    for i in range(xq.shape[0]):
-        row = xq[i]
-        for m in range(weight.shape[0]):
-            total = np.int32(0)
-            for k in range(len(row)):
-                total = np.int32(total + np.int32(np.int32(row[k]) * np.int32(weight[m, k])))
-            out[i, first + m] = np.float32(total)
+    own = out[:, first : first + len(weight)]
+    if len(xq) < _MANY:
+        for i in range(len(xq)):
+            _dots(xq[i], weight, own[i])
+    else:
+        turned = np.empty((weight.shape[1], weight.shape[0]), np.float32)
+        turn(weight, turned)
+        by_turned(xq, turned, own)
+
+
+@uncounted
+def _dots(row: Any, weight: Any, out: Any) -> None:
+    """out (M,) = weight (M, K) @ row (K,), by the processor's multiply-add where it has one."""
+    for m in range(len(weight)):
+        total = np.int32(0)
+        for k in range(len(row)):
+            total = np.int32(total + np.int32(np.int32(row[k]) * np.int32(weight[m, k])))
+        out[m] = np.float32(total)
+
+
+@uncounted
+def turn(a: Any, turned: Any) -> None:
+    """turned (K, M) = a (M, K)^T, integers; also as float32."""
+    outputs, inputs = a.shape
+    rows, columns = outputs - outputs % tile.SIDE, inputs - inputs % tile.SIDE
+    for m in range(0, rows, tile.SIDE):
+        for k in range(0, columns, tile.SIDE):
+            tile.turn(a, turned, m, k)
+    for m in range(outputs):
+        for k in range(columns if m < rows else 0, inputs):
+            turned[k, m] = a[m, k]
 
 
 @jit
-def _accumulate(a: Any, first: Any, end: Any, b: Any, rows: Any, out: Any) -> None:
-    """out (n, K) += integers a[:, first:end] @ b[rows[first:end]]: at most MAX_TERMS in all.
-
-    Four terms at a time, so that an element of out is read once for four products.
-    """
-    outputs, width = out.shape
-    whole = end - (end - first) % 4
-    four = np.empty((4, width), np.float32)
-    b0, b1, b2, b3 = four[0], four[1], four[2], four[3]
-    for m in range(first, whole, 4):
-        for u in range(4):
-            r = rows[m + u]
-            for k in range(width):
-                four[u, k] = b[r, k]
-        for i in range(outputs):
-            x = out[i]
-            a0, a1, a2, a3 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
-            for k in range(width):
-                x[k] += (a0 * b0[k] + a1 * b1[k]) + (a2 * b2[k] + a3 * b3[k])
-    for m in range(whole, end):
-        for i in range(outputs):
-            for k in range(width):
-                out[i, k] += a[i, m] * np.float32(b[rows[m], k])
+def by_turned(xq: Any, turned: Any, out: Any) -> None:
+    """out (n, M) float32 = rows xq (n, K) int16 @ turned (K, M), of at most MAX_TERMS terms."""
+    out[:] = np.float32(0)
+    _add_products(xq.astype(np.float32), turned, out)
 
 
 @jit
-def in_float32(a: Any, b: Any, rows: Any, out: Any) -> None:
-    """out (n, K) float32 = integers a (n, M) @ b[rows] (M, K), rounded once: `tensors.matmul`."""
+def in_float32(a: Any, b: Any, out: Any) -> None:
+    """out (n, K) float32 = integers a (n, M) @ b (M, K), rounded once: `tensors.matmul`."""
     terms = a.shape[1]
-    more = terms > MAX_TERMS
-    total = np.zeros(out.shape if more else (0, 0), np.float64)
+    out[:] = np.float32(0)
+    if terms <= MAX_TERMS:
+        _add_part(a, b, out)
+        return
+    part, total = np.empty(out.shape, np.float32), np.zeros(out.shape, np.float64)
     for start in range(0, terms, MAX_TERMS):
-        out[:] = np.float32(0)
-        _accumulate(a, start, min(start + MAX_TERMS, terms), b, rows, out)
-        if more:
-            for i in range(len(out)):
-                for k in range(out.shape[1]):
-                    total[i, k] += out[i, k]
-                    out[i, k] = np.float32(total[i, k])
+        end = min(start + MAX_TERMS, terms)
+        part[:] = np.float32(0)
+        _add_part(a[:, start:end], b[start:end], part)
+        for i in range(len(out)):
+            for k in range(out.shape[1]):
+                total[i, k] += part[i, k]
+                out[i, k] = np.float32(total[i, k])
+
+
+@jit
+def _add_part(a: Any, b: Any, out: Any) -> None:
+    """The products of at most MAX_TERMS terms, added."""
+    if len(a) < _MANY:
+        _add_products(a, b, out)
+    else:
+        _add_products(a, b.astype(np.float32), out)
+
+
+@uncounted
+def _add_products(a: Any, b: Any, out: Any) -> None:
+    """out (n, M) += a (n, K) float32 @ b (K, M): integers, of at most MAX_TERMS terms."""
+    n, width, outputs = len(out), tile.width(), out.shape[1]
+    wide = width * tile.ROWS
+    rows, columns = n - n % tile.ROWS, outputs - outputs % width
+    for j in range(0, columns, width):
+        for i in range(0, rows, tile.ROWS):
+            tile.add(a, b, out, i, j)
+    for i in range(rows, n):
+        for j in range(0, columns - columns % wide, wide):
+            tile.add_row(a, b, out, i, j)
+        for j in range(columns - columns % wide, columns, width):
+            tile.add_part(a, b, out, i, j)
+    for i in range(n if columns < outputs else 0):
+        for k in range(len(b)):
+            for j in range(columns, outputs):
+                out[i, j] += a[i, k] * np.float32(b[k, j])

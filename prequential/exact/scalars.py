@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prequential.config import OPERAND_MAX
-from prequential.exact.compiled import jit
+from prequential.exact.compiled import jit, uncounted
 
 # Held constants are float32, so that no operation mixes precisions.
 NORM_EPSILON = np.float32(1e-5)
@@ -119,7 +119,7 @@ def float_of(bits: Any) -> Any:
 @jit
 def magnitude(x: Any) -> Any:
     """The bits of a float32 but for its sign, which are in the order of magnitudes."""
-    return bits_of(x) & _MAGNITUDE
+    return np.int32(bits_of(x) & _MAGNITUDE)
 
 
 @jit
@@ -148,16 +148,17 @@ def rounded(x: Any) -> Any:
     return (clipped + _MAGIC) - _MAGIC
 
 
-@jit
+@uncounted
 def quantise_row(x: Any, quantised: Any) -> Any:
     """One row (K,) of `kernels.quantise_rows`; its scale."""
     largest = np.int32(0)
     for j in range(len(x)):
-        largest = max(largest, magnitude(x[j]))
+        own = magnitude(x[j])
+        largest = own if own > largest else largest  # of 32 bits, where max makes 64 of them
     e = exponent(largest)
     inverse = power_of_two(260 - e)
     for j in range(len(x)):
-        quantised[j] = rounded(x[j] * inverse)
+        quantised[j] = np.int32(rounded(x[j] * inverse))
     return power_of_two(e - 6)
 
 

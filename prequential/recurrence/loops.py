@@ -39,11 +39,11 @@ def _column(net: Any, layer: Any, a: Any) -> None:
     b, width = a + streams, 3 * H
     of_token, seen, products = layer * 2 * width, net.room[0], net.room[1]
     hidden = dense_of(net.hidden, layer)
-    multiply.in_int32(net.outputs[layer, a:b], hidden.weight, 0, products)
+    multiply.by_turned(net.outputs[layer, a:b], hidden.turned, products)
     kernels.scale_outer(products, net.output_scale[layer, a:b], hidden.scale, seen)
     if layer > 0:
         below, rows = dense_of(net.below, layer - 1), net.outputs[layer - 1, b : b + streams]
-        multiply.in_int32(rows, below.weight, 0, products)
+        multiply.by_turned(rows, below.turned, products)
         scale = net.output_scale[layer - 1, b : b + streams]
         kernels.add_scaled_outer(products, scale, below.scale, 0, seen)
     for i in range(streams):
@@ -74,7 +74,7 @@ def _column(net: Any, layer: Any, a: Any) -> None:
 def _add_head(rows: Any, scale: Any, head: Any, logits: Any, first: Any) -> None:
     """logits (n, V) = those of the first layer's rows (n, H) * scale (n,), or += another's."""
     products = np.empty(logits.shape, np.float32)
-    multiply.in_int32(rows, head.weight, 0, products)
+    multiply.by_turned(rows, head.turned, products)
     if first:
         kernels.scale_outer(products, scale, head.scale, logits)
     else:
@@ -224,6 +224,7 @@ def _step(dense: Any, piece: Any, dy: Any, rows: Any, scale: Any, c: Any) -> Non
         dense.scale[first:end],
         c,
     )
+    multiply.turn(dense.weight[first:end], dense.turned[:, first:end])
 
 
 @outer

@@ -118,3 +118,4 @@ class Recurrence:
             np.clip(dense.value, -WEIGHT_BOUND, WEIGHT_BOUND, out=dense.value)
             for layer in zip(dense.value, dense.weight, dense.scale, strict=True):
                 kernels.quantise_rows(*layer)
+            dense.turned[:] = dense.weight.transpose(0, 2, 1)

@@ -25,6 +25,7 @@ class Dense(NamedTuple):
     value: np.ndarray  # (L, M, H): W
     square: np.ndarray  # (L, M, H), the optimizer's
     weight: np.ndarray  # (L, M, H) int8: what the products take, value ~ weight * scale
+    turned: np.ndarray  # (L, H, M) int8: the same for products with what goes in
     scale: np.ndarray  # (L, M)
 
 
@@ -68,7 +69,13 @@ def network(packed: Any) -> Any:
 @inline
 def dense_of(kind: Any, layer: Any) -> Any:
     """One of a kind's layers, whose arrays have an axis less."""
-    return Dense(kind.value[layer], kind.square[layer], kind.weight[layer], kind.scale[layer])
+    return Dense(
+        kind.value[layer],
+        kind.square[layer],
+        kind.weight[layer],
+        kind.turned[layer],
+        kind.scale[layer],
+    )
 
 
 def make(config: RecurrenceConfig, streams: int, columns: int, seed: int, tokens: int) -> Network:
@@ -78,7 +85,8 @@ def make(config: RecurrenceConfig, streams: int, columns: int, seed: int, tokens
     def dense(layers: int, outputs: int) -> Dense:
         shape = layers, outputs, H
         weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        return Dense(*weights, np.zeros(shape, np.int8), np.zeros(shape[:2], np.float32))
+        quantised = np.zeros(shape, np.int8), np.zeros((layers, H, outputs), np.int8)
+        return Dense(*weights, *quantised, np.zeros(shape[:2], np.float32))
 
     def rows(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)

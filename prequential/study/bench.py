@@ -416,8 +416,8 @@ def _products_seconds(config: Config) -> dict[str, float]:
         gradient = np.empty(weight.shape, np.float32)
         for stage, product, operands in (
             (FORWARD, multiply.in_int32, (x.astype(np.int16), weight, 0, dy)),
-            (BACKWARD, multiply.in_float32, (dy, weight, np.arange(outputs), x)),
-            (OPTIMIZER, multiply.in_float32, (columns, x, np.arange(n), gradient)),
+            (BACKWARD, multiply.in_float32, (dy, weight, x)),
+            (OPTIMIZER, multiply.in_float32, (columns, x, gradient)),
         ):
             times = []
             for _ in range(5):

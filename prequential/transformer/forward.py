@@ -169,7 +169,10 @@ def _project(x: Any, qkv: Any, heads: Any, part: Any) -> None:
     each = groups // part.streams
     first, end = _share(groups, part)
     y = np.empty((len(xq), len(qkv.weight)), np.float32)
-    for i in range(len(xq)):
+    whole = end - first == groups  # this part's share, of all rows alike
+    if whole:
+        multiply.in_int32(xq, qkv.weight, 0, y)
+    for i in range(0 if whole else len(xq)):
         before = i % part.streams * each
         low, high = max(first - before, 0), min(end - before, each)
         for third in range(3):
