@@ -50,8 +50,9 @@ def _adding(rows: int, vectors: int) -> Any:
     def add(_: Any, a: Any, b: Any, out: Any, i: Any, j: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
             x, y, sums = _arrays(context, builder, (a, b, out), values)
+            row, column = values[3:]
             kind = ir.VectorType(context.get_data_type(b.dtype), _columns(context))
-            _add(builder, x, y, sums, *values[3:], rows, vectors, kind)
+            _add(builder, x, y, sums, row, column, rows, vectors, kind)
             return context.get_dummy_value()
 
         return types.void(a, b, out, types.int64, types.int64), generate
