@@ -62,9 +62,15 @@ def by_turned(xq: Any, turned: Any, out: Any) -> None:
 
 @jit
 def in_float32(a: Any, b: Any, out: Any) -> None:
-    """out (n, K) float32 = integers a (n, M) @ b (M, K), rounded once: `tensors.matmul`."""
+    """out (n, K) float32 = integers a (n, M) @ b (M, K), rounded once: `tensors.matmul`.
+
+    Rows of a and out lie whole, those of b need not.
+    """
     terms = a.shape[1]
     out[:] = np.float32(0)
+    if b.strides[1] != b.itemsize:
+        in_float32(a, np.ascontiguousarray(b), out)
+        return
     if terms <= MAX_TERMS:
         _add_part(a, b, out)
         return

@@ -44,7 +44,7 @@ def _adding(rows: int, vectors: int) -> Any:
     """The tile of so many rows and as many widths.
 
     add(a, b, out, i, j): out[i : i + rows, j : j + vectors * width] += the product of these rows of
-    a and columns of b. a and out are float32, b is float32 or integers.
+    a and columns of b. a and out are float32, b is float32 or integers; rows of all lie whole.
     """
 
     def add(_: Any, a: Any, b: Any, out: Any, i: Any, j: Any) -> Any:
@@ -58,8 +58,9 @@ def _adding(rows: int, vectors: int) -> Any:
         return types.void(a, b, out, types.int64, types.int64), generate
 
     def plain(a: Any, b: Any, out: Any, i: int, j: int) -> None:
-        own = slice(i, i + rows), slice(j, j + vectors * SIDE)
-        out[own] += a[own[0]] @ b[:, own[1]].astype(np.float32)
+        own, columns = slice(i, i + rows), slice(j, j + vectors * SIDE)
+        for k in range(len(b)):
+            out[own, columns] += a[own, k : k + 1] * b[k, columns].astype(np.float32)
 
     return _compiled(add, plain)
 

@@ -39,6 +39,8 @@ def test_products_in_float32(rows: int, terms: int, outputs: int, kind: type) ->
     out = np.empty((rows, outputs), np.float32)
     multiply.in_float32(a.astype(np.float32), b.astype(kind), out)
     assert np.array_equal(out, (a @ b).astype(np.float32))
+    multiply.in_float32(a.astype(np.float32), b.astype(kind, order="F"), out)  # no whole rows
+    assert np.array_equal(out, (a @ b).astype(np.float32))
 
 
 def test_a_tile_adds_to_what_is_there_and_touches_nothing_else() -> None:

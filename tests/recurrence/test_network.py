@@ -54,7 +54,7 @@ class Defined:
         self.layers, self.streams = len(net.outputs), net.streams
         self.weights: dict[str, Any] = {}
         for name in WEIGHTS:
-            value, square, _, _ = getattr(net, name)
+            value, square, *_ = getattr(net, name)
             layers = [torch.from_numpy(x.copy()) for x in value]
             squares = [torch.from_numpy(x.copy()) for x in square]
             self.weights[name] = [
