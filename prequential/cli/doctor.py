@@ -52,6 +52,8 @@ def fingerprint() -> dict[str, str]:
     import numpy as np
     import torch
 
+    from prequential.exact import tile
+
     compiler: Any = numba.config
     blas = [
         line.strip(" -") for line in torch.__config__.show().splitlines() if "BLAS_INFO" in line
@@ -66,6 +68,7 @@ def fingerprint() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "numba": numba.__version__ + (" (compiler off)" if compiler.DISABLE_JIT else ""),
+        "products": f"in tiles of {tile.ROWS} x {tile.columns()}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
         "blas": re.sub(r".*BLAS_INFO=(\w+).*", r"\1", blas[0]) if blas else "unknown",
         "cuda": ", ".join(chips) or "none",

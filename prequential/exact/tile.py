@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 ROWS = 4
@@ -23,9 +24,10 @@ _INT, _INT32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _FUSED = ("contract",)
 
 
-def _columns(context: Any) -> int:
-    """As many as fill the registers: 32 of 512 or 16 of 256 bits, beside the factors."""
-    return 32 if "+avx512f" in context.codegen().magic_tuple()[2] else 16
+def columns() -> int:
+    """How many a tile has: as fill the registers, of 512 bits or of 256, beside the factors."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2]
+    return 32 if "+avx512f" in features.split(",") else 16
 
 
 def _compiled(typed: Callable[..., Any], plain: Callable[..., Any]) -> Any:
@@ -34,8 +36,10 @@ def _compiled(typed: Callable[..., Any], plain: Callable[..., Any]) -> Any:
 
 
 def _width(_: Any) -> Any:
-    def generate(context: Any, *_: Any) -> Any:
-        return ir.Constant(_INT, _columns(context))
+    """width(): `columns`, to a loop."""
+
+    def generate(*_: Any) -> Any:
+        return ir.Constant(_INT, columns())
 
     return types.int64(), generate
 
@@ -51,16 +55,16 @@ def _adding(rows: int, vectors: int) -> Any:
         def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
             x, y, sums = _arrays(context, builder, (a, b, out), values)
             row, column = values[3:]
-            kind = ir.VectorType(context.get_data_type(b.dtype), _columns(context))
+            kind = ir.VectorType(context.get_data_type(b.dtype), columns())
             _add(builder, x, y, sums, row, column, rows, vectors, kind)
             return context.get_dummy_value()
 
         return types.void(a, b, out, types.int64, types.int64), generate
 
     def plain(a: Any, b: Any, out: Any, i: int, j: int) -> None:
-        own, columns = slice(i, i + rows), slice(j, j + vectors * SIDE)
+        own, some = slice(i, i + rows), slice(j, j + vectors * SIDE)
         for k in range(len(b)):
-            out[own, columns] += a[own, k : k + 1] * b[k, columns].astype(np.float32)
+            out[own, some] += a[own, k : k + 1] * b[k, some].astype(np.float32)
 
     return _compiled(add, plain)
 
@@ -122,8 +126,8 @@ def _add(
     vector, all_ = ir.VectorType(_FLOAT, count), ir.VectorType(_INT32, count)
     zero, one = ir.Constant(_INT, 0), ir.Constant(_INT, 1)
     own = [builder.add(i, ir.Constant(_INT, row)) for row in range(rows)]
-    columns = [builder.add(j, ir.Constant(_INT, count * k)) for k in range(vectors)]
-    places = [[_at(builder, out, row, column, vector) for column in columns] for row in own]
+    starts = [builder.add(j, ir.Constant(_INT, count * k)) for k in range(vectors)]
+    places = [[_at(builder, out, row, start, vector) for start in starts] for row in own]
     factors = [_at(builder, a, row, zero, _FLOAT) for row in own]
     first = [[_load(builder, place) for place in line] for line in places]
     before = builder.block
@@ -134,14 +138,14 @@ def _add(
     terms = builder.extract_value(b.shape, 0)
     builder.cbranch(builder.icmp_signed("<", term, terms), body, end)
     builder.position_at_end(body)
-    others = [_load(builder, _at(builder, b, term, column, kind)) for column in columns]
+    others = [_load(builder, _at(builder, b, term, start, kind)) for start in starts]
     if kind != vector:
         others = [builder.sitofp(other, vector) for other in others]
-    for line, starts, factor in zip(sums, first, factors, strict=True):
+    for line, before_it, factor in zip(sums, first, factors, strict=True):
         number = builder.load(builder.gep(factor, [term]))
         same = builder.insert_element(ir.Constant(vector, None), number, ir.Constant(_INT32, 0))
         same = builder.shuffle_vector(same, same, ir.Constant(all_, [0] * count))
-        for total, start, other in zip(line, starts, others, strict=True):
+        for total, start, other in zip(line, before_it, others, strict=True):
             product = builder.fmul(same, other, flags=_FUSED)
             total.add_incoming(start, before)
             total.add_incoming(builder.fadd(total, product, flags=_FUSED), body)
@@ -175,7 +179,6 @@ def _turn(builder: Any, a: Any, turned: Any, i: Any, j: Any, source: Any, target
         _store(builder, value, _at(builder, turned, builder.add(j, number), i, target))
 
 
-# How many columns a tile has.
 width = _compiled(_width, lambda: SIDE)
 add, add_row, add_part = _adding(ROWS, 1), _adding(1, ROWS), _adding(1, 1)
 turn = _turning()
