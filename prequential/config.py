@@ -321,7 +321,7 @@ class Config:
         contexts_of_cells = len(r.inputs) + len(r.missed)
         said = (V + (contexts_of_cells << r.input_rows_log2)) * 48  # 6 numbers and their squares
         entered = tokens + r.least  # at most, before it learns
-        recurrence = cells * (said + 9 * V + 54 * r.cells + 120 * entered)
+        recurrence = cells * (said + 10 * V + 60 * r.cells + 120 * entered)
         outputs += 4 * (tokens + entered) * V
         networks = embeddings + tables + outputs + recurrence + self.device_bytes(V)
         return memory + 43_000 * B + (0 if self.memory.alone else networks)

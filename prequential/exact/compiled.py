@@ -79,10 +79,10 @@ def pack(structure: tuple[Any, ...]) -> tuple[Any, ...]:
 uncounted = partial(jit, counted=False)
 # For loops that Python calls, whose arrays have no owner then, for all that they call: references
 # are not counted, by an atomic instruction each, which took a sixth of a decoder's column.
-outer = partial(jit, counted=False, apart=True)
+outer = partial(uncounted, apart=True)
 # For parts of such a loop that take whole structures, which would all be passed at every call, or
 # take structures apart. They make no arrays either, and what they return has no owner: a loop that
 # counts may only take it where its own arrays have none, for it would give up what it never took.
-inline = partial(jit, counted=False, inlined=True)
+inline = partial(uncounted, inlined=True)
 # For parts that several large loops call, some microseconds' work at a time.
 apart = partial(jit, apart=True)

@@ -135,10 +135,10 @@ def merge_heads(mixed: Any, scale: Any, quantised: Any, row_scale: Any) -> None:
         row_scale[i] = quantise_row(o, quantised[i])
 
 
-@uncounted
+@jit
 def rsqrt(x: Any) -> Any:
     """1 / sqrt(x), of one number."""
-    y = scalars.float_of(scalars.RSQRT_SEED - np.int32(scalars.bits_of(x) >> 1))
+    y = scalars.float_of(scalars.RSQRT_SEED - (scalars.bits_of(x) >> 1))
     half = x * _HALF
     for _ in range(3):
         y = y * (_THREE_HALVES - (half * y) * y)

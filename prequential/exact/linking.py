@@ -34,7 +34,7 @@ from numba.core.caching import (
     InTreeCacheLocator,
     UserWideCacheLocator,
 )
-from numba.core.codegen import JITCodeLibrary
+from numba.core.codegen import JITCodeLibrary, RuntimeLinker
 from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.environment import lookup_environment
@@ -101,6 +101,11 @@ class Library(JITCodeLibrary):
                 self._final_module.link_in(library._get_module_for_linking(), preserve=True)
             else:
                 self._final_module.link_in(library.copy())
+        for symbol in self._final_module.global_variables:
+            if symbol.name.startswith(RuntimeLinker.PREFIX):
+                raise NotImplementedError(
+                    f"{symbol.name}: a loop that calls itself is not kept whole"
+                )
         self._optimize_final_module()
         self._final_module.verify()
         self._finalize_final_module()

@@ -66,11 +66,17 @@ def in_float32(a: Any, b: Any, out: Any) -> None:
 
     Rows of a and out lie whole, those of b need not.
     """
+    if b.strides[1] == b.itemsize:
+        _in_whole_rows(a, b, out)
+    else:
+        _in_whole_rows(a, np.ascontiguousarray(b), out)
+
+
+@jit
+def _in_whole_rows(a: Any, b: Any, out: Any) -> None:
+    """`in_float32`, where rows of b lie whole as well."""
     terms = a.shape[1]
     out[:] = np.float32(0)
-    if b.strides[1] != b.itemsize:
-        in_float32(a, np.ascontiguousarray(b), out)
-        return
     if terms <= MAX_TERMS:
         _add_part(a, b, out)
         return
@@ -88,10 +94,10 @@ def in_float32(a: Any, b: Any, out: Any) -> None:
 @jit
 def _add_part(a: Any, b: Any, out: Any) -> None:
     """The products of at most MAX_TERMS terms, added."""
-    if len(a) < _MANY:
-        _add_products(a, b, out)
-    else:
+    if len(a) >= _MANY and b.itemsize < 4:  # narrower than float32
         _add_products(a, b.astype(np.float32), out)
+    else:
+        _add_products(a, b, out)
 
 
 @uncounted

@@ -69,25 +69,21 @@ def _adding(rows: int, vectors: int) -> Any:
     return _compiled(add, plain)
 
 
-def _turning() -> Any:
-    """turn(a, turned, i, j): turned[j : j + 16, i : i + 16] = a[i : i + 16, j : j + 16]^T.
+def _turning(_: Any, a: Any, turned: Any, i: Any, j: Any) -> Any:
+    """turn(a, turned, i, j): see `_turn_plainly`."""
 
-    Integers; turned may be float32.
-    """
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        own, out = _arrays(context, builder, (a, turned), values)
+        kinds = [ir.VectorType(context.get_data_type(x.dtype), SIDE) for x in (a, turned)]
+        _turn(builder, own, out, *values[2:], *kinds)
+        return context.get_dummy_value()
 
-    def turn(_: Any, a: Any, turned: Any, i: Any, j: Any) -> Any:
-        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            own, out = _arrays(context, builder, (a, turned), values)
-            kinds = [ir.VectorType(context.get_data_type(x.dtype), SIDE) for x in (a, turned)]
-            _turn(builder, own, out, *values[2:], *kinds)
-            return context.get_dummy_value()
+    return types.void(a, turned, types.int64, types.int64), generate
 
-        return types.void(a, turned, types.int64, types.int64), generate
 
-    def plain(a: Any, turned: Any, i: int, j: int) -> None:
-        turned[j : j + SIDE, i : i + SIDE] = a[i : i + SIDE, j : j + SIDE].T
-
-    return _compiled(turn, plain)
+def _turn_plainly(a: Any, turned: Any, i: int, j: int) -> None:
+    """A square of integers, turned; as float32 if that is what `turned` has."""
+    turned[j : j + SIDE, i : i + SIDE] = a[i : i + SIDE, j : j + SIDE].T
 
 
 def _arrays(context: Any, builder: Any, kinds: Any, values: Any) -> list[Any]:
@@ -181,4 +177,4 @@ def _turn(builder: Any, a: Any, turned: Any, i: Any, j: Any, source: Any, target
 
 width = _compiled(_width, lambda: SIDE)
 add, add_row, add_part = _adding(ROWS, 1), _adding(1, ROWS), _adding(1, 1)
-turn = _turning()
+turn = _compiled(_turning, _turn_plainly)

@@ -169,16 +169,16 @@ def _project(x: Any, qkv: Any, heads: Any, part: Any) -> None:
     each = groups // part.streams
     first, end = _share(groups, part)
     y = np.empty((len(xq), len(qkv.weight)), np.float32)
-    whole = end - first == groups  # this part's share, of all rows alike
-    if whole:
+    if end - first == groups:  # all of them, for all rows alike
         multiply.in_int32(xq, qkv.weight, 0, y)
-    for i in range(0 if whole else len(xq)):
-        before = i % part.streams * each
-        low, high = max(first - before, 0), min(end - before, each)
-        for third in range(3):
-            m = (third * each + low) * hs
-            rows = qkv.weight[m : (third * each + high) * hs]
-            multiply.in_int32(xq[i : i + 1], rows, m, y[i : i + 1])
+    else:
+        for i in range(len(xq)):
+            before = i % part.streams * each
+            low, high = max(first - before, 0), min(end - before, each)
+            for third in range(3):
+                m = (third * each + low) * hs
+                rows = qkv.weight[m : (third * each + high) * hs]
+                multiply.in_int32(xq[i : i + 1], rows, m, y[i : i + 1])
     window = len(heads.key) - len(heads.query)
     a, b = _columns(part)
     own, new = slice(a, b), slice(window + a, window + b)

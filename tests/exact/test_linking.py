@@ -126,6 +126,19 @@ def test_a_caller_that_drops_its_call_does_not_hide_what_it_called() -> None:
     assert both(3) == 11
 
 
+def test_a_loop_that_calls_itself_with_other_types_is_refused() -> None:
+    """numba's cache keeps such a call as one that aborts, or crashes, in the next process."""
+
+    @jit
+    def halve(x: Any) -> Any:
+        if x > 1:
+            return halve(x * 0.5)
+        return x * 1.0
+
+    with pytest.raises(NotImplementedError, match="calls itself"):
+        halve(8)
+
+
 def test_other_packages_loops_may_call_what_was_linked() -> None:
     @jit
     def inner(n: Any) -> Any:

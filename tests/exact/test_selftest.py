@@ -138,7 +138,8 @@ def test_doctor(capsys) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"]
-    assert {"machine", "torch", "numpy", "numba", "products", "blas"} <= set(found["platform"])
+    shown_of_it = {"machine", "torch", "numpy", "numba", "threads", "blas", "products"}
+    assert shown_of_it <= set(found["platform"])
     assert [fact["ok"] for fact in found["facts"]] == [True] * (len(selftest.FACTS) + 1)
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out
