@@ -65,6 +65,10 @@ _CONTEXT_KINDS = {letter: number for number, letter in enumerate(_CONTEXT_SIZES)
 # both where bytes are no numbers.
 OWN_CONTEXTS = 4
 MORE_CONTEXTS = 4
+# Of the memory's tables, for each bucket: itself, and eight entries.
+_BUCKET_BYTES = 64 + 8 * 4
+
+USUAL_RATE = 20  # of the memory's mixer
 
 BYTES = "bytes"  # the tokenizer that leaves everything as it is
 AUTO = "auto"  # the one that `tokenizer.choose` finds for the input
@@ -128,15 +132,17 @@ class MemoryConfig:
     contexts: tuple[str, ...] = (
         "o2", "o3", "o4", "o5", "w0", "w1", "s3", "c0", "r0", "v2", "i0", "d2",
         "a5", "e0", "f6", "g4", "g8", "h0", "k0", "n0", "q0", "p3", "u1", "d3",
+        "w2", "o6", "s4", "v3", "e1", "w3", "o7", "s5",
     )  # fmt: skip
-    # Buckets of 64 bytes in the table of all contexts, and bytes of each stream that a match can
-    # reach; 0 follows the input's length.
+    # Buckets in the table of all contexts, 96 bytes each with their entries, and bytes of each
+    # stream that a match can reach; 0 follows the input's length.
     buckets: int = _bounded(0, 0, 1 << 28)
     window_log2: int = _bounded(0, 0, 28)
     # A count stops here, so that old evidence fades.
     count_limit: int = _bounded(63, 1, 63)
-    # A weight moves by so many 2^-14 * input in nats * error, several times more at first.
-    mixer_rate: int = _bounded(20, 1, 256)
+    # A weight moves by so many 2^-14 * input in nats * error, several times more at first. 0, to an
+    # encoder: `prose` finds it for the input.
+    mixer_rate: int = _bounded(USUAL_RATE, 0, 256)
     # A byte is coded as one decision, without contexts, where less than one in 2^certain of its
     # like came otherwise; 0: none is.
     certain: int = _bounded(13, 0, 22)
@@ -220,8 +226,8 @@ class Config:
 
         Streams: the largest power of two, up to 8, that leaves each at least `stream_bytes`.
         Table rows: the power of two that is at least a quarter of the length, 2^10 to 2^19, or to
-        2^18 beside a memory, which has twelve buckets for every byte, 2 to 16 * 2^20, and from
-        16 MiB to 32 MiB on one for every byte. Where that is more than there may be, `fitting`.
+        2^18 beside a memory, which has six buckets for every byte, 2 to 16 * 2^20, and from 16 MiB
+        to 24 MiB on one for every byte. Where that is more than there may be, `fitting`.
 
         >>> Config().resolve(40_000_000).streams, Config().resolve(1_000_000).ngrams.rows_log2
         (2, 18)
@@ -244,6 +250,7 @@ class Config:
             reach_log2 = min(24, max(10, (size // streams).bit_length()))
             memory = dataclasses.replace(
                 memory,
+                mixer_rate=memory.mixer_rate or USUAL_RATE,
                 buckets=memory.buckets or _buckets(size),
                 window_log2=memory.window_log2 or reach_log2,
             )
@@ -282,11 +289,11 @@ class Config:
         return found
 
     def fitting(self, room_bytes: int, vocabulary: int = SYMBOLS) -> Config:
-        """A resolved config with as many buckets as there is room for, from 10 * 2^20 on."""
+        """A resolved config with as many buckets as there is room for, from 8 * 2^20 on."""
         over = self.memory_bytes(vocabulary) - room_bytes
         if over <= 0 or self.memory.kind == "none":
             return self
-        fewer = max(10 << 20, self.memory.buckets - -(-over // 64))
+        fewer = max(8 << 20, self.memory.buckets - -(-over // _BUCKET_BYTES))
         buckets = min(fewer, self.memory.buckets)
         return dataclasses.replace(self, memory=dataclasses.replace(self.memory, buckets=buckets))
 
@@ -302,7 +309,7 @@ class Config:
         contexts, memory = len(m.inputs) + 3 * len(n.contexts), 0
         if self.memory.kind != "none":
             longer = V > SYMBOLS  # than a byte: tables of where tokens end
-            memory = (64 + 2 * longer) * self.memory.buckets
+            memory = (_BUCKET_BYTES + 2 * longer) * self.memory.buckets
             memory += B * (1 + longer) << self.memory.window_log2
             memory += (80 << min(19, self.memory.window_log2)) + (1 << 24)
             count = len(self.memory.contexts) + OWN_CONTEXTS + MORE_CONTEXTS
@@ -310,7 +317,7 @@ class Config:
             inputs, L = 4 * count + 24, self.payload_lanes
             curvature = 32 * inputs * inputs * min(1, self.mixer.curvature_log2)
             memory += (48_000 * inputs + (10 << 20) + curvature) * L  # what lanes mix by
-            notes = 2 * tokens * (8 * count + 80) + 8 * L * B
+            notes = 2 * tokens * (10 * count + 80) + 8 * L * B
             memory += notes * min(1, self.lanes)
             grids = parse_grids(self.numbers)
             memory += max((grid.memory_bytes(B) + (1 << 25) for grid in grids), default=0)
@@ -398,7 +405,7 @@ class Config:
             return reader.rest() if name == "numbers" else reader.read(name, hint, defaults[name])
 
         config: Config = _build(cls, "", read)
-        if config.to_bytes() != packed:
+        if config.to_bytes() != packed or not config.memory.mixer_rate:
             raise ConfigError("config: says what need not be said")
         return config
 
@@ -574,7 +581,7 @@ def _parse(override: str) -> tuple[str, Any]:
 
 def _buckets(size: int) -> int:
     """Buckets of the memory for so many bytes, see `Config.resolve`."""
-    return max(2 << 20, min(12 * size, max(16 << 20, min(size, 32 << 20))))
+    return max(2 << 20, min(6 * size, max(16 << 20, min(size, 24 << 20))))
 
 
 # Canonical bytes: integers as LEB128 varints, floats as the length and text of their shortest

@@ -40,9 +40,9 @@ def test_literal_has_no_memory() -> None:
     assert load("literal").memory.kind == "none"
 
 
-def test_memory_stays_within_two_gigabytes_at_ten_megabytes() -> None:
+def test_memory_stays_within_two_gibibytes_at_ten_megabytes() -> None:
     for name in ("default", "fast", "literal"):
-        assert load(name).resolve(10_192_446).memory_bytes() < 2e9
+        assert load(name).resolve(10_192_446).memory_bytes() < 2 << 30
 
 
 def test_gpu_has_tens_of_millions_of_weights_within_the_limits() -> None:
@@ -181,12 +181,12 @@ def test_field_order_is_the_format() -> None:
 
 def test_the_memory_has_buckets_by_the_input_and_by_the_room_there_is() -> None:
     found = [Config().resolve(n).memory.buckets for n in (1000, 500_000, 10**7, 2 * 10**7, 10**9)]
-    assert found == [2 << 20, 6_000_000, 16 << 20, 2 * 10**7, 32 << 20]
+    assert found == [2 << 20, 3_000_000, 16 << 20, 2 * 10**7, 24 << 20]
     large = Config().resolve(10**9)
     smaller = large.fitting(2 << 30)
-    assert 10 << 20 < smaller.memory.buckets < large.memory.buckets
+    assert 8 << 20 < smaller.memory.buckets < large.memory.buckets
     assert smaller.memory_bytes() <= 2 << 30
     assert large.fitting(4 << 30) == large
-    assert large.fitting(0).memory.buckets == 10 << 20
+    assert large.fitting(0).memory.buckets == 8 << 20
     restored = Config.from_bytes(smaller.following(10**9, 10**9).to_bytes())
     assert restored.resolve(10**9) == smaller

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import string
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prequential.coding import prose
 from prequential.coding.vocabulary import (
     MAX_PIECE_BYTES,
     MAX_PIECES,
@@ -29,16 +29,11 @@ from prequential.coding.vocabulary import (
 from prequential.config import BYTES
 from prequential.errors import ConfigError, FileError
 
-# Prose of this length is better off in tokens (docs/log/tokens.md); what it is made of, at least.
+# Prose of this length is better off in tokens (docs/log/tokens.md).
 PROSE_BYTES = (10_000_000, 1 << 28)
 PROSE_TOKENIZER = "bpe:1024"
-_PROSE_SHARE = 0.9
-_PROSE = np.frombuffer(string.ascii_letters.encode() + b" \n\r\t", np.uint8)
 MIN_SIZE = 257
 DEFAULT_SIZE = 4096
-# Trained on at most so many bytes, taken in spans evenly from the whole input.
-SAMPLE_BYTES = 4 << 20
-_SPAN_BYTES = 1 << 16
 # sentencepiece's time and memory grow with the text it is given at once.
 _SENTENCE_BYTES = 4096
 _BLOCK_BYTES = 1 << 14
@@ -100,14 +95,11 @@ def parse(spec: str) -> Spec:
 def choose(data: Any) -> str:
     """The tokenizer of the setting "auto" for data (size,) uint8: bytes, but not for long prose.
 
-    Prose: letters of ASCII and white space are 90 % of it. Shorter texts are smaller in bytes, and
-    what is longer than this is read part by part, while its tokens would have to be held.
+    Shorter texts are smaller in bytes, and what is longer than this is read part by part, while its
+    tokens would have to be held.
     """
-    if PROSE_BYTES[0] <= len(data) <= PROSE_BYTES[1]:
-        counts = np.bincount(_sample(data), minlength=256)
-        if counts[_PROSE].sum() >= _PROSE_SHARE * counts.sum():
-            return PROSE_TOKENIZER
-    return BYTES
+    long = PROSE_BYTES[0] <= len(data) <= PROSE_BYTES[1]
+    return PROSE_TOKENIZER if long and prose.is_prose(data) else BYTES
 
 
 def identity(spec: Spec) -> str:
@@ -143,8 +135,9 @@ def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
 
 def train(data: np.ndarray, kind: str, size: int) -> Pieces:
     """At most `size` pieces for data (size,) uint8, the bytes that occur in it included."""
-    sample = _sample(data)
-    parts = (data[a : a + SAMPLE_BYTES] for a in range(0, len(data), SAMPLE_BYTES))
+    sample = prose.sample(data)
+    most = prose.SAMPLE_BYTES
+    parts = (data[a : a + most] for a in range(0, len(data), most))
     missing = len({b for part in parts for b in np.unique(part)}) - len(np.unique(sample))
     model = io.BytesIO()
     trainer = _sentencepiece().SentencePieceTrainer
@@ -180,15 +173,6 @@ def train(data: np.ndarray, kind: str, size: int) -> Pieces:
         if type_ == _NORMAL
     }
     return Pieces(kind, scores, {})
-
-
-def _sample(data: Any) -> np.ndarray:
-    """All of the data, or spans taken evenly from it."""
-    if len(data) <= SAMPLE_BYTES:
-        return np.asarray(data[:])
-    spans = SAMPLE_BYTES // _SPAN_BYTES
-    starts = [(len(data) - _SPAN_BYTES) * i // (spans - 1) for i in range(spans)]
-    return np.concatenate([data[a : a + _SPAN_BYTES] for a in starts])
 
 
 def load(path: str) -> Pieces:

@@ -9,6 +9,7 @@ decoder has as many at work as an encoder.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,14 @@ class Lanes(Memory):
     def learn(self) -> None:
         """The chunk is over: the tables learn it."""
 
-        def take_in(share: int) -> None:
+        def take_in(second: bool, share: int) -> None:
             if share < 0:
                 notes.take_in_strings(self._matches, self._noted)
             else:
-                notes.take_in_bytes(self._tables, self._noted, share, self._shares)
+                notes.take_in_bytes(self._tables, self._noted, second, share, self._shares)
 
-        self._each(take_in, range(-1, self._shares))
+        self._each(partial(take_in, False), range(-1, self._shares))
+        self._each(partial(take_in, True), range(self._shares))
         self.notes.until[:] = self.states[0].matches.position
         self.notes.counts[:] = 0
 

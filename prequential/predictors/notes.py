@@ -26,6 +26,9 @@ class Notes(NamedTuple):
     strings: np.ndarray  # (L, N) int64: where the strings end that it is the last of
     slots: np.ndarray  # (L, N, 4) int64: of these strings, by length, or -1
     sure: np.ndarray  # (L, N) bool: it was nearly certain, and the tables were not asked
+    # Of each context: what the buckets of second halves are to be told, see `tables.enter`, and
+    # that there are some.
+    told: np.ndarray  # (L, N, C) uint16
     until: np.ndarray  # (L, B) int64: how much of each stream every lane may read
     margin: int  # bytes of a past that may be overwritten before the chunk after this one is over
     block: int  # neighbouring streams that a lane has
@@ -47,6 +50,7 @@ def make(lanes: int, contexts: int, streams: int, chunk: int) -> Notes:
         np.zeros(rows, np.int64),
         np.zeros((*rows, 4), np.int64),
         np.zeros(rows, np.bool_),
+        np.zeros((*rows, contexts), np.uint16),
         np.zeros((lanes, streams), np.int64),
         2 * chunk,
         block,
@@ -83,42 +87,56 @@ def note(notes: Any, hashes: Any, last: Any, word: Any, byte: Any, string: Any, 
 
 
 @outer
-def take_in_bytes(packed: Any, noted: Any, share: Any, shares: Any) -> None:
-    """The tables learn the noted bytes, as far as their share of the pairs of buckets goes."""
+def take_in_bytes(packed: Any, noted: Any, second: Any, share: Any, shares: Any) -> None:
+    """The tables learn the noted bytes, as far as their share of the pairs of buckets goes.
+
+    First halves of all bytes, then second ones: those know no other pair's than what was told them.
+    """
     known, notes = tables.Tables(*packed), Notes(*noted)
     for lane in range(len(notes.counts)):
         for i in range(notes.counts[lane, 0]):
             if not notes.sure[lane, i]:
-                byte, last = np.int64(notes.bytes[lane, i]), np.int64(notes.last[lane, i, 0])
-                _take_in(known, notes.hashes[lane, i], byte, last, share, shares)
+                hashes, told = notes.hashes[lane, i], notes.told[lane, i]
+                byte = np.int64(notes.bytes[lane, i])
+                if second:
+                    _take_in_second(known, hashes, told, byte, share, shares)
+                else:
+                    _take_in_first(known, hashes, told, byte, share, shares)
+                    _take_in_direct(known, np.int64(notes.last[lane, i, 0]), byte, share, shares)
 
 
 @inline
-def _take_in(known: Any, hashes: Any, byte: Any, last: Any, share: Any, shares: Any) -> None:
-    """The nodes learn a byte behind contexts with such hashes (C,), and behind the byte `last`.
+def _is_of(share: Any, shares: Any, known: Any, h: Any) -> Any:
+    """Whether the pair of buckets for this hash is one of a share's."""
+    base = tables.place(h, np.uint64(known.buckets))
+    return np.int64(base >> np.uint64(5)) % shares == share
 
-    Only those of pairs of buckets, and of last bytes, that are this share's of so many shares.
-    """
-    nodes, direct, count = known.nodes, known.direct, np.uint64(known.buckets)
+
+@inline
+def _take_in_first(known: Any, hashes: Any, told: Any, byte: Any, share: Any, shares: Any) -> None:
+    """Nodes of first halves and entries learn a byte behind contexts with such hashes (C,)."""
     for c in range(len(hashes)):
-        h = hashes[c]
-        for half in range(2):
-            if half:
-                h = tables.remix(h, 16 | byte >> 4)
-            base = tables.place(h, count)
-            if np.int64(base >> np.uint64(5)) % shares == share:
-                base = tables.settle(nodes, base, tables.check(h))
-                if half == 0:
-                    tables.extend(nodes, base, np.int64(nodes[base] >> tables.RUN_SHIFT), byte)
-                nibble = byte >> 4 if half == 0 else byte & 15
-                node = np.int64(1)
-                for k in range(3, -1, -1):
-                    bit = nibble >> k & 1
-                    at = base + np.uint64(node)
-                    nodes[at] = tables.taught(nodes[at], bit, known.limit)
-                    node = 2 * node + bit
+        if _is_of(share, shares, known, hashes[c]):
+            told[c] = tables.take_in(known, hashes[c], byte)
+
+
+@inline
+def _take_in_second(known: Any, hashes: Any, told: Any, byte: Any, share: Any, shares: Any) -> None:
+    """Nodes of second halves learn it, and what entries knew before."""
+    for c in range(len(hashes)):
+        if told[c] > 0:
+            before, times = np.int64(told[c]) & 255, np.int64(told[c]) >> 8 & 63
+            if times > 0 and _is_of(share, shares, known, tables.second(hashes[c], before)):
+                tables.tell_second(known, hashes[c], before, times)
+            if _is_of(share, shares, known, tables.second(hashes[c], byte)):
+                tables.tell_second(known, hashes[c], byte, np.int64(1))
+
+
+@inline
+def _take_in_direct(known: Any, last: Any, byte: Any, share: Any, shares: Any) -> None:
+    """The nodes of order 1 learn a byte behind the byte `last`, if that is one of a share's."""
     if last % shares == share:
-        done = np.int64(1)
+        done, direct = np.int64(1), known.direct
         for k in range(7, -1, -1):
             bit, at = byte >> k & 1, last << 8 | done
             direct[at] = tables.taught(direct[at], bit, known.limit)

@@ -132,7 +132,11 @@ def structure(general: Any, grids: list[Grid], streams: int) -> Any:
     own = tables.make(count, 2, 1, general.tables.limit)
     return general._replace(
         contexts=None,
-        tables=own._replace(nodes=general.tables.nodes, buckets=general.tables.buckets),
+        tables=own._replace(
+            nodes=general.tables.nodes,
+            entries=general.tables.entries,
+            buckets=general.tables.buckets,
+        ),
         mixer=mixer.make(width, 1, streams, RATE),
         found=tables.room(count),
         mixing=mixer.room(width),

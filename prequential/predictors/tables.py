@@ -2,7 +2,9 @@
 
 A context's hash finds a bucket of 16 words, shared by all contexts: a check, then a node for each
 of 15 prefixes of half a byte. Beside the check, the first half's bucket has the byte that followed
-last, and how often in a row: a run.
+last, and how often in a row: a run. Most contexts are deterministic, one byte has followed them
+only: they have no buckets but an entry of one word, the byte and how often it came, and buckets
+when another byte follows, as if they had had them from the beginning.
 
 A node holds what the next bit was: a probability of 17 bits, a state (few zeros and ones, of which
 the latest count most), and a count. Adaptive maps tell what came true where a node said so, where
@@ -32,6 +34,11 @@ _HALF_HASH = np.uint64(32)
 _CHECK_MASK = np.uint32((1 << 17) - 1)
 RUN_SHIFT = np.uint32(17)
 _LONGEST_RUN = 127
+# An entry: 8 bits of the byte, 6 of how often it came, 18 of check; 0 if there is none.
+_TIMES_SHIFT, _BYTE_MASK, _ENTRY_CHECK_MASK = np.array([8, 255, 0xFFFFC000], np.uint32)
+_TIMES_MOST = 63
+_ENTRIES = 16  # to each pair of buckets
+_ANOTHER = 1 << 14  # beside an entry's byte and times: another byte has come
 _RUNS = 32  # that maps tell apart
 # 65536 / (n + 1.5): the step of a probability that was updated n times.
 _RATES = (131072 // (2 * np.arange(64) + 3)).astype(np.uint16)
@@ -48,6 +55,9 @@ _CELL_OF_16, _CELL_32, _HALF_CELL = np.array([_CELL * 16, _CELL, _CELL // 2], np
 _CONFIDENCES_64, _CELLS_64, _ONE, _TWO, _BUCKET_WORDS = np.array(
     [_CONFIDENCES, _CELLS, 1, 2, 16], np.uint64
 )
+# Words of the buckets behind all others, which never change: what the same half of a byte, 0 to 63
+# times, makes of an empty one.
+_MADE = 16 * 16 * 64
 _4 = np.uint16(4)
 # The logits of an adaptive map's cells as 16-bit probabilities: it starts as it says itself.
 IDENTITY = SQUASH[np.clip((np.arange(_CELLS) - 16) * _CELL, -3072, 3071) + 3072]
@@ -85,7 +95,8 @@ _SURE = (_COUNTS[:, 0] * _COUNTS[:, 1] > 0).astype(np.int64) - 1
 class Tables(NamedTuple):
     """C hashed contexts and one of order 1. Kinds: bits of a byte, and where pieces may end."""
 
-    nodes: np.ndarray  # (16 * (buckets + 1),) uint32
+    nodes: np.ndarray  # (16 * (buckets + 1024),) uint32
+    entries: np.ndarray  # (8 * buckets,) uint32: contexts that one byte has followed only
     ends: np.ndarray  # (buckets,) uint32, or none
     direct: np.ndarray  # (65536,) uint32: the nodes of order 1, not hashed
     # By context, confidence and logit of a node: 16-bit probabilities, in one row a kind.
@@ -108,9 +119,11 @@ class Found(NamedTuple):
     states: np.ndarray  # (C + 1,) uint64: cells of the maps of states
     buckets: np.ndarray  # (C + 1,) uint64: first words
     starts: np.ndarray  # (C + 1,) uint64: first words of the byte's first buckets
+    places: np.ndarray  # (C + 1,) uint64: of the entry, or where it will be
     confidences: np.ndarray  # (C + 1,) int64: 0 is unseen
     runs: np.ndarray  # (C + 1,) int64: 256 * length + byte; 0 if there is none, -1: not looked for
     run_cells: np.ndarray  # (C + 1,) int64: of the map of runs, or -1
+    entries: np.ndarray  # (C + 1,) uint32: or 0
     checks: np.ndarray  # (C + 1,) uint32
     heads: np.ndarray  # (C + 1,) uint32: what stands at the places that are looked at first
 
@@ -127,12 +140,11 @@ class Trust(NamedTuple):
 def make(contexts: int, buckets: int, kinds: int, limit: int) -> Tables:
     """Empty tables of so many hashed contexts."""
     pairs = (buckets + 1) // 2
-    words = np.zeros(32 * (pairs + 2), np.uint32)
-    first = -(words.ctypes.data // 4) % 32  # so that a pair of buckets is two lines of a cache
-    nodes = words[first : first + 32 * pairs + 16]
-    nodes[-15:] = _UNSEEN
+    nodes = _aligned(32 * pairs + _MADE)
+    _make(nodes[-_MADE:].reshape(64, 16, 16), limit)
     return Tables(
         nodes,
+        _aligned(_ENTRIES * pairs),
         np.full((kinds - 1) * pairs, _UNSEEN, np.uint32),
         np.full(1 << 16, _UNSEEN, np.uint32),
         np.tile(IDENTITY, (kinds, (contexts + 1) * _CONFIDENCES)).astype(np.uint16),
@@ -145,14 +157,36 @@ def make(contexts: int, buckets: int, kinds: int, limit: int) -> Tables:
     )
 
 
+@jit
+def _make(made: Any, limit: Any) -> None:
+    """The buckets (64, 16, 16) of n times each half of a byte."""
+    made[:] = _UNSEEN
+    for n in range(1, len(made)):
+        for nibble in range(16):
+            node = np.int64(1)
+            for k in range(3, -1, -1):
+                bit = np.int64(nibble >> k & 1)
+                made[n, nibble, node] = taught(made[n - 1, nibble, node], bit, limit)
+                node = 2 * node + bit
+
+
+def _aligned(words: int) -> np.ndarray:
+    """So many zeros, uint32, of which a pair of buckets is two lines of a cache."""
+    room = np.zeros(words + 32, np.uint32)
+    first = -(room.ctypes.data // 4) % 32
+    return room[first : first + words]
+
+
 def room(contexts: int) -> Found:
     """For the loop, which makes no arrays."""
-    return Found(
+    found = Found(
         np.zeros(contexts, np.uint64),
-        *np.zeros((5, contexts + 1), np.uint64),
+        *np.zeros((6, contexts + 1), np.uint64),
         *np.zeros((3, contexts + 1), np.int64),
-        *np.zeros((2, contexts + 1), np.uint32),
+        *np.zeros((3, contexts + 1), np.uint32),
     )
+    found.runs[:] = -1
+    return found
 
 
 def _state_starts() -> Any:
@@ -204,38 +238,121 @@ def place(h: Any, buckets: Any) -> Any:
 
 
 @inline
-def _settled(nodes: Any, base: Any, check: Any, notes: Any) -> Any:
-    """The first word of a context's bucket; with notes, an empty one where there is none yet."""
-    if notes is None:
-        return settle(nodes, base, check)
+def _empty(nodes: Any) -> Any:
+    """The first word of the bucket that is always empty: of those that are made, the first one."""
+    return np.uint64(len(nodes) - _MADE)
+
+
+@inline
+def _made(nodes: Any, nibble: Any, times: Any) -> Any:
+    """The first word of what half of a byte makes of an empty bucket, so many times."""
+    return _empty(nodes) + (np.uint64(times * 16 + nibble) << np.uint64(4))
+
+
+@jit
+def _known(nodes: Any, base: Any, check: Any) -> Any:
+    """The first word of a context's bucket, or of the empty one."""
     other = base ^ _BUCKET_WORDS
     if nodes[base] & _CHECK_MASK == check:
         return base
     if nodes[other] & _CHECK_MASK == check:
         return other
-    return np.uint64(len(nodes)) - _BUCKET_WORDS
+    return _empty(nodes)
+
+
+@jit
+def _entry_check(h: Any) -> Any:
+    """What a context's entry is known by."""
+    return np.uint32(h & np.uint64(_ENTRY_CHECK_MASK))
+
+
+@jit
+def _entry_place(h: Any, buckets: Any) -> Any:
+    """Where a context's entry is looked for first."""
+    return (_scaled(h, buckets) >> _ONE << np.uint64(4)) | (h & np.uint64(15))
+
+
+@jit
+def _times(entry: Any) -> Any:
+    return np.int64((entry >> _TIMES_SHIFT) & _COUNT_MASK)
+
+
+@jit
+def _entry_at(entries: Any, place: Any, check: Any) -> Any:
+    """(place, entry) of a context with this check; or of the one to be given up for it, and 0."""
+    other = place ^ _ONE
+    first, second = entries[place], entries[other]
+    if _times(first) > 0 and first & _ENTRY_CHECK_MASK == check:
+        return place, first
+    if _times(second) > 0 and second & _ENTRY_CHECK_MASK == check:
+        return other, second
+    if _times(second) < _times(first):
+        place = other
+    return place, np.uint32(0)
+
+
+@inline
+def _find_first(tables: Any, found: Any) -> None:
+    """Find what is known of every context: a bucket, or an entry, or nothing."""
+    nodes, entries, buckets = tables.nodes, tables.entries, found.buckets
+    count = np.uint64(tables.buckets)
+    # All are looked at before any is asked, so that they come from memory side by side.
+    for c in range(len(found.hashes)):
+        h = found.hashes[c]
+        found.checks[c] = check(h)
+        base = place(h, count)
+        at = _entry_place(h, count)
+        buckets[c] = base
+        found.places[c] = at
+    for c in range(len(found.hashes)):
+        found.heads[c] = nodes[buckets[c]] + entries[found.places[c]]
+    for c in range(len(found.hashes)):
+        base = _known(nodes, buckets[c], found.checks[c])
+        buckets[c] = base
+        found.starts[c] = base
+        found.entries[c] = 0
+        if base == _empty(nodes):
+            at, entry = _entry_at(entries, found.places[c], _entry_check(found.hashes[c]))
+            found.places[c] = at
+            found.entries[c] = entry
+            byte, times = np.int64(entry & _BYTE_MASK), _times(entry)
+            found.runs[c] = times << 8 | byte
+            buckets[c] = _made(nodes, byte >> 4, times)
+        else:
+            found.runs[c] = np.int64(nodes[base] >> RUN_SHIFT)
+
+
+@inline
+def _find_second(tables: Any, found: Any, half: Any, notes: Any) -> None:
+    """Find the buckets of a byte's second half, where there was one for the first, 16 to 31."""
+    nodes, buckets, count = tables.nodes, found.buckets, np.uint64(tables.buckets)
+    empty = _empty(nodes)
+    for c in range(len(found.hashes)):
+        h = remix(found.hashes[c], half)
+        found.checks[c] = check(h)
+        buckets[c] = place(h, count)
+    for c in range(len(found.hashes)):
+        if found.starts[c] == empty:
+            run = found.runs[c]
+            fits = (run >> 4 & 15 | 16) == half
+            buckets[c] = _made(nodes, run & 15, run >> 8 if fits else 0)
+        else:
+            found.heads[c] = nodes[buckets[c]]
+    for c in range(len(found.hashes)):
+        if found.starts[c] != empty:
+            if notes is None:
+                buckets[c] = settle(nodes, buckets[c], found.checks[c])
+            else:
+                buckets[c] = _known(nodes, buckets[c], found.checks[c])
 
 
 @inline
 def find_buckets(tables: Any, found: Any, k: Any, done: Any, notes: Any) -> None:
     """Find every context's bucket for bits k to 3 or 7, after the bits `done` of this byte."""
-    nodes, buckets = tables.nodes, found.buckets
-    count = np.uint64(tables.buckets)
-    # All are looked at before any is settled, so that they come from memory side by side.
-    for c in range(len(found.hashes)):
-        h = found.hashes[c]
-        if k >= 4:
-            h = remix(h, done >> (k - 4))  # the first nibble
-        found.checks[c] = check(h)
-        base = place(h, count)
-        buckets[c] = base
-        found.heads[c] = nodes[base]
-    for c in range(len(found.hashes)):
-        base = _settled(nodes, buckets[c], found.checks[c], notes)
-        buckets[c] = base
-        if k < 4:
-            found.starts[c] = base
-            found.runs[c] = np.int64(nodes[base] >> RUN_SHIFT)
+    if found.runs[0] < 0:
+        _find_first(tables, found)
+    if k >= 4:
+        _find_second(tables, found, done >> (k - 4), notes)
 
 
 @inline
@@ -317,11 +434,84 @@ def learn_runs(tables: Any, found: Any, k: Any, bit: Any) -> None:
 
 @inline
 def push(tables: Any, found: Any, byte: Any, notes: Any) -> None:
-    """Note the byte that followed, where buckets were found for its first half."""
+    """Note the byte that followed, where contexts were looked for."""
+    empty = _empty(tables.nodes)
     for c in range(len(found.hashes)):
         if notes is None and found.runs[c] >= 0:
-            extend(tables.nodes, found.starts[c], found.runs[c], byte)
+            if found.starts[c] != empty:
+                extend(tables.nodes, found.starts[c], found.runs[c], byte)
+            else:
+                h = found.hashes[c]
+                told = _enter(tables, h, found.places[c], found.entries[c], byte)
+                if told > 0:
+                    tell_second(tables, h, told & 255, told >> 8 & 63)
+                    tell_second(tables, h, byte, np.int64(1))
         found.runs[c] = -1
+
+
+@jit
+def take_in(tables: Any, h: Any, byte: Any) -> Any:
+    """A context's first half learns a byte; returns what second ones are told, see `_enter`.
+
+    2^14 alone: that this byte came.
+    """
+    count = np.uint64(tables.buckets)
+    base = _known(tables.nodes, place(h, count), check(h))
+    if base != _empty(tables.nodes):
+        extend(tables.nodes, base, np.int64(tables.nodes[base] >> RUN_SHIFT), byte)
+        _tell(tables, base, byte >> 4, np.int64(1))
+        return np.int64(_ANOTHER)
+    at, entry = _entry_at(tables.entries, _entry_place(h, count), _entry_check(h))
+    return _enter(tables, h, at, entry, byte)
+
+
+@jit
+def _enter(tables: Any, h: Any, at: Any, entry: Any, byte: Any) -> Any:
+    """Note the byte that followed a context without a bucket, whose entry is at a place, or 0.
+
+    If it is another one than before, a bucket takes the entry's place; returns what those of second
+    halves are to be told: 2^14 + 2^8 * how often the byte before came + that byte. Else 0.
+    """
+    times, before = _times(entry), np.int64(entry & _BYTE_MASK)
+    if times == 0 or before == byte:
+        known = np.uint32(min(times + 1, np.int64(_TIMES_MOST)) << 8 | byte)
+        tables.entries[at] = _entry_check(h) | known
+        return np.int64(0)
+    tables.entries[at] = 0
+    base = settle(tables.nodes, place(h, np.uint64(tables.buckets)), check(h))
+    _tell(tables, base, before >> 4, times)
+    _tell(tables, base, byte >> 4, np.int64(1))
+    extend(tables.nodes, base, np.int64(0), byte)
+    return np.int64(_ANOTHER) | times << 8 | before
+
+
+@jit
+def second(h: Any, byte: Any) -> Any:
+    """The hash for the second half of a byte behind a context."""
+    return remix(h, 16 | byte >> 4)
+
+
+@jit
+def tell_second(tables: Any, h: Any, byte: Any, times: Any) -> None:
+    """The bucket for the second half of a byte learns that it came so often behind a context."""
+    h = second(h, byte)
+    base = settle(tables.nodes, place(h, np.uint64(tables.buckets)), check(h))
+    _tell(tables, base, byte & 15, times)
+
+
+@jit
+def _tell(tables: Any, base: Any, nibble: Any, times: Any) -> None:
+    """The nodes of a bucket learn that half of a byte came so often; where they know some, once."""
+    nodes, node = tables.nodes, np.int64(1)
+    made = _made(nodes, nibble, times)
+    for k in range(3, -1, -1):
+        bit = nibble >> k & 1
+        at = base + np.uint64(node)
+        if nodes[at] == _UNSEEN:
+            nodes[at] = nodes[made + np.uint64(node)]
+        else:
+            nodes[at] = taught(nodes[at], bit, tables.limit)
+        node = 2 * node + bit
 
 
 @jit
@@ -366,8 +556,9 @@ def _teach(tables: Any, kind: Any, node: Any, direct: Any, bit: Any, notes: Any)
         nodes = tables.ends if kind else tables.nodes
         if direct:
             tables.direct[node] = taught(tables.direct[node], bit, tables.limit)
-        else:
-            nodes[node] = taught(nodes[node], bit, tables.limit)
+        else:  # what is made stays: a word that is no node is overwritten instead, without a branch
+            own = node if kind or node < _empty(tables.nodes) else _empty(tables.nodes)
+            nodes[own] = taught(nodes[node], bit, tables.limit)
 
 
 @jit

@@ -1,0 +1,66 @@
+"""Prose is noticed, and has a rate of its own, which the archive says."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from samples import text
+
+from prequential import codec
+from prequential.archive.container import ArchiveReader
+from prequential.coding import prose
+from prequential.config import USUAL_RATE, Config, load
+from prequential.errors import ConfigError
+
+CODE = b"if (x[i] != 0) { y += z[i++] * 0x1f; }  /* ... */\n" * 40
+
+
+def rate_of(archive: bytes) -> int:
+    config = ArchiveReader(io.BytesIO(archive), "a").header.config
+    assert config is not None
+    return config.memory.mixer_rate
+
+
+@pytest.mark.parametrize(("data", "expected"), [(text(3000), True), (CODE, False)])
+def test_prose_is_letters_and_white_space(data: bytes, expected: bool) -> None:
+    assert prose.is_prose(np.frombuffer(data, np.uint8)) == expected
+
+
+def test_long_inputs_are_judged_by_spans_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prose, "SAMPLE_BYTES", 1 << 18)
+    data = np.frombuffer(text(1 << 19) + CODE * 500, np.uint8)
+    assert len(prose.sample(data)) == 1 << 18
+    assert not prose.is_prose(data)
+    assert prose.is_prose(data[: 1 << 19])
+
+
+@pytest.mark.parametrize("preset", ["fast", "default", "best"])
+def test_only_prose_has_another_rate(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prose, "_LONG_BYTES", 4000)
+    config = load(preset)
+    for data, rate in ((text(4000), 10), (text(3999), USUAL_RATE), (CODE * 3, USUAL_RATE)):
+        found = prose.with_rate(config, np.frombuffer(data, np.uint8))
+        assert found.memory.mixer_rate == rate
+    asked = load(preset, overrides=["memory.mixer_rate=7"])
+    assert prose.with_rate(asked, np.frombuffer(text(4000), np.uint8)) == asked
+
+
+def test_the_archive_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prose, "_LONG_BYTES", 4000)
+    data = text(5000)
+    archive = codec.compress(data, 0, load("fast"))
+    assert rate_of(archive) == 10
+    assert rate_of(codec.compress(data, 0, load("fast"), given=[text(500, 3)])) == USUAL_RATE
+    monkeypatch.setattr(prose, "_LONG_BYTES", 1 << 40)
+    assert codec.decompress(archive) == data
+    assert rate_of(codec.compress(data, 0, load("fast"))) == USUAL_RATE
+
+
+def test_a_rate_that_is_to_be_found_is_for_the_encoder_alone() -> None:
+    config = load("fast")
+    assert config.memory.mixer_rate == 0
+    assert config.resolve(5000).memory.mixer_rate == USUAL_RATE
+    with pytest.raises(ConfigError, match="need not be said"):
+        Config.from_bytes(config.to_bytes())
