@@ -379,9 +379,9 @@ def test_stored_files_are_rows_too(source: Path) -> None:
 
 @pytest.mark.slow
 def test_code_is_within_budget(capsys: pytest.CaptureFixture[str]) -> None:
-    assert codesize.code_bytes() <= 42_950
-    assert codesize.code_bytes(codesize.NONE) <= 27_100
-    assert codesize.code_bytes(codesize.TRANSFORMER) <= 53_250
+    assert codesize.code_bytes() <= 43_950
+    assert codesize.code_bytes(codesize.NONE) <= 28_100
+    assert codesize.code_bytes(codesize.TRANSFORMER) <= 54_250
     assert main(["mdl", "--code"]) == 0
     out = capsys.readouterr().out
     assert "training/decoding.py" in out
