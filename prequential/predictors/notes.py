@@ -26,9 +26,7 @@ class Notes(NamedTuple):
     strings: np.ndarray  # (L, N) int64: where the strings end that it is the last of
     slots: np.ndarray  # (L, N, 4) int64: of these strings, by length, or -1
     sure: np.ndarray  # (L, N) bool: it was nearly certain, and the tables were not asked
-    # Of each context: what the buckets of second halves are to be told, see `tables.enter`, and
-    # that there are some.
-    told: np.ndarray  # (L, N, C) uint16
+    told: np.ndarray  # (L, N, C) uint16: what second halves learn, as `tables.take_in` says
     until: np.ndarray  # (L, B) int64: how much of each stream every lane may read
     margin: int  # bytes of a past that may be overwritten before the chunk after this one is over
     block: int  # neighbouring streams that a lane has
@@ -126,10 +124,12 @@ def _take_in_second(known: Any, hashes: Any, told: Any, byte: Any, share: Any, s
     for c in range(len(hashes)):
         if told[c] > 0:
             before, times = np.int64(told[c]) & 255, np.int64(told[c]) >> 8 & 63
-            if times > 0 and _is_of(share, shares, known, tables.second(hashes[c], before)):
-                tables.tell_second(known, hashes[c], before, times)
-            if _is_of(share, shares, known, tables.second(hashes[c], byte)):
-                tables.tell_second(known, hashes[c], byte, np.int64(1))
+            h = tables.second(hashes[c], before)
+            if times > 0 and _is_of(share, shares, known, h):
+                tables.tell_second(known, h, before, times)
+            h = tables.second(hashes[c], byte)
+            if _is_of(share, shares, known, h):
+                tables.tell_second(known, h, byte, np.int64(1))
 
 
 @inline

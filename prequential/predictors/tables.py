@@ -34,11 +34,12 @@ _HALF_HASH = np.uint64(32)
 _CHECK_MASK = np.uint32((1 << 17) - 1)
 RUN_SHIFT = np.uint32(17)
 _LONGEST_RUN = 127
-# An entry: 8 bits of the byte, 6 of how often it came, 18 of check; 0 if there is none.
-_TIMES_SHIFT, _BYTE_MASK, _ENTRY_CHECK_MASK = np.array([8, 255, 0xFFFFC000], np.uint32)
+# An entry: 8 bits of the byte, 6 of how often it came, together a run; 18 of check. 0 if there is
+# none.
+_ENTRY_RUN_MASK, _ENTRY_CHECK_MASK = np.array([0x3FFF, 0xFFFFC000], np.uint32)
 _TIMES_MOST = 63
 _ENTRIES = 16  # to each pair of buckets
-_ANOTHER = 1 << 14  # beside an entry's byte and times: another byte has come
+_ANOTHER = 1 << 14  # beside an entry's run: another byte has come
 _RUNS = 32  # that maps tell apart
 # 65536 / (n + 1.5): the step of a probability that was updated n times.
 _RATES = (131072 // (2 * np.arange(64) + 3)).astype(np.uint16)
@@ -119,11 +120,10 @@ class Found(NamedTuple):
     states: np.ndarray  # (C + 1,) uint64: cells of the maps of states
     buckets: np.ndarray  # (C + 1,) uint64: first words
     starts: np.ndarray  # (C + 1,) uint64: first words of the byte's first buckets
-    places: np.ndarray  # (C + 1,) uint64: of the entry, or where it will be
+    places: np.ndarray  # (C + 1,) uint64: of the entry, or where it will be; if without a bucket
     confidences: np.ndarray  # (C + 1,) int64: 0 is unseen
     runs: np.ndarray  # (C + 1,) int64: 256 * length + byte; 0 if there is none, -1: not looked for
     run_cells: np.ndarray  # (C + 1,) int64: of the map of runs, or -1
-    entries: np.ndarray  # (C + 1,) uint32: or 0
     checks: np.ndarray  # (C + 1,) uint32
     heads: np.ndarray  # (C + 1,) uint32: what stands at the places that are looked at first
 
@@ -183,7 +183,7 @@ def room(contexts: int) -> Found:
         np.zeros(contexts, np.uint64),
         *np.zeros((6, contexts + 1), np.uint64),
         *np.zeros((3, contexts + 1), np.int64),
-        *np.zeros((3, contexts + 1), np.uint32),
+        *np.zeros((2, contexts + 1), np.uint32),
     )
     found.runs[:] = -1
     return found
@@ -212,11 +212,10 @@ def _scaled(hashed: Any, count: Any) -> Any:
 @jit
 def settle(nodes: Any, base: Any, check: Any) -> Any:
     """The first word of a context's bucket of 16, taking over the less used of two places."""
+    known = _known(nodes, base, check)
+    if known != _empty(nodes):
+        return known
     other = base ^ _BUCKET_WORDS
-    if nodes[base] & _CHECK_MASK == check:
-        return base
-    if nodes[other] & _CHECK_MASK == check:
-        return other
     if nodes[other + _ONE] & _COUNT_MASK < nodes[base + _ONE] & _COUNT_MASK:
         base = other
     nodes[base] = check
@@ -273,22 +272,24 @@ def _entry_place(h: Any, buckets: Any) -> Any:
 
 
 @jit
-def _times(entry: Any) -> Any:
-    return np.int64((entry >> _TIMES_SHIFT) & _COUNT_MASK)
+def _run_of(entry: Any) -> Any:
+    """Its byte and how often that came: 256 * times + byte, 0 if there is no entry."""
+    return np.int64(entry & _ENTRY_RUN_MASK)
 
 
 @jit
 def _entry_at(entries: Any, place: Any, check: Any) -> Any:
-    """(place, entry) of a context with this check; or of the one to be given up for it, and 0."""
+    """(place, run) of a context's entry with this check; or of the one to be given up for it, 0."""
     other = place ^ _ONE
     first, second = entries[place], entries[other]
-    if _times(first) > 0 and first & _ENTRY_CHECK_MASK == check:
-        return place, first
-    if _times(second) > 0 and second & _ENTRY_CHECK_MASK == check:
-        return other, second
-    if _times(second) < _times(first):
+    run, other_run = _run_of(first), _run_of(second)
+    if run > 0 and first & _ENTRY_CHECK_MASK == check:
+        return place, run
+    if other_run > 0 and second & _ENTRY_CHECK_MASK == check:
+        return other, other_run
+    if other_run >> 8 < run >> 8:
         place = other
-    return place, np.uint32(0)
+    return place, np.int64(0)
 
 
 @inline
@@ -310,14 +311,11 @@ def _find_first(tables: Any, found: Any) -> None:
         base = _known(nodes, buckets[c], found.checks[c])
         buckets[c] = base
         found.starts[c] = base
-        found.entries[c] = 0
         if base == _empty(nodes):
-            at, entry = _entry_at(entries, found.places[c], _entry_check(found.hashes[c]))
+            at, run = _entry_at(entries, found.places[c], _entry_check(found.hashes[c]))
             found.places[c] = at
-            found.entries[c] = entry
-            byte, times = np.int64(entry & _BYTE_MASK), _times(entry)
-            found.runs[c] = times << 8 | byte
-            buckets[c] = _made(nodes, byte >> 4, times)
+            found.runs[c] = run
+            buckets[c] = _made(nodes, run >> 4 & 15, run >> 8)
         else:
             found.runs[c] = np.int64(nodes[base] >> RUN_SHIFT)
 
@@ -442,10 +440,10 @@ def push(tables: Any, found: Any, byte: Any, notes: Any) -> None:
                 extend(tables.nodes, found.starts[c], found.runs[c], byte)
             else:
                 h = found.hashes[c]
-                told = _enter(tables, h, found.places[c], found.entries[c], byte)
-                if told > 0:
-                    tell_second(tables, h, told & 255, told >> 8 & 63)
-                    tell_second(tables, h, byte, np.int64(1))
+                if _enter(tables, h, found.places[c], found.runs[c], byte) > 0:
+                    before = found.runs[c] & 255
+                    tell_second(tables, second(h, before), before, found.runs[c] >> 8)
+                    tell_second(tables, second(h, byte), byte, np.int64(1))
         found.runs[c] = -1
 
 
@@ -461,18 +459,18 @@ def take_in(tables: Any, h: Any, byte: Any) -> Any:
         extend(tables.nodes, base, np.int64(tables.nodes[base] >> RUN_SHIFT), byte)
         _tell(tables, base, byte >> 4, np.int64(1))
         return np.int64(_ANOTHER)
-    at, entry = _entry_at(tables.entries, _entry_place(h, count), _entry_check(h))
-    return _enter(tables, h, at, entry, byte)
+    at, run = _entry_at(tables.entries, _entry_place(h, count), _entry_check(h))
+    return _enter(tables, h, at, run, byte)
 
 
 @jit
-def _enter(tables: Any, h: Any, at: Any, entry: Any, byte: Any) -> Any:
-    """Note the byte that followed a context without a bucket, whose entry is at a place, or 0.
+def _enter(tables: Any, h: Any, at: Any, run: Any, byte: Any) -> Any:
+    """Note the byte that followed a context without a bucket, whose entry is at a place, or run 0.
 
     If it is another one than before, a bucket takes the entry's place; returns what those of second
-    halves are to be told: 2^14 + 2^8 * how often the byte before came + that byte. Else 0.
+    halves are to be told: 2^14 + the run before. Else 0.
     """
-    times, before = _times(entry), np.int64(entry & _BYTE_MASK)
+    times, before = run >> 8, run & 255
     if times == 0 or before == byte:
         known = np.uint32(min(times + 1, np.int64(_TIMES_MOST)) << 8 | byte)
         tables.entries[at] = _entry_check(h) | known
@@ -482,7 +480,7 @@ def _enter(tables: Any, h: Any, at: Any, entry: Any, byte: Any) -> Any:
     _tell(tables, base, before >> 4, times)
     _tell(tables, base, byte >> 4, np.int64(1))
     extend(tables.nodes, base, np.int64(0), byte)
-    return np.int64(_ANOTHER) | times << 8 | before
+    return _ANOTHER | run
 
 
 @jit
@@ -493,8 +491,7 @@ def second(h: Any, byte: Any) -> Any:
 
 @jit
 def tell_second(tables: Any, h: Any, byte: Any, times: Any) -> None:
-    """The bucket for the second half of a byte learns that it came so often behind a context."""
-    h = second(h, byte)
+    """The bucket for the second half of a byte, of this hash, learns that it came so often."""
     base = settle(tables.nodes, place(h, np.uint64(tables.buckets)), check(h))
     _tell(tables, base, byte & 15, times)
 

@@ -68,18 +68,18 @@ def test_a_state_forgets_the_other_kind() -> None:
     assert len(met) > 0.8 * len(tables._COUNTS)
 
 
-def code(t: tables.Tables, found: tables.Found, byte: int, notes: object = None) -> list[list[int]]:
+def code(t: tables.Tables, found: tables.Found, byte: int) -> list[list[int]]:
     """Let the nodes learn a byte; what they were before each bit, by context."""
     words, x = [], np.zeros(12, np.int32)
     for k in range(8):
         done = (256 | byte) >> (8 - k)
         if k in (0, 4):
-            tables.find_buckets(t, found, k, done, notes)
+            tables.find_buckets(t, found, k, done, None)
         tables.find_nodes(found, k, done, 65)
         tables.inputs(t, 0, found, x)
         words.append([int(t.nodes[i]) for i in found.nodes[:-1]])
-        tables.learn(t, 0, found, byte >> (7 - k) & 1, notes)
-    tables.push(t, found, byte, notes)
+        tables.learn(t, 0, found, byte >> (7 - k) & 1, None)
+    tables.push(t, found, byte, None)
     return words
 
 
