@@ -169,10 +169,10 @@ class RecurrenceConfig:
     layers: int = _bounded(1, 0, 8)
     cells: int = _bounded(128, 16, 1024)
     # Hashed contexts that speak to the cells, as the last token does.
-    inputs: tuple[str, ...] = ("w0",)
+    inputs: tuple[str, ...] = ("w0", "o2", "f6", "q0")
     # More of them, which speak when the network has rested and so missed what came.
     missed: tuple[str, ...] = ("o5",)
-    input_rows_log2: int = _bounded(12, 8, 22)
+    input_rows_log2: int = _bounded(13, 8, 22)
     # Of what connects cells, of what leads to the logits, and of what tokens and contexts say.
     rate: float = _bounded(0.002, 0.0, 10.0)
     head_rate: float = _bounded(0.007, 0.0, 10.0)

@@ -15,7 +15,7 @@ from prequential.errors import ArchiveError, ConfigError
 # High bit set and not UTF-8; CR LF and a lone LF show a transfer that rewrote line ends.
 MAGIC = b"\xb7pq\r\n\n"
 CONTAINER_VERSION = 2
-NUMERICS_VERSION = 7
+NUMERICS_VERSION = 8
 
 FRAME_BYTES = 2**18  # original bytes per data frame; the codec rounds up to whole chunks
 DIGEST_BYTES = 8  # of the weights, after a coded data frame where several may follow

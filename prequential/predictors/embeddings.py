@@ -27,7 +27,8 @@ class EmbeddingState(NamedTuple):
     shift: np.uint64  # of a hash, to a row of its context's table
     tokens: int  # rows that come before those of the contexts
     table: np.ndarray  # (tokens + C << (64 - shift), D) float32
-    rows: np.ndarray  # (T, B, 1 + C) int64: of the last token and each context, by column
+    # By column: the row of the last token and that of each context, or -1 if it says nothing.
+    rows: np.ndarray  # (T, B, 1 + C) int64
 
 
 class Embeddings:
@@ -96,13 +97,8 @@ def locate(history: Any, column: Any, state: Any) -> None:
     for b in range(len(rows)):
         rows[b, 0] = history.tokens[b, 0]
         for c in range(hashes.shape[1]):
-            rows[b, c + 1] = first_row(state, c) + np.int64(hashes[b, c] >> shift)
-
-
-@inline
-def first_row(state: Any, context: Any) -> Any:
-    """Where the table of a context begins."""
-    return state.tokens + (np.int64(context) << np.int64(np.uint64(64) - state.shift))
+            first = state.tokens + (np.int64(c) << np.int64(np.uint64(64) - shift))
+            rows[b, c + 1] = first + np.int64(hashes[b, c] >> shift)
 
 
 @inline
@@ -113,5 +109,6 @@ def gather_rows(table: Any, rows: Any, out: Any) -> None:
             out[i, j] = table[rows[i, 0], j]
         for c in range(1, rows.shape[1]):
             r = rows[i, c]
-            for j in range(table.shape[1]):
-                out[i, j] += table[r, j]
+            if r >= 0:
+                for j in range(table.shape[1]):
+                    out[i, j] += table[r, j]

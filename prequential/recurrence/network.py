@@ -11,7 +11,9 @@ A recurrence learns from far fewer bytes than attention does, and every column w
 before it: so it stays on the host, for every device. Its logits are added to those of the
 transformer and the n-grams, so all learn by the same gradient, each what the others do not know.
 Steps are normalised by the root of the mean square of gradients, without momentum, at rates that
-fall. Sources: see `loops`; Knoll, lstm-compress.
+fall. At first E lets the first cell of a layer forget half of its state in a column, and the last
+one a fiftieth. Sources: see `loops`; Knoll, lstm-compress; Tallec & Ollivier 2018, can recurrent
+neural networks warp time? (what forgets at different rates at first).
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ Call = Callable[[], object]
 
 _KEEP = 1.0 - 1.0 / 2048.0  # of the mean square, a step
 _EPSILON = 1e-12
-_INPUTS = 0.3  # what a token says at first is within it
+_INPUTS = 0.3  # what a token says at first is within it,
+_REMEMBER = 4.0  # but for what the gates F hear of it: up to so much more
 _SLOWER = 0.0004  # a rate falls as 1 / sqrt(1 + _SLOWER * steps)
 
 
@@ -54,6 +57,9 @@ class Recurrence:
             input_rate=c.input_rate,
         )
         self.embeddings = Embeddings(inputs, streams, columns, seed, tokens, 1, _INPUTS)
+        remember = np.arange(c.cells, dtype=np.float32) * np.float32(_REMEMBER / c.cells)
+        of_layers = self.embeddings.state.table[:tokens].reshape(tokens, c.layers, 2, 3, c.cells)
+        of_layers[:, :, 1, 0] += remember
         self.network = net = structure.make(config, streams, columns, seed, tokens)
         self.packed = pack(net) if config.layers else None
         self._kinds = {"hidden": net.hidden, "below": net.below, "head": net.head}

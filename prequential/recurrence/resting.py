@@ -128,8 +128,7 @@ def locate(history: Any, column: Any, sure: Any, cells: Any, entered: Any) -> No
         count = cells.hashes.shape[1]
         for c in range(count - entered.speak, count):
             for b in range(len(history.bytes)):
-                # The first row of each context's table says that nothing was missed.
-                cells.rows[at, b, c + 1] = embeddings.first_row(cells, c)
+                cells.rows[at, b, c + 1] = -1
     entered.missed[0] = 0
     entered.columns[at] = column
     entered.counts[0] = at + 1

@@ -213,6 +213,38 @@ def reference(recurrence: Recurrence, weights: dict[str, Tensor], inputs: Tensor
     return torch.cat(every)
 
 
+def test_cells_begin_by_remembering_at_different_rates() -> None:
+    recurrence = Recurrence(RecurrenceConfig(cells=64), 1, T, seed=3)
+    table = recurrence.embeddings.state.table[:SYMBOLS].reshape(SYMBOLS, 2, 3, 64)
+    forget = table[:, 1, 0].mean(axis=0)
+    assert np.allclose(forget, np.arange(64) / 16, atol=0.1)
+    others = np.delete(table.reshape(SYMBOLS, 6, 64), 3, axis=1)
+    assert np.abs(others).max() <= np.float32(0.3)
+    recurrence.network.states[0, 0] = 1  # as if they had seen something
+    enter(recurrence, 1)
+    recurrence.forward(0, T)
+    left = recurrence.network.states[0, T]
+    assert np.abs(left[:16]).mean() < 0.5 < left[-16:].mean()
+
+
+def test_a_context_may_say_nothing() -> None:
+    recurrence = made()
+    dlogits = enter(recurrence, 1)
+    embeddings = recurrence.embeddings
+    rows = embeddings.state.rows[:T]
+    rows[..., 1:] = np.random.default_rng(2).integers(SYMBOLS, 2 * SYMBOLS, rows[..., 1:].shape)
+    embeddings.state.table[SYMBOLS : 2 * SYMBOLS] = 1
+    rows[..., -1] = -1
+    said = embeddings.gather(0, T)
+    table = embeddings.state.table
+    assert np.allclose(said, table[rows[..., :-1]].sum(axis=2).reshape(said.shape), rtol=1e-6)
+    before = table.copy()
+    recurrence.forward(0, T)
+    recurrence.learn(dlogits, T * B)
+    changed = np.flatnonzero((table != before).any(axis=1))
+    assert set(changed) == set(rows[rows >= 0].tolist())
+
+
 def test_gradients_agree_with_autograd() -> None:
     recurrence = made()
     dlogits = enter(recurrence, 5)
