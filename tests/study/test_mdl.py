@@ -411,10 +411,14 @@ def test_code_is_within_budget(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numbers", ["", "9-509:u1x1/50"])
-def test_self_extracting(source: Path, numbers: str) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "alone"),
+    [("", 0), ("9-509:u1x1/50", 1)],  # alone: less to compile
+)
+def test_self_extracting(source: Path, numbers: str, alone: int) -> None:
     """The file on the disk is the description: nothing of the package is needed to run it."""
-    flags = [*FLAGS, "--set", "memory.kind=mix", "--set", f"numbers={numbers}"]
+    memory = ["--set", "memory.kind=mix", "--set", f"memory.alone={alone}"]
+    flags = [*FLAGS, *memory, "--set", f"numbers={numbers}"]
     assert main(["encode", "a", "-q", *flags, "--self-extracting"]) == 0
     again = io.BytesIO()
     report = codec.encode(
