@@ -9,6 +9,7 @@ types and values out of range are errors.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -457,6 +458,9 @@ def from_tree(tree: Mapping[str, Any], source: str = "config") -> Config:
     return config
 
 
+_hints = functools.cache(get_type_hints)  # which evaluates their text each time
+
+
 def _from_tree(cls: Any, tree: Mapping[str, Any], source: str, prefix: str) -> Any:
     known = {f.name for f in fields(cls)}
     for key in tree:
@@ -465,7 +469,7 @@ def _from_tree(cls: Any, tree: Mapping[str, Any], source: str, prefix: str) -> A
                 f"{source}: unknown key {prefix}{key}; known: {', '.join(sorted(known))}"
             )
     values: dict[str, Any] = {}
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         if name not in tree:
             continue
         value = tree[name]
@@ -634,7 +638,7 @@ def _pack(value: Any) -> bytes:
 def _build(cls: Any, prefix: str, read: Any) -> Any:
     """A config whose leaves come from `read(name, type)`, in schema order, fully checked."""
     tree: dict[str, Any] = {}
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         if dataclasses.is_dataclass(hint):
             tree[name] = dataclasses.asdict(_build(hint, f"{prefix}{name}.", read))
         else:

@@ -406,13 +406,14 @@ def test_salvage(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_verify_pipes_and_runnable_archives(files: Path) -> None:
     preq = [sys.executable, "-m", "prequential"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    # The memory alone has the least to compile.
-    flags = ["-q", "--given", "a", "--preset", "fast"]
+    memory = ["--set", "memory.kind=mix", "--set", 'memory.contexts=["o3"]']
+    flags = ["-q", *FLAGS, "--given", "a", *memory]
     encode = [*preq, "encode", "-", "-o", "c.pq", "--verify", *flags]
     subprocess.run(encode, input=DATA, env=environment, check=True)
     assert prequential.decompress(Path("c.pq").read_bytes(), given=["a"]) == DATA
     subprocess.run([*preq, "encode", "b", "--self-extracting", *flags], env=environment, check=True)
     del environment["PYTHONPATH"]
+    environment["NUMBA_DISABLE_JIT"] = "1"  # all of a decoder would be compiled anew
     lacking = subprocess.run(
         [sys.executable, "b.pyz", "-o", "x"], env=environment, capture_output=True
     )
