@@ -493,10 +493,10 @@ def _tokenized(
 
     And the tokens of what is given.
     """
-    from prequential.coding import prose, tokenizer
+    from prequential.coding import content, tokenizer
 
-    # What is given has been learned, perhaps long ago, at the usual rate.
-    config = prose.with_rate(config, b"" if first else data)
+    if not first:  # what is given has been learned, perhaps long ago, at the usual rate
+        config = content.with_rate(config, data)
     chosen = config.tokenizer
     if chosen == AUTO:
         chosen = BYTES if first else tokenizer.choose(data)

@@ -142,7 +142,7 @@ class MemoryConfig:
     # A count stops here, so that old evidence fades.
     count_limit: int = _bounded(63, 1, 63)
     # A weight moves by so many 2^-14 * input in nats * error, several times more at first. 0, to an
-    # encoder: `prose` finds it for the input.
+    # encoder: `content` finds it for the input.
     mixer_rate: int = _bounded(USUAL_RATE, 0, 256)
     # A byte is coded as one decision, without contexts, where less than one in 2^certain of its
     # like came otherwise; 0: none is.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prequential.coding import prose
+from prequential.coding import content
 from prequential.coding.vocabulary import (
     MAX_PIECE_BYTES,
     MAX_PIECES,
@@ -99,7 +99,7 @@ def choose(data: Any) -> str:
     tokens would have to be held.
     """
     long = PROSE_BYTES[0] <= len(data) <= PROSE_BYTES[1]
-    return PROSE_TOKENIZER if long and prose.is_prose(data) else BYTES
+    return PROSE_TOKENIZER if long and content.is_prose(data) else BYTES
 
 
 def identity(spec: Spec) -> str:
@@ -135,8 +135,8 @@ def tokenize(data: Any, spec: Spec) -> tuple[Vocabulary, np.ndarray]:
 
 def train(data: np.ndarray, kind: str, size: int) -> Pieces:
     """At most `size` pieces for data (size,) uint8, the bytes that occur in it included."""
-    sample = prose.sample(data)
-    most = prose.SAMPLE_BYTES
+    sample = content.sample(data)
+    most = content.SAMPLE_BYTES
     parts = (data[a : a + most] for a in range(0, len(data), most))
     missing = len({b for part in parts for b in np.unique(part)}) - len(np.unique(sample))
     model = io.BytesIO()
@@ -342,13 +342,13 @@ def _field(number: int, content: bytes) -> bytes:
 def _read_pieces(model: bytes) -> tuple[str, list[tuple[str, float, int]]]:
     """(kind, (text, score, type) of each piece)."""
     kind, pieces = 1, []
-    for number, content in _fields(model):
+    for number, value in _fields(model):
         if number == 1:
-            piece = dict(_fields(content))
+            piece = dict(_fields(value))
             score = struct.unpack("<f", piece.get(2, bytes(4)))[0]
             pieces.append((piece.get(1, b"").decode(), score, piece.get(3, _NORMAL)))
         elif number == 2:
-            kind = dict(_fields(content)).get(3, 1)
+            kind = dict(_fields(value)).get(3, 1)
     return _KINDS.get(kind, ""), pieces
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import noise, text
 
-from prequential.coding import prose, tokenizer
+from prequential.coding import content, tokenizer
 from prequential.coding.pieces import pack, unpack
 from prequential.coding.tokenizer import Spec, identity, parse, tokenize
 from prequential.coding.vocabulary import MAX_PIECE_BYTES, MAX_PIECES, Vocabulary
@@ -154,7 +154,7 @@ def test_text_takes_fewer_tokens() -> None:
 
 def test_long_inputs_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte that is not in the sample still has its token, and the size is kept."""
-    monkeypatch.setattr(prose, "SAMPLE_BYTES", 1 << 18)
+    monkeypatch.setattr(content, "SAMPLE_BYTES", 1 << 18)
     data = text(1 << 19) + bytes(range(256)) * 2 + text(1 << 19, seed=1)
     for kind in ("bpe", "unigram"):
         vocabulary, _ = checked(data, f"{kind}:400")
@@ -206,8 +206,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     words = save(tmp_path / "w.model", model_type="word", vocab_size=20)
     path = tmp_path / "bad.model"
     damaged = [b"", b"\xff" * 50, good[:-40], good[:300], noise(500), words.read_bytes()]
-    for content in damaged:
-        path.write_bytes(content)
+    for model in damaged:
+        path.write_bytes(model)
         with pytest.raises(ConfigError, match=r"bad\.model"):
             tokenize(b"text", parse(str(path)))
     with pytest.raises(FileError, match=r"none\.model"):

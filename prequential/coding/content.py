@@ -1,4 +1,4 @@
-"""Prose, and what it is better off with: noticed by the encoder, said in the archive."""
+"""Prose and binaries, and what they are better off with: the encoder notices, the archive says."""
 
 from __future__ import annotations
 
@@ -13,17 +13,31 @@ from prequential.config import USUAL_RATE, Config
 # Looked at, and learned from, are at most so many bytes, in spans taken evenly from all of them.
 SAMPLE_BYTES = 4 << 20
 _SPAN_BYTES = 1 << 16
-_SHARE = 0.9
 _LETTERS = np.frombuffer(string.ascii_letters.encode() + b" \n\r\t", np.uint8)
-# From so many bytes on the memory's mixer learns more slowly (docs/log/memory.md).
+_PROSE_SHARE = 0.9
+# What texts lack. NUL is none: it pads the texts in a tar.
+_CONTROLS = np.frombuffer(bytes(set(range(1, 32)) - set(b"\t\n\f\r\x1b")), np.uint8)
+_BINARY_SHARE = 0.05
+# From so many bytes on the memory's mixer learns prose more slowly, and what is no text faster, by
+# the curvature most of all (docs/log/memory.md).
 _LONG_BYTES = 100_000
-_SLOWER = 10
+_SLOWER, _FASTER, _FASTEST = 10, 28, 40
 
 
 def is_prose(data: Any) -> bool:
     """Whether letters of ASCII and white space are 90 % of data (size,) uint8."""
+    return _share(data, _LETTERS) >= _PROSE_SHARE
+
+
+def is_binary(data: Any) -> bool:
+    """Whether control characters are 5 % of data (size,) uint8, as in machine code and tables."""
+    return _share(data, _CONTROLS) >= _BINARY_SHARE
+
+
+def _share(data: Any, kind: np.ndarray) -> float:
+    """Which part of data (size,) uint8 are bytes of a kind (n,) uint8."""
     counts = np.bincount(sample(data), minlength=256)
-    return bool(counts[_LETTERS].sum() >= _SHARE * counts.sum())
+    return float(counts[kind].sum() / max(1, counts.sum()))
 
 
 def sample(data: Any) -> np.ndarray:
@@ -38,9 +52,14 @@ def sample(data: Any) -> np.ndarray:
 def with_rate(config: Config, data: Any) -> Config:
     """The config with the rate of the memory's mixer for data (size,) uint8, if it is to be found.
 
-    It is lower for prose, which is of one kind from its beginning to its end.
+    It is lower for prose, which is of one kind from its beginning to its end, and higher for
+    binaries, which are of many.
     """
     if config.memory.mixer_rate:
         return config
-    rate = _SLOWER if len(data) >= _LONG_BYTES and is_prose(data) else USUAL_RATE
+    rate, curved = USUAL_RATE, config.mixer.curvature_log2 > 0
+    if is_binary(data):
+        rate = _FASTEST if curved else _FASTER
+    elif not curved and len(data) >= _LONG_BYTES and is_prose(data):
+        rate = _SLOWER
     return dataclasses.replace(config, memory=dataclasses.replace(config.memory, mixer_rate=rate))
