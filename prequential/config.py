@@ -523,11 +523,10 @@ def _check_together(config: Any, source: str) -> None:
     if isinstance(config, MemoryConfig) and config.alone and config.kind == "none":
         raise ConfigError(f"{source}: memory.alone = 1, but memory.kind = 'none': nothing predicts")
     if isinstance(config, Config):
-        bytewise = config.memory.kind != "none" and config.tokenizer in (BYTES, AUTO)
-        if parse_grids(config.numbers) and not bytewise:
+        numbers, there = parse_grids(config.numbers), config.memory.kind != "none"
+        if numbers and not (there and config.tokenizer in (BYTES, AUTO)):
             raise ConfigError(f"{source}: numbers are for a memory, and tokens that are bytes")
-        bytewise = config.memory.kind != "none" and config.tokenizer == BYTES
-        if config.lanes and (not bytewise or parse_grids(config.numbers)):
+        if config.lanes and (numbers or not there or config.tokenizer != BYTES):
             raise ConfigError(
                 f"{source}: lanes are for a memory, tokens that are bytes, and no numbers"
             )
