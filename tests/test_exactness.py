@@ -163,6 +163,8 @@ def golden_input(name: str) -> bytes:
         "tiny-prior": text(900, 14),
         "fast-lanes": text(4000, 15) + noise(60),
         "gpu-lanes": text(2000, 16),
+        "best-replay": text(1300, 18),
+        "tiny-replay": text(800, 19),
     }[name]
 
 
@@ -174,6 +176,7 @@ def golden_config(name: str) -> Config | None:
     overrides = {"numbers": [f'numbers="{numbers}"']}
     overrides["tokens"] = overrides["pieces"] = ["tokenizer=bpe:300"]
     overrides["lanes"] = ["streams=5", "lanes=2", "chunk=16"]
+    overrides["replay"] = ["epochs=2"]
     overrides["prior"] = ["ngrams.rows_log2=10"]  # as `golden_prior` has them
     if preset == "gpu":  # small enough for a test
         overrides["lanes"] += [
