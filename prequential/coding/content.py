@@ -21,7 +21,7 @@ _BINARY_SHARE = 0.05
 # From so many bytes on the memory's mixer learns prose more slowly, and what is no text faster, by
 # the curvature most of all (docs/log/memory.md).
 _LONG_BYTES = 100_000
-_SLOWER, _FASTER, _FASTEST = 10, 28, 40
+_SLOWER, _FASTER, _FASTEST = 10, 24, 40
 
 
 def is_prose(data: Any) -> bool:

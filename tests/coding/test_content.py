@@ -52,7 +52,7 @@ def test_binaries_have_control_characters(data: bytes, expected: bool) -> None:
     assert content.is_binary(np.frombuffer(data, np.uint8)) == expected
 
 
-@pytest.mark.parametrize(("preset", "prose", "binary"), [("default", 10, 28), ("best", 20, 40)])
+@pytest.mark.parametrize(("preset", "prose", "binary"), [("default", 10, 24), ("best", 20, 40)])
 def test_rates(preset: str, prose: int, binary: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "_LONG_BYTES", 4000)
     config = load(preset)
