@@ -142,7 +142,7 @@ class MemoryConfig:
     # A count stops here, so that old evidence fades.
     count_limit: int = _bounded(63, 1, 63)
     # A weight moves by so many 2^-14 * input in nats * error, several times more at first. 0, to an
-    # encoder: `content` finds it for the input.
+    # encoder: `content` finds it for the input, unless something is given.
     mixer_rate: int = _bounded(USUAL_RATE, 0, 256)
     # A byte is coded as one decision, without contexts, where less than one in 2^certain of its
     # like came otherwise; 0: none is.
@@ -523,6 +523,8 @@ def _check_together(config: Any, source: str) -> None:
     if isinstance(config, MemoryConfig) and config.alone and config.kind == "none":
         raise ConfigError(f"{source}: memory.alone = 1, but memory.kind = 'none': nothing predicts")
     if isinstance(config, Config):
+        if config.memory.alone and config.epochs > 1:
+            raise ConfigError(f"{source}: epochs = {config.epochs}, but memory.alone = 1: no steps")
         numbers, there = parse_grids(config.numbers), config.memory.kind != "none"
         if numbers and not (there and config.tokenizer in (BYTES, AUTO)):
             raise ConfigError(f"{source}: numbers are for a memory, and tokens that are bytes")

@@ -195,6 +195,6 @@ def _plan(options: Options, source: str) -> None:
     if options.json:
         return terminal.out_json(figures)
     figures["file"] = display(source)
-    figures["memory_bytes"] = f"{plan.memory_bytes:,}"
+    terminal.group(figures)
     figures["seconds_at_most"] = f"{figures['seconds_at_most']} on two cores"
     terminal.pairs(list(terminal.flatten(figures)))

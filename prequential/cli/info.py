@@ -42,6 +42,7 @@ def _info(options: Options, source: str) -> None:
     fields["given"] = {str(number): file for number, file in enumerate(fields["given"], 1)}
     if fields["bits_per_byte"] is not None:
         fields["bits_per_byte"] = f"{fields['bits_per_byte']:.4f}"
+    terminal.group(fields)
     fields["decode_seconds_at_most"] = f"{fields['decode_seconds_at_most']} on two cores"
     terminal.pairs(list(terminal.flatten(fields)))
 

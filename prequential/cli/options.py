@@ -141,7 +141,7 @@ class Options(Flags):
         further = learned.InMemory() if len(self.files) > 1 else None
         if self.state is None:
             return further
-        return learned.InFile(self.state, terminal.say, further)
+        return learned.InFile(self.state, (lambda _: None) if self.quiet else terminal.say, further)
 
     def run(
         self, progress: ProgressCallback | None, given: tuple[Given, ...], **more: Any

@@ -113,6 +113,13 @@ def pairs(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:
         note(text) if stderr else out(text)
 
 
+def group(fields: dict[str, Any]) -> None:
+    """Have sizes in bytes, among these fields themselves, shown by thousands."""
+    for name, value in fields.items():
+        if name.endswith("_bytes") and isinstance(value, int):
+            fields[name] = f"{value:,}"
+
+
 def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Rows for `pairs` from nested dictionaries, None left out.
 

@@ -176,6 +176,7 @@ def restore(path: str, run: Run, identity: Mapping[str, Any]) -> None:
 def reading(path: str, what: str, remedy: str) -> Iterator[None]:
     """Have all that is wrong with a file of tensors be a FileError."""
     try:
+        os.stat(path)  # whose errors say more than those of safetensors
         yield
     except OSError as error:
         raise FileError(f"{display(path)}: cannot be read: {error.strerror or error}") from error
@@ -325,7 +326,7 @@ def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
             continue
         if key == "config":
             found = _differences(kept[key], value)
-            more = f" and {len(found) - 3} settings more" if len(found) > 3 else ""
+            more = f", among {len(found)} settings" if len(found) > 3 else ""
             return f"config has {', '.join(found[:3])}{more}"
         return f"{key} is {ascii(kept[key])[:80]}, this run's is {ascii(value)[:80]}"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -303,7 +304,7 @@ def test_resuming_with_another_preset_is_told_in_few_words(folder: Path, says: S
     assert main(["encode", "-q", "--resume", "--preset", "fast", "a"]) == 1
     told = says()
     assert "another run: its config has" in told
-    assert "settings more" in told
+    assert re.search(r"another run: its config has .*, among \d+ settings", told)
     assert len(told) < 500 + len(str(folder))
 
 

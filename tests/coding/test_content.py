@@ -43,6 +43,7 @@ def test_long_inputs_are_judged_by_spans_of_all_of_them(monkeypatch: pytest.Monk
         (text(3000), False),
         (CODE + bytes(9000), False),  # as in a tar
         ("\x1b[1mЖизнь\tASCII\x1b[0m\r\n".encode() * 9, False),
+        ("Война и мир\n".encode("utf-16") * 90, False),
         (BINARY, True),
         (text(1000) + BINARY[:2000], True),
         (b"", False),

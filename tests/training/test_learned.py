@@ -83,11 +83,14 @@ def test_another_state_is_not_taken(
         (["--given", "a", "--seed", "5"], "its seed is 0, this run's is 5"),
         (["--given", "a", "--set", "chunk=8"], "its config has chunk = "),
     ):
-        assert main(["encode", "b0", "-q", "-f", *FLAGS, "--state", "s", *flags]) == 0
+        command = ["encode", "b0", "-f", *FLAGS, "--state", "s", *flags]
+        assert main(command) == 0
         assert f"s: is not of this run, so the given is learned anew: {told}" in (
             capsys.readouterr().err
         )
-    assert len(learned) == 3
+        assert main([*command, "-q"]) == 0
+        assert capsys.readouterr().err == ""
+    assert len(learned) == 6
 
 
 def test_a_damaged_state_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
