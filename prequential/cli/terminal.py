@@ -114,7 +114,13 @@ def pairs(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:
 
 
 def group(fields: dict[str, Any]) -> None:
-    """Have sizes in bytes, among these fields themselves, shown by thousands."""
+    """Have sizes in bytes, among these fields themselves, shown by thousands.
+
+    >>> fields = {"a_bytes": 12345, "seed": 12345, "b": {"c_bytes": 12345}}
+    >>> group(fields)
+    >>> fields
+    {'a_bytes': '12,345', 'seed': 12345, 'b': {'c_bytes': 12345}}
+    """
     for name, value in fields.items():
         if name.endswith("_bytes") and isinstance(value, int):
             fields[name] = f"{value:,}"

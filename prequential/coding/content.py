@@ -24,18 +24,21 @@ _LONG_BYTES = 100_000
 _SLOWER, _FASTER, _FASTEST = 10, 24, 40
 
 
-def is_prose(data: Any) -> bool:
-    """Whether letters of ASCII and white space are 90 % of data (size,) uint8."""
-    counts = np.bincount(sample(data), minlength=256)
+def counted(data: Any) -> np.ndarray:
+    """How often (256,) each byte comes in data (size,) uint8, or in a sample of it."""
+    return np.bincount(sample(data), minlength=256)
+
+
+def is_prose(counts: np.ndarray) -> bool:
+    """Whether letters of ASCII and white space are 90 % of what `counted` has counted."""
     return bool(counts[_LETTERS].sum() >= _PROSE_SHARE * counts.sum())
 
 
-def is_binary(data: Any) -> bool:
-    """Whether control characters are 5 % of data (size,) uint8, as in machine code and tables.
+def is_binary(counts: np.ndarray) -> bool:
+    """Whether control characters are 5 % of it, as in machine code and tables.
 
     The most frequent one does not count: in UTF-16 half of all bytes may be one.
     """
-    counts = np.bincount(sample(data), minlength=256)
     controls = counts[_CONTROLS]
     return bool(controls.sum() - controls.max() > _BINARY_SHARE * counts.sum())
 
@@ -57,9 +60,9 @@ def with_rate(config: Config, data: Any) -> Config:
     """
     if config.memory.mixer_rate:
         return config
-    rate, curved = USUAL_RATE, config.mixer.curvature_log2 > 0
-    if is_binary(data):
+    rate, curved, counts = USUAL_RATE, config.mixer.curvature_log2 > 0, counted(data)
+    if is_binary(counts):
         rate = _FASTEST if curved else _FASTER
-    elif not curved and len(data) >= _LONG_BYTES and is_prose(data):
+    elif not curved and len(data) >= _LONG_BYTES and is_prose(counts):
         rate = _SLOWER
     return dataclasses.replace(config, memory=dataclasses.replace(config.memory, mixer_rate=rate))

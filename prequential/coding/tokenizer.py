@@ -99,7 +99,7 @@ def choose(data: Any) -> str:
     tokens would have to be held.
     """
     long = PROSE_BYTES[0] <= len(data) <= PROSE_BYTES[1]
-    return PROSE_TOKENIZER if long and content.is_prose(data) else BYTES
+    return PROSE_TOKENIZER if long and content.is_prose(content.counted(data)) else BYTES
 
 
 def identity(spec: Spec) -> str:

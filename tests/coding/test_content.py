@@ -26,15 +26,15 @@ def rate_of(archive: bytes) -> int:
 
 @pytest.mark.parametrize(("data", "expected"), [(text(3000), True), (CODE, False)])
 def test_prose_is_letters_and_white_space(data: bytes, expected: bool) -> None:
-    assert content.is_prose(np.frombuffer(data, np.uint8)) == expected
+    assert content.is_prose(content.counted(np.frombuffer(data, np.uint8))) == expected
 
 
 def test_long_inputs_are_judged_by_spans_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "SAMPLE_BYTES", 1 << 18)
     data = np.frombuffer(text(1 << 19) + CODE * 500, np.uint8)
     assert len(content.sample(data)) == 1 << 18
-    assert not content.is_prose(data)
-    assert content.is_prose(data[: 1 << 19])
+    assert not content.is_prose(content.counted(data))
+    assert content.is_prose(content.counted(data[: 1 << 19]))
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,12 @@ def test_long_inputs_are_judged_by_spans_of_all_of_them(monkeypatch: pytest.Monk
     ],
 )
 def test_binaries_have_control_characters(data: bytes, expected: bool) -> None:
-    assert content.is_binary(np.frombuffer(data, np.uint8)) == expected
+    assert content.is_binary(content.counted(np.frombuffer(data, np.uint8))) == expected
 
 
-@pytest.mark.parametrize(("preset", "prose", "binary"), [("default", 10, 24), ("best", 20, 40)])
+@pytest.mark.parametrize(
+    ("preset", "prose", "binary"), [("fast", 10, 24), ("default", 10, 24), ("best", 20, 40)]
+)
 def test_rates(preset: str, prose: int, binary: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "_LONG_BYTES", 4000)
     config = load(preset)

@@ -74,9 +74,11 @@ def test_the_seed_and_the_settings_of_networks_are_nothing_to_it() -> None:
     assert (one.parameters, one.weights_bytes, one.steps) == (0, 0, 0)
 
 
-def test_a_memory_alone_needs_a_memory() -> None:
+def test_a_memory_alone_needs_a_memory_and_takes_no_steps() -> None:
     with pytest.raises(ConfigError, match="nothing predicts"):
         load("fast", overrides=["memory.kind=none"])
+    with pytest.raises(ConfigError, match=r"epochs = 2, but memory\.alone = 1: no steps"):
+        load("fast", overrides=["epochs=2"])
 
 
 def test_weights_that_there_are_not(
