@@ -21,7 +21,7 @@ import prequential
 _MODULES = (
     "adagrad assist backward bits certain coder columns compiled config contexts curvature dense"
     " embeddings forward kernels layout loops matches memory merges mixer multiply ngrams notes"
-    " numbers pieces resting scalars series shares softmax squares structure sums tables tile"
+    " numbers pieces resting scalars series shares softmax squares structure sums tables tile turns"
     " update vocabulary"
 )
 

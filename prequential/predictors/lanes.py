@@ -8,6 +8,7 @@ decoder has as many at work as an encoder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -32,7 +33,7 @@ class Lanes(Memory):
         (general,) = self.states
         self.notes = notes.make(L, len(general.found.hashes), B, T)
         self.states = [_of_lane(general, notes.of_lane(self.notes, lane)) for lane in range(L)]
-        self._packed = [(pack(state), None) for state in self.states]
+        self.lanes = [(pack(state), None) for state in self.states]
         self._noted = pack(self.notes)
         self._tables, self._matches = pack(general.tables), pack(general.matches)
         self._pool = ThreadPoolExecutor(min(threads, L + 1)) if threads > 1 else None
@@ -45,12 +46,16 @@ class Lanes(Memory):
 
         def of_lane(lane: int) -> float:
             code.positions[lane], bits = code_tokens(
-                mode, symbols, None if self.alone else frequencies, first, self._packed[lane],
+                mode, symbols, None if self.alone else frequencies, first, self.lanes[lane],
                 code.intervals[lane], code.bytes[lane], code.positions[lane],
             )  # fmt: skip
             return float(bits)
 
-        return float(sum(self._each(of_lane, range(len(self.states)))))
+        return self.sum_of_lanes(of_lane)
+
+    def sum_of_lanes(self, task: Callable[[int], float]) -> float:
+        """The sum of what a task returns for each lane, whole parts of bits, by several threads."""
+        return float(sum(self._each(task, range(len(self.lanes)))))
 
     def learn(self) -> None:
         """The chunk is over: the tables learn it."""

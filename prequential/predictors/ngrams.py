@@ -71,7 +71,6 @@ class Located(NamedTuple):
     hashes: np.ndarray  # (n, C) uint64
     last: np.ndarray  # (n,) uint8: the byte before
     rows: np.ndarray  # (n, C) int64: the row found, or -1
-    sure: np.ndarray  # (n,) uint8: whether some context has had one symbol only, often
     buckets: np.ndarray  # (n, C) int64: its confidence
 
 
@@ -107,7 +106,6 @@ class Ngrams:
                 np.zeros((n, C), np.uint64),
                 np.zeros(n, np.uint8),
                 np.zeros((n, C), np.int64),
-                np.zeros(n, np.uint8),
                 np.zeros((n, C), np.int64),
             ),
             NgramTables(
@@ -155,27 +153,25 @@ def state_of(packed: Any) -> Any:
 
 
 @inline
-def locate(history: Any, column: Any, state: Any) -> None:
-    """Remember the contexts of a column, which comes next in the history, and find their rows."""
-    streams, located, tables = len(history.bytes), state.located, state.tables
-    a, b = column * streams, (column + 1) * streams
-    hash_column(history, state.contexts, located.hashes[a:b])
-    for i in range(a, b):
-        located.last[i] = history.bytes[i - a, 0]
-        located.sure[i] = 0
+def locate(history: Any, first: Any, state: Any) -> Any:
+    """Remember the contexts of tokens that come next in the history, and find their rows.
+
+    There is one of each stream; their places in the chunk begin at `first`. Returns whether all are
+    sure: some context of each has had one symbol only, often.
+    """
+    located, tables = state.located, state.tables
+    unsure = len(history.bytes)
+    end = first + len(history.bytes)
+    hash_column(history, state.contexts, located.hashes[first:end])
+    for i in range(first, end):
+        located.last[i] = history.bytes[i - first, 0]
+        sure = False
         for c in range(located.hashes.shape[1]):
             r = _find(tables, located.hashes[i, c], np.int64(c))
             located.rows[i, c] = r
             if r >= 0 and tables.used[r] == 1 and tables.counts[r] >= state.sure > 0:
-                located.sure[i] = 1
-
-
-@inline
-def is_sure(column: Any, streams: Any, state: Any) -> Any:
-    """Whether all tokens of a column are."""
-    unsure = 0
-    for i in range(column * streams, (column + 1) * streams):
-        unsure += 1 - state.located.sure[i]
+                sure = True
+        unsure -= sure
     return unsure == 0
 
 

@@ -28,8 +28,7 @@ def locate(history: Any, column: Any, inputs: Any, cells: Any, entered: Any, tab
     """Remember what the predictions of a column follow from, which comes next in the history."""
     if inputs is not None:
         embeddings.locate(history, column, inputs)
-    ngrams.locate(history, column, tables)
-    sure = ngrams.is_sure(column, len(history.bytes), tables)
+    sure = ngrams.locate(history, column * len(history.bytes), tables)
     resting.locate(history, column, sure, cells, entered)
 
 

@@ -1,10 +1,10 @@
 """A learner whose transformer is on a GPU, which host and device share the work of.
 
 The dense part of a chunk is two graphs there (`graphs`): the forward pass, and the step. What is
-sparse stays on the host, where rows are dealt out to threads; the memory, one long chain, goes on
-beside everything else. A decoder takes the streams of a column in two halves: while it decodes one,
-the GPU and another thread predict the other. None of this changes an operand, so the bits are
-`Learner`'s, which decodes without this module, too.
+sparse stays on the host, where rows are dealt out to threads; the memory goes on beside everything
+else. A decoder with lanes takes the streams of a column in two halves: while lanes decode one, the
+GPU predicts the other. None of this changes an operand, so the bits are `Learner`'s, which decodes
+without this module, too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prequential.coding.coder import DECODE, TOTAL_BITS, Code
+from prequential.coding.coder import TOTAL_BITS, Code
 from prequential.coding.vocabulary import SINGLE_BYTES, Vocabulary
 from prequential.config import Config
 from prequential.exact import softmax
+from prequential.exact.compiled import pack
 from prequential.predictors import ngrams
-from prequential.predictors.contexts import HistoryState, push_column
+from prequential.predictors.contexts import HistoryState
 from prequential.predictors.embeddings import gather_rows
-from prequential.training import columns
+from prequential.predictors.lanes import Lanes
+from prequential.training import turns
 from prequential.training.learner import Learner
 from prequential.training.replay import Past
 from prequential.training.threads import Task, Threads
@@ -51,6 +53,15 @@ class Pair(NamedTuple):
         there = self.there[part]
         there.copy_(self.here[part], non_blocking=True)
         return there
+
+
+class _Turn(NamedTuple):
+    """A lane's streams of half a column, and what they are predicted from."""
+
+    first: int
+    end: int
+    history: tuple[Any, ...]  # packed
+    inputs: tuple[Any, ...]  # packed
 
 
 class _Coding(Threads):
@@ -114,10 +125,23 @@ class DeviceLearner(Learner):
         self._constants = self._pair(6 if self._optimizer.config.name == "adam" else 1)
         self._graphs = graphs or Graphs()
         self._helpers = ThreadPoolExecutor(self._parts)
-        self._ahead = ThreadPoolExecutor(1)  # predicts while another half is decoded
         cuda: Any = torch.cuda
         self._copies = cuda.Stream() if self._on_gpu else None
-        self.decode_columns = self._decode_halves
+        self.decode_columns = None
+        if isinstance(self.memory, Lanes) and not config.recurrence.layers:
+            self._halves = self._turns_of(self.memory.notes.block, config.payload_lanes)
+            self.decode_columns = self._decode_halves
+
+    def _turns_of(self, block: int, lanes: int) -> list[list[_Turn]]:
+        """What is each lane's of a column's halves, which have a block of streams for each."""
+        state = self._inputs_of.state
+        turns = []
+        for first in range(0, self.B, block):
+            own = slice(first, min(first + block, self.B))
+            inputs = state._replace(hashes=state.hashes[own], rows=state.rows[:, own])
+            history = HistoryState(*(array[own] for array in self.history.state))
+            turns.append(_Turn(own.start, own.stop, pack(history), pack(inputs)))
+        return [turns[:lanes], turns[lanes:]] if len(turns) > lanes else [turns]
 
     def _pair(self, *shape: int) -> Pair:
         here = torch.zeros(shape, pin_memory=self._on_gpu)
@@ -162,19 +186,14 @@ class DeviceLearner(Learner):
         return lambda: None, self.frequencies[a:b]
 
     def _predict_rows(self, a: int, b: int) -> None:
-        """Frequencies of the chunk's located rows a..b, whole columns or a part of one."""
+        """Frequencies of the chunk's located rows a..b, whole columns."""
         state = self._inputs_of.state
         rows = state.rows.reshape(-1, state.rows.shape[2])
         inputs, logits = self._inputs.here.numpy(), self._logits.here.numpy()
         with self._timed("tables: look up"):
             self._deal(lambda i, j: gather_rows(state.table, rows[i:j], inputs[i:j]), a, b)
         with self._timed("GPU: forward, and its copies"):
-            on_device = self._inputs.send(slice(a, b))
-            column, stream = divmod(a, self.B)
-            result = self._graphs.run(
-                (a, b), lambda: self._model.forward(on_device, column, stream)
-            )
-            self._receive(result, self._logits.here[a:b])()
+            self._launch(a, b)()
 
         def finish(i: int, j: int) -> None:
             ngrams.add_logits(self.ngrams.state, i, logits[i:j])
@@ -183,57 +202,53 @@ class DeviceLearner(Learner):
         with self._timed("tables: look up"):
             self._deal(finish, a, b)
 
+    def _launch(self, a: int, b: int) -> Callable[[], object]:
+        """Begin to compute logits of the chunk's rows a..b, which entered; what waits for them."""
+        on_device = self._inputs.send(slice(a, b))
+        column, stream = divmod(a, self.B)
+        result = self._graphs.run((a, b), lambda: self._model.forward(on_device, column, stream))
+        return self._receive(result, self._logits.here[a:b])
+
     def _decode_halves(self, chunk: np.ndarray, count: int, code: Code) -> float:
         T, B = chunk.shape
-        # The recurrence takes whole columns.
-        halves = [(0, B)]
-        if B > 1 and not self.recurrence.config.layers:
-            halves = [(0, B // 2), (B // 2, B)]
-        ready = [self._ahead.submit(self._predict_half, 0, *half) for half in halves]
+        ready: list[Callable[[], object]] = [_nothing] * len(self._halves)
         bits = 0.0
-        for t in range(T):
-            for k, (first, end) in enumerate(halves):
-                with self._timed("decoder: wait for frequencies"):
-                    ready[k].result()
-                a = t * B + first
-                valid = min(max(count - a, 0), end - first)
-                symbols, expected = chunk[t, first : first + valid], self.frequencies[a : a + valid]
-                with self._timed("coder and memory"):
-                    bits += self.symbol_coder.code(DECODE, symbols, expected, first, code)
-                push_column(self._past_of(first, end), self.history.spelling, chunk[t, first:end])
-                if not _is_used_up(code) and t + 1 < T:
-                    ready[k] = self._ahead.submit(self._predict_half, t + 1, first, end)
+        for column in range(-1, T):
+            for k, half in enumerate(self._halves):
+                with self._timed("decoder: wait for logits"):
+                    ready[k]()
+                with self._timed("coder, memory and tables"):
+                    bits += self._take_turns(half, chunk, column, count, code)
+                if column + 1 < T:
+                    a = (column + 1) * B
+                    with self._timed("decoder: launch"):
+                        ready[k] = self._launch(a + half[0].first, a + half[-1].end)
             if _is_used_up(code):
                 break
-        for future in ready:
-            future.result()
+        for wait in ready:
+            wait()
         return bits
 
-    def _past_of(self, first: int, end: int) -> HistoryState:
-        return HistoryState(*(array[first:end] for array in self.history.state))
+    def _take_turns(
+        self, half: list[_Turn], chunk: np.ndarray, column: int, count: int, code: Code
+    ) -> float:
+        """The bits of half a column, which lanes decode side by side: see `turns.take`."""
+        assert isinstance(self.memory, Lanes)
+        lanes, tables = self.memory.lanes, self.ngrams.packed
+        logits, entrance = self._logits.here.numpy(), self._inputs.here.numpy()
 
-    def _predict_half(self, column: int, first: int, end: int) -> None:
-        """Locate and predict some streams of a column."""
-        a, b = column * self.B + first, column * self.B + end
-        tables = self.ngrams.state
-        inputs = self._inputs_of.state, self.recurrence.embeddings.state
-        with torch.inference_mode():
-            if end - first == self.B:
-                columns.locate(self.history.state, column, *inputs, self.cells.entered, tables)
-                self.cells.predict(column, column + 1)
-            else:  # as the first column of these streams alone
-                own = slice(first, end)
-                columns.locate(
-                    self._past_of(first, end),
-                    0,
-                    *(
-                        of._replace(hashes=of.hashes[own], rows=of.rows[column : column + 1, own])
-                        for of in inputs
-                    ),
-                    self.cells.entered,
-                    tables._replace(located=ngrams.Located(*(x[a:b] for x in tables.located))),
-                )
-            self._predict_rows(a, b)
+        def of_lane(lane: int) -> float:
+            if lane >= len(half):
+                return 0.0
+            own = half[lane]
+            code.positions[lane], bits = turns.take(
+                chunk, column, own.first, own.end, count, own.history, self.history.spelling,
+                own.inputs, tables, logits, self.frequencies, entrance, lanes[lane],
+                code.intervals[lane], code.bytes[lane], code.positions[lane],
+            )  # fmt: skip
+            return float(bits)
+
+        return self.memory.sum_of_lanes(of_lane)
 
     def _learn(self, chunk: np.ndarray, count: int, *, tables: bool = False) -> bool:
         n, targets = chunk.size, chunk.reshape(-1)

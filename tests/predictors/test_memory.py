@@ -66,7 +66,7 @@ def test_the_sample_teaches_tables_and_mixer_alone() -> None:
         assert not any(array.any() for array in made.history.arrays().values())
         assert state.mixer.doubts.tolist() == [1 << 12]
         assert bool(state.mixer.uses.any()) == bool(sample)
-        symbols = np.frombuffer(b"for other versions of this file", np.uint8).astype(np.int64)
+        symbols = np.frombuffer(b"for other versions of this file", np.uint8).copy()
         frequencies = np.ones((len(symbols), 256), np.int32)
         codelengths.append(made.code(ENCODE, symbols, frequencies, 0, blank(size=200)))
     assert codelengths[0] < 0.7 * codelengths[1]

@@ -76,7 +76,8 @@ def test_archives_are_the_same_and_decode(
 
 @pytest.mark.slow
 def test_columns_are_captured_once_and_launched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small("streams=2", "recurrence.layers=0").resolve(len(DATA))
+    config = small("streams=2", "lanes=1", "memory.kind=mix", "recurrence.layers=0")
+    config = config.resolve(len(DATA))
     archive = codec.compress(DATA, 3, config)
     captured, launched, places = list[int](), list[int](), list[list[int]]()
     monkeypatch.setattr(run, "new_learner", with_graphs(captured, launched, places))
