@@ -417,6 +417,8 @@ def test_self_extracting(source: Path, numbers: str) -> None:
     settings = ["memory.kind=mix", f"numbers={numbers}"]
     if numbers:  # in plain Python, see below: one context instead of all
         settings.append('memory.contexts=["o3"]')
+    else:  # of the kind of most presets
+        settings += ["model.layers=0", "recurrence.layers=1", "recurrence.cells=16"]
     flags = [*FLAGS, *(word for setting in settings for word in ("--set", setting))]
     assert main(["encode", "a", "-q", *flags, "--self-extracting"]) == 0
     again = io.BytesIO()
