@@ -406,8 +406,10 @@ class Config:
             return reader.rest() if name == "numbers" else reader.read(name, hint, defaults[name])
 
         config: Config = _build(cls, "", read)
-        if config.to_bytes() != packed or not config.memory.mixer_rate:
+        if config.to_bytes() != packed:
             raise ConfigError("config: says what need not be said")
+        if AUTO in (config.tokenizer, config.numbers) or not config.memory.mixer_rate:
+            raise ConfigError("config: leaves the encoder's choices open")
         return config
 
 

@@ -97,7 +97,7 @@ class Limits:
 
     Work is estimated by `Config.seconds_per_token`. What the archive holds pays for a part of it,
     so that a large one may take days and a hostile small one may not: a frame of nothing but zeros
-    takes up to 14 s for each of its bytes, everything else far less.
+    takes up to 5 s for each of its bytes, everything else far less.
     """
 
     memory_bytes: float = 2**32
@@ -161,9 +161,7 @@ class ArchiveReader:
             raise self._error(f"header field mode is {mode}", self.bytes_read - 1)
         original_bytes = self._varint("the header field original_bytes", MAX_ORIGINAL_BYTES)
         seed = self._varint("the header field seed", MAX_SEED)
-        room = MAX_HEADER_BYTES - self.bytes_read - 3 - SHORT_SHA256_BYTES - CRC_BYTES
-        if mode & PRIOR:
-            room -= SHA256_BYTES + 2 + MAX_NAME_BYTES
+        room = MAX_HEADER_BYTES - self.bytes_read
         length = self._varint("the header field config length", room)
         if length > 0 and mode == STORED:
             raise self._error(f"header field config has {length} bytes", self.bytes_read)
@@ -173,6 +171,8 @@ class ArchiveReader:
         prior = self._file("prior", SHA256_BYTES) if mode & PRIOR else None
         given = self._given() if mode & GIVEN else ()
         tokens = self._tokens(original_bytes) if mode & TOKENS else None
+        if self.bytes_read > MAX_HEADER_BYTES - CRC_BYTES:
+            raise self._error(f"the header exceeds {MAX_HEADER_BYTES} bytes", self.bytes_read)
         self._checksum("the header", 0)
         if numerics_version != NUMERICS_VERSION:
             raise self._unsupported("numerics", numerics_version, NUMERICS_VERSION)
@@ -185,7 +185,7 @@ class ArchiveReader:
         count = self._varint("the header field token count", original_bytes)
         if count == 0:
             raise self._error("header field token count is 0", self.bytes_read - 1)
-        room = MAX_HEADER_BYTES - self.bytes_read - 3 - CRC_BYTES
+        room = MAX_HEADER_BYTES - self.bytes_read
         length = self._varint("the header field vocabulary length", room)
         return Tokens(count, self._take(length, "the header field vocabulary"))
 
@@ -198,8 +198,6 @@ class ArchiveReader:
             file = self._file("given", SHORT_SHA256_BYTES)
             size = self._varint("the header field given size", MAX_ORIGINAL_BYTES)
             files.append(NamedFile(file.sha256, file.name, size))
-        if self.bytes_read > MAX_HEADER_BYTES - CRC_BYTES:
-            raise self._error(f"the header exceeds {MAX_HEADER_BYTES} bytes", self.bytes_read)
         return tuple(files)
 
     def _file(self, what: str, hash_bytes: int) -> NamedFile:

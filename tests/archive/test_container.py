@@ -5,6 +5,7 @@ import io
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from samples import ROOT
 
 from prequential.archive import container
-from prequential.archive.container import ArchiveReader, Header
+from prequential.archive.container import ArchiveReader, Header, NamedFile
 from prequential.archive.writer import ArchiveWriter
 from prequential.config import Config, varint
 from prequential.errors import ArchiveError, PrequentialError
@@ -274,6 +275,8 @@ BIG = b"\xff" * 9
         (raw_header(mode=1, config=b"\x01\xff"), "config is invalid"),
         (raw_header(mode=1, config=b"\x06" + bytes(6)), "need not be said"),
         (raw_header(mode=1, config=b"\x07\x01\0\0\0\0\0\x01"), "follows from original_bytes"),
+        (raw_header(mode=1, config=b"\x0b\x10\0\0\0\0\0\x04auto"), "choices open"),
+        (raw_header(mode=1, config=b"\x0a" + bytes(6) + b"auto"), "choices open"),
         (raw_header(original=varint(2**63)), "original_bytes exceeds"),
         (raw_header(original=BIG + b"\x01"), "original_bytes exceeds"),
         (raw_header(original=b"\x80\0"), "original_bytes is not in its shortest form"),
@@ -289,6 +292,28 @@ BIG = b"\xff" * 9
 )
 def test_extreme_fields_are_refused_by_name(archive: bytes, told: str) -> None:
     assert told in refused(archive, 1)
+
+
+def test_the_largest_header_is_read() -> None:
+    """What the writer writes: 64 KiB with its checksum, names of any length, and no byte more."""
+    parts = [f"{20 * i}-{20 * i + 10}:u1x1" for i in range(3910)]
+    size = 20 * len(parts)
+    config = replace(Config(), numbers=",".join(parts)).resolve(size)
+
+    def written(name: int) -> bytes:
+        prior, out = NamedFile(bytes(32), name * "p"), io.BytesIO()
+        ArchiveWriter(out, Header(size, 0, bytes(8), config, prior))
+        return out.getvalue()
+
+    longest = 1 + container.MAX_HEADER_BYTES - len(written(1))
+    assert 1 < longest < container.MAX_NAME_BYTES
+    largest = written(longest)
+    assert len(largest) == container.MAX_HEADER_BYTES
+    reader = ArchiveReader(io.BytesIO(largest), "x.pq")
+    assert reader.header.config == config
+    assert reader.header.prior == NamedFile(bytes(32), longest * "p")
+    with pytest.raises(ValueError, match="header would exceed"):
+        written(longest + 1)
 
 
 def test_extreme_seeds_are_accepted() -> None:
@@ -331,8 +356,16 @@ def test_arbitrary_bytes_never_break_the_reader(tail: bytes, signed: bool, frame
         read(with_checksum(archive), frames)
 
 
-def test_the_dump_in_the_documentation() -> None:
+def test_the_dumps_in_the_documentation() -> None:
+    """An archive byte for byte, and of another one what is said of each place."""
     text = (ROOT / "docs" / "FORMAT.md").read_text()
-    dump = text.split("```hexdump\n")[1].split("```")[0]
-    pairs = re.findall(r"^[0-9a-f]{4}: ((?:[0-9a-f]{2} ?)+)", dump, re.MULTILINE)
+    whole, parts = (dump.split("```")[0] for dump in text.split("```hexdump\n")[1:])
+    pairs = re.findall(r"^[0-9a-f]{4}: ((?:[0-9a-f]{2} ?)+)", whole, re.MULTILINE)
     assert bytes.fromhex("".join(pairs)) == stored(HELLO, 100)
+    archive = (ROOT / "tests" / "golden" / "fast-numbers.pq").read_bytes()
+    lines = re.findall(r"^([0-9a-f]{4}): ((?:[0-9a-f]{2} ?)*)", parts, re.MULTILINE)
+    assert len(lines) == 15
+    for place, hexadecimal in lines:
+        there = bytes.fromhex(hexadecimal)
+        assert archive[int(place, 16) :].startswith(there)
+    assert int(lines[-1][0], 16) + 4 == len(archive)

@@ -89,5 +89,5 @@ def test_a_rate_that_is_to_be_found_is_for_the_encoder_alone() -> None:
     config = load("fast")
     assert config.memory.mixer_rate == 0
     assert config.resolve(5000).memory.mixer_rate == USUAL_RATE
-    with pytest.raises(ConfigError, match="need not be said"):
+    with pytest.raises(ConfigError, match="leaves the encoder's choices open"):
         Config.from_bytes(config.to_bytes())
