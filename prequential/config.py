@@ -442,7 +442,7 @@ def load(
         text = (resources.files("prequential.configs") / f"{source}.toml").read_text("utf-8")
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
     changes = overrides.items() if isinstance(overrides, Mapping) else map(_parse, overrides)
     for key, value in changes:
@@ -582,7 +582,7 @@ def _parse(override: str) -> tuple[str, Any]:
         raise ConfigError(f"setting {override!r}: expected KEY=VALUE, as in model.width=64")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), text.strip()
 
 

@@ -113,6 +113,14 @@ def test_overrides_and_files(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             load("tiny", overrides=[bad])
     file.write_text("chunk = = 5")
+    deep = tmp_path / "deep.toml"
+    deep.write_text("a = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match=r"deep\.toml: not valid TOML"):
+        load(path=str(deep))
+    with pytest.raises(ConfigError, match="chunk"):
+        load(overrides=["chunk=" + "[" * 100_000])
+    with pytest.raises(ConfigError, match="chunk"):
+        load(overrides=["chunk=" + "1" * 6000])
     with pytest.raises(ConfigError, match=r"mine\.toml"):
         load(path=str(file))
     with pytest.raises(ConfigError, match="no preset"):

@@ -201,11 +201,17 @@ def open_input(source: str) -> Iterator[Input]:
 
 
 def remove_input(source: str, status: os.stat_result) -> None:
-    """Remove a file that is still what it was when it was read. Raises FileError, OSError."""
+    """Remove a file that is still what it was when it was read. Raises FileError."""
     now = os.stat(source)
     if not (os.path.samestat(now, status) and _age(now) == _age(status)):
         raise FileError(f"{display(source)}: changed after it was read: it is kept")
-    os.unlink(source)
+    try:
+        os.unlink(source)
+    except OSError as error:
+        raise FileError(
+            f"{display(source)}: cannot be removed ({error.strerror});"
+            " what was made of it is complete"
+        ) from error
 
 
 def _age(status: os.stat_result) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -134,6 +135,8 @@ def _without_settings(words: list[str]) -> list[str]:
         return words
     settings = argparse.ArgumentParser(prog="preq", add_help=False, allow_abbrev=False)
     add_config(settings)
+    settings.add_argument("--verify", action="store_true")
+    settings.add_argument("--epochs")
     end = words.index("--") if "--" in words else len(words)
     return settings.parse_known_args(words[:end])[1] + words[end:]
 
@@ -158,6 +161,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if files is None:
         return args
     files += rest[:end] + rest[end + 1 :]
+    flags = argv[: argv.index("--")] if "--" in argv else argv
+    if levels := [name for name in files if re.fullmatch(r"-\d+", name) and name in flags]:
+        parser.error(f"{levels[0]}: there are no levels: --preset says how much work is done")
     if is_short and (late := [n for n in files if n in parser.commands and not os.path.lexists(n)]):
         parser.error(f"{late[0]}: a command comes first, before its flags")
     if not files:

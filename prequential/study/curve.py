@@ -263,7 +263,10 @@ def _trainer_rows(path: str) -> tuple[list[Row], list[str]]:
         text = file.read()
     if not text.strip():
         return [], []
-    state = json.loads(text)
+    try:
+        state = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     rows = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it has no log_history")

@@ -545,7 +545,7 @@ def _kept(job: Job) -> Row | None:
     try:
         kept = json.loads(job.path(".json").read_bytes())
         size = job.path(".pq").stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     with open_input(job.source) as original, ExitStack() as stack:
         sha256 = hashlib.sha256(original.array[: job.size].data).hexdigest()

@@ -75,7 +75,7 @@ def things(file: str, content: bytes, per: str, field: str | None = None) -> lis
         return [Thing(file, n, line) for n, line in lines]
     try:
         items = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         items = None
     if isinstance(items, list):
         return [Thing(file, n, _field(file, n, item, field)) for n, item in enumerate(items, 1)]
@@ -83,7 +83,7 @@ def things(file: str, content: bytes, per: str, field: str | None = None) -> lis
     for n, line in lines:
         try:
             item = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FileError(
                 f"{display(file)}:{n}: is no JSON ({error}): give a list, or a record a line"
             ) from error

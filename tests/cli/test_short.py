@@ -148,6 +148,9 @@ def test_terminals(
         (["-c", "a", "a"], "archives are not joined"),
         (["-d", "--preset", "none", "a"], "argument --preset: invalid choice"),
         (["decode", "--preset", "fast", "a"], "unrecognized arguments: --preset"),
+        (["-9", "a"], "-9: there are no levels: --preset says"),
+        (["-d", "-1"], "-1: there are no levels"),
+        (["encode", "-5", "a", "-c"], "-5: there are no levels"),
     ],
 )
 def test_wrong_usage(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +174,33 @@ def test_rm_removes_what_is_written_and_verified(verified: list[str]) -> None:
     assert Path("a").read_bytes() == DATA
     assert main([*TINY, "--rm", "-k", "a"]) == 0
     assert sorted(os.listdir()) == ["a", "a.pq"]
+
+
+@pytest.mark.usefixtures("folder", "verified")
+def test_what_cannot_be_removed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlink = os.unlink
+
+    def refuse(path: str) -> None:
+        if path == "a":
+            raise PermissionError(13, "Permission denied", path)
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert main([*TINY, "--rm", "a"]) == 1
+    told = "a: cannot be removed (Permission denied); what was made of it is complete"
+    assert told in capsys.readouterr().err
+    assert main(["-d", "a.pq", "-o", "b"]) == 0
+    assert Path("b").read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_may_be_named_like_a_level() -> None:
+    Path("-9").write_bytes(DATA)
+    assert main([*TINY, "-o", "b.pq", "--", "-9"]) == 0
+    assert main(["-d", "b.pq"]) == 0
+    assert Path("b").read_bytes() == DATA
 
 
 @pytest.mark.usefixtures("folder")
@@ -263,7 +293,8 @@ def test_tar(folder: Path) -> None:
     done = tar("-I", "preq -q --preset tiny", "-cf", "x.tar.pq", "a", "d")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     (folder / "o").mkdir()
-    done = tar("-I", "preq -q --preset tiny", "-C", "o", "-xf", "x.tar.pq")
+    settings = "preq -q --preset tiny --verify --epochs 2"
+    done = tar("-I", settings, "-C", "o", "-xf", "x.tar.pq")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert Path("o", "a").read_bytes() == DATA
     assert Path("o", "d", "b").read_bytes() == DATA[:500]

@@ -166,7 +166,7 @@ def test_logs_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     history = [{"step": 0, "loss": 9}, {"step": 5, "eval_loss": 1}, {"step": 10, "loss": 3.0}]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     assert read(str(tmp_path / "trainer_state.json"), "step", "loss") == Log([0, 10], [9, 3], 1, 0)
-    for content in ("[]", "{", '{"log_history": 1}', '{"log_history": [1]}'):
+    for content in ("[]", "{", '{"log_history": 1}', '{"log_history": [1]}', "[" * 100_000):
         (tmp_path / "trainer_state.json").write_text(content)
         with pytest.raises(FileError, match="is not a table of numbers"):
             read(str(tmp_path / "trainer_state.json"), "step", "loss")

@@ -110,6 +110,8 @@ def test_files_lines_and_records(folder: Path) -> None:
     assert [t.data for t in score.things("a", b"x\r\n \t\ny", "line")] == [b"x\r", b"y"]
     with pytest.raises(FileError, match="bad:2: is no JSON"):
         found("bad", "record")
+    with pytest.raises(FileError, match="deep:1: is no JSON"):
+        score.things("deep", b"[" * 100_000, "record")
     with pytest.raises(FileError, match="lines:1: has no field 'title'"):
         found("lines", "record", "title")
 
