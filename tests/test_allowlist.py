@@ -342,6 +342,8 @@ PLACES = {
     ("exact/fused", "torch.Generator"): "of operands for a test of the device",
     ("exact/fused", "torch.randint"): "likewise",
     ("training/team", ".all_reduce"): "of integers",
+    ("predictors/lanes", "sum"): "of codelengths, whole parts of a bit, that are only reported",
+    ("predictors/notes", "np.bool_"): "a type of flags",
     ("training/team", "sum"): "of integers: sizes of the message's parts",
     ("exact/kernels", "np.rint"): "rounds to an integer, ties to even",
     ("exact/tensors", ".sum"): "of integers, checked above as they run",
