@@ -201,7 +201,7 @@ def open_input(source: str) -> Iterator[Input]:
 
 
 def remove_input(source: str, status: os.stat_result) -> None:
-    """Remove a file that is still what it was when it was read. Raises FileError."""
+    """Remove a file that is still what it was when it was read. Raises FileError, OSError."""
     now = os.stat(source)
     if not (os.path.samestat(now, status) and _age(now) == _age(status)):
         raise FileError(f"{display(source)}: changed after it was read: it is kept")

@@ -137,8 +137,13 @@ def _without_settings(words: list[str]) -> list[str]:
     add_config(settings)
     settings.add_argument("--verify", action="store_true")
     settings.add_argument("--epochs")
-    end = words.index("--") if "--" in words else len(words)
+    end = _flags_end(words)
     return settings.parse_known_args(words[:end])[1] + words[end:]
+
+
+def _flags_end(words: Sequence[str]) -> int:
+    """Where `--` stands, behind which all words are files, or the end."""
+    return words.index("--") if "--" in words else len(words)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -154,15 +159,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{display(argv[0])}: is neither a command nor a file; see preq --help")
     args.argv = list(argv)
     files = getattr(args, "files", None)
-    end = rest.index("--") if "--" in rest else len(rest)
+    end = _flags_end(rest)
     unknown = [name for name in rest[:end] if name[:1] == "-" and name != STDIO]
     if unknown or (rest and files is None):
         parser.error(f"unrecognized arguments: {display(' '.join(unknown or rest))}")
     if files is None:
         return args
     files += rest[:end] + rest[end + 1 :]
-    flags = argv[: argv.index("--")] if "--" in argv else argv
-    if levels := [name for name in files if re.fullmatch(r"-\d+", name) and name in flags]:
+    levels = [name for name in argv[: _flags_end(argv)] if re.fullmatch(r"-\d+", name)]
+    if levels and levels[0] in files:
         parser.error(f"{levels[0]}: there are no levels: --preset says how much work is done")
     if is_short and (late := [n for n in files if n in parser.commands and not os.path.lexists(n)]):
         parser.error(f"{late[0]}: a command comes first, before its flags")

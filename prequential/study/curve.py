@@ -200,7 +200,7 @@ def read(path: str, step_column: str, loss_column: str) -> Log:
         raise FileError(f"{shown}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FileError(f"{shown}: is no text in UTF-8: give a CSV file or another log") from error
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise FileError(f"{shown}: is not a table of numbers ({error})") from error
     if not names:
         raise FileError(f"{shown}: is empty: give a log with a line of names and rows below it")
@@ -263,10 +263,7 @@ def _trainer_rows(path: str) -> tuple[list[Row], list[str]]:
         text = file.read()
     if not text.strip():
         return [], []
-    try:
-        state = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    state = json.loads(text)
     rows = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it has no log_history")

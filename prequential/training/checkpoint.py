@@ -187,6 +187,7 @@ def reading(path: str, what: str, remedy: str) -> Iterator[None]:
         LookupError,
         TypeError,
         ValueError,
+        RecursionError,  # of a manifest nested too deeply
     ) as error:
         raise FileError(f"{display(path)}: the {what} is damaged ({error}): {remedy}") from error
 

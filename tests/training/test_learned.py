@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import save
 from samples import noise, text
 
 from prequential.cli import main
@@ -97,7 +98,8 @@ def test_a_damaged_state_is_an_error(folder: Path, capsys: pytest.CaptureFixture
     assert main(["learn", "a", "-q", "-o", "s", *FLAGS]) == 0
     content = bytearray(Path("s").read_bytes())
     content[-9] ^= 1
-    for bad in (bytes(content), bytes(content[:-9]), b"nonsense", b""):
+    deep = save({}, {"manifest": "[" * 100_000})
+    for bad in (bytes(content), bytes(content[:-9]), b"nonsense", b"", deep):
         Path("s").write_bytes(bad)
         assert main(["encode", "b0", "-q", *FLAGS, "--given", "a", "--state", "s"]) == 1
         assert "s: the state is damaged" in capsys.readouterr().err
